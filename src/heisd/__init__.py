@@ -1,0 +1,3 @@
+"""heisd: a runtime for speculative inference of Vision-Language-Action policies."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,119 @@
+"""The values that cross from one stage to the next. numpy only: importing this never imports torch.
+
+Shape letters: H, W image height and width; T tokens of one action (7); N nodes of a draft tree;
+V vocabulary. Frames: ``world`` is LIBERO's world frame (metres, z up); ``ee`` the end effector.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.floating]
+IntArray = npt.NDArray[np.integer]
+ImageArray = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Proprioception:
+    """What the robot knows of itself at one control step."""
+
+    eef_pos_m: FloatArray  # (3,) end-effector position, world frame
+    eef_quat_xyzw: FloatArray  # (4,) as robosuite reports it; its sign is NOT canonicalised
+    gripper_qpos_m: FloatArray  # (2,) the two finger joints (one positive, one negative)
+    gripper_qvel_m_s: FloatArray  # (2,)
+    joint_pos_rad: FloatArray  # (7,)
+    joint_vel_rad_s: FloatArray  # (7,)
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One control step as every policy sees it. Images are upright (rotated once, at the simulator)."""
+
+    images: Mapping[str, ImageArray]  # camera name ("agentview", "wrist") -> (H, W, 3) u8 RGB
+    proprio: Proprioception
+    instruction: str
+    time_s: float  # simulated seconds since the policy took over (after settling)
+
+
+class TokenOrigin(StrEnum):
+    """Where a token of an executed action came from (DESIGN principle: every token has one origin)."""
+
+    DECODED = "decoded"  # produced by the target, one by one
+    ACCEPTED = "accepted"  # proposed and equal to the target's own greedy token
+    RELAXED = "relaxed"  # proposed, different from the target's, kept by a named lossy rule
+    COMPENSATED = "compensated"  # produced by KERV's filter
+    SKIPPED = "skipped"  # executed without asking the language model
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTree:
+    """Tokens to check in one forward: a trie given by parent pointers, parents before children.
+
+    Node ``i`` sits ``depth[i]`` positions after the last token of the cache (roots have depth 0) and
+    attends to the cache, to its ancestors and to itself. A chain is ``parents = [-1, 0, 1, …]``.
+    """
+
+    tokens: IntArray  # (N,) vocabulary ids
+    parents: IntArray  # (N,) index of the parent node, -1 for a root
+
+    def __post_init__(self) -> None:
+        tokens, parents = np.asarray(self.tokens), np.asarray(self.parents)
+        if tokens.ndim != 1 or tokens.shape != parents.shape:
+            raise ValueError(f"tokens {tokens.shape} and parents {parents.shape} must be equal-length vectors")
+        if len(parents) and not ((parents >= -1) & (parents < np.arange(len(parents)))).all():
+            raise ValueError("every parent must come before its child (and -1 marks a root)")
+
+    @classmethod
+    def chain(cls, tokens: IntArray) -> "TokenTree":
+        """A single path: each token is the child of the one before it."""
+        ids = np.asarray(tokens, dtype=np.int64)
+        return cls(ids, np.arange(len(ids), dtype=np.int64) - 1)
+
+    @property
+    def depth(self) -> IntArray:
+        """(N,) distance of every node from its root."""
+        depth = np.zeros(len(self.parents), dtype=np.int64)
+        for i, parent in enumerate(self.parents):
+            depth[i] = 0 if parent < 0 else depth[parent] + 1
+        return depth
+
+    def ancestor_mask(self) -> npt.NDArray[np.bool_]:
+        """(N, N) True where row ``i`` may attend to column ``j`` (its ancestors and itself)."""
+        mask = np.eye(len(self.parents), dtype=np.bool_)
+        for i, parent in enumerate(self.parents):
+            if parent >= 0:
+                mask[i] |= mask[parent]
+        return mask
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The target's opinion after one forward: greedy next tokens behind the prefix and every tree node."""
+
+    next_token: int  # greedy token after the last cached position
+    node_next: IntArray  # (N,) greedy token after each tree node
+    margin: float  # top-1 minus top-2 logit behind ``next_token``
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One robot action in the environment's convention."""
+
+    values: FloatArray  # (7,) [dx, dy, dz, drx, dry, drz, gripper] in [-1, 1]; gripper +1 closes
+    tokens: IntArray  # (T,) vocabulary ids it was decoded from
+    origins: tuple[TokenOrigin, ...]  # (T,)
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """Telemetry of one control step, written by the engine."""
+
+    step: int
+    latency_ms: float  # full clock: observation handed over to action handed back
+    stage_ms: Mapping[str, float]  # encode, prefill, decode, act …
+    lm_forwards: int
+    origins: Mapping[str, int]  # TokenOrigin -> number of tokens
+    margins: tuple[float, ...] = field(default=())  # logit margins of the decoded tokens
