@@ -1,0 +1,69 @@
+"""Move a task's target objects on the plane: the ``jitter`` conditions and varied demonstrations.
+
+Targets are LIBERO's objects of interest that can move (fixtures stay). What carries a target, when it can
+move too (the ramekin under a bowl), moves with it, so that the instruction stays true. An offset that pushes
+an object into another is drawn again; after a few tries its range shrinks, down to no offset at all.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from heisd.types import FloatArray, IntArray
+
+_TRIES_PER_RANGE = 10
+_N_RANGES = 4  # full range, 1/2, 1/4, 1/8, then the object stays
+_EXTRA_PENETRATION_M = 1e-3
+
+
+class TargetJitter:
+    """Uniform xy offsets for the target objects of one environment."""
+
+    def __init__(self, env: Any) -> None:
+        self._env = env
+        carried_by = {s[1]: s[2] for s in env.parsed_problem["initial_state"] if s[0] == "on"}
+        self._groups = {name: self._carriers(name, carried_by) for name in self._targets()}
+
+    def _targets(self) -> list[str]:
+        return [name for name in self._env.obj_of_interest if name in self._env.objects_dict]
+
+    def _carriers(self, name: str, carried_by: dict[str, str]) -> tuple[str, ...]:
+        """``name`` and the chain of movable objects it stands on, short of another target."""
+        group = [name]
+        while (below := carried_by.get(group[-1])) in self._env.objects_dict and below not in self._targets():
+            group.append(below)
+        return tuple(group)
+
+    def apply(self, half_width_m: float, rng: np.random.Generator) -> dict[str, FloatArray]:
+        """Move every target by an offset in ``[-half_width_m, half_width_m]^2``; returns target -> (2,) offset [m]."""
+        if half_width_m <= 0:
+            return {}
+        return {target: self._move(group, half_width_m, rng) for target, group in self._groups.items()}
+
+    def _move(self, group: tuple[str, ...], half_width_m: float, rng: np.random.Generator) -> FloatArray:
+        data = self._env.sim.data
+        addresses = np.array([self._xy_address(name) for name in group])
+        before = data.qpos[addresses].copy()
+        allowed_m = self._penetration_m(group) + _EXTRA_PENETRATION_M
+        for attempt in range(_TRIES_PER_RANGE * _N_RANGES):
+            width_m = half_width_m / 2 ** (attempt // _TRIES_PER_RANGE)
+            offset = rng.uniform(-width_m, width_m, size=2)
+            data.qpos[addresses] = before + offset
+            if self._penetration_m(group) <= allowed_m:
+                return offset
+        data.qpos[addresses] = before
+        return np.zeros(2)
+
+    def _xy_address(self, name: str) -> IntArray:
+        start, _ = self._env.sim.model.get_joint_qpos_addr(self._env.objects_dict[name].joints[-1])
+        return np.arange(start, start + 2)
+
+    def _penetration_m(self, group: tuple[str, ...]) -> float:
+        """Deepest overlap [m] between the group and anything else, in the current state."""
+        sim = self._env.sim
+        sim.forward()
+        roots = {sim.model.body_rootid[self._env.obj_body_id[name]] for name in group}
+        contact = sim.data._data.contact
+        sides = sim.model.body_rootid[sim.model.geom_bodyid[contact.geom]]
+        crossing = np.isin(sides, list(roots)).sum(axis=1) == 1
+        return float(-contact.dist[crossing].min(initial=0.0))

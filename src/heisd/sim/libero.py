@@ -1,0 +1,177 @@
+"""LIBERO as an environment: typed observations, reproducible starts, Gymnasium's five return values.
+
+``terminated`` is LIBERO's own success predicate, ``truncated`` the protocol's horizon. Images and
+proprioception are sampled when robosuite samples its sensors. Stepping on after either is allowed (demonstrations record the release).
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from heisd.errors import BadInput
+from heisd.sim import robosuite_env
+from heisd.sim.gl import choose_backend
+from heisd.sim.jitter import TargetJitter
+from heisd.sim.protocols import OPENVLA, Protocol
+from heisd.sim.rendering import FAST, NONE, STOCK, Rendering, make_renderer
+from heisd.sim.splits import EpisodeStart
+from heisd.sim.suites import init_states, suite_info
+from heisd.types import FloatArray, ImageArray, Observation, Proprioception
+
+log = logging.getLogger(__name__)
+
+CONTROL_STEP_S = 0.05  # 20 Hz
+SETTLE_ACTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
+
+
+class LiberoEnv:
+    """One LIBERO task, reused between episodes.
+
+    Raises UnknownName or IncompleteSuite for a wrong suite, BadInput for a wrong task index, MissingExtra
+    without LIBERO or OpenGL (``rendering=NONE`` needs no OpenGL).
+    """
+
+    def __init__(
+        self,
+        suite: str,
+        task_index: int,
+        *,
+        protocol: Protocol = OPENVLA,
+        cameras: Sequence[str] = ("agentview", "wrist"),
+        image_size: int = 128,
+        rendering: Rendering = FAST,
+    ) -> None:
+        self.task = suite_info(suite).task(task_index)
+        self.suite, self.protocol, self.rendering = suite, protocol, rendering
+        self.horizon = protocol.horizon(suite)
+        if rendering is not NONE:
+            choose_backend()
+        self._env = robosuite_env.build(self.task.bddl_file, with_stock_context=rendering is STOCK)
+        self._shipped = init_states(self.task)
+        self._soft_reset = robosuite_env.SoftReset(self._env)
+        self._jitter = TargetJitter(self._env)
+        self._sensors = _Sensors(self._env)
+        self._renderer = make_renderer(rendering, self._env.sim, tuple(cameras), image_size)
+        self._draws = False
+        self._images: Mapping[str, ImageArray] = {}
+        self._proprio = self._sensors.read()
+        self._step = 0
+        robosuite_env.observe_with(self._env, self._sample)
+
+    @property
+    def instruction(self) -> str:
+        """The sentence the policy is given."""
+        return self.task.instruction
+
+    @property
+    def robosuite_env(self) -> Any:
+        """The inner robosuite environment, for privileged experts only."""
+        return self._env
+
+    def reset(
+        self, start: EpisodeStart, *, extra_jitter_m: float = 0.0, rng: np.random.Generator | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Set up ``start`` and settle; the same start gives bit-identical results after any history.
+
+        The start's condition moves the targets with its own seed; ``extra_jitter_m`` moves them once more
+        with ``rng`` (for demonstrations). Raises BadInput for a start of another task or a missing state.
+        """
+        self._draws = False
+        self._place(start)
+        offsets = self._jitter.apply(start.condition.jitter_m, np.random.default_rng(start.jitter_seed))
+        if extra_jitter_m > 0:
+            if rng is None:
+                raise BadInput("extra_jitter_m needs the generator to draw from: pass rng")
+            extra = self._jitter.apply(extra_jitter_m, rng)
+            offsets = {name: offsets.get(name, 0.0) + moved for name, moved in extra.items()}
+        self._publish_state()
+        for remaining in reversed(range(self.protocol.settle_steps)):
+            self._draws = remaining == 0
+            self._advance(SETTLE_ACTION)
+        self._draws, self._step = True, 0
+        return self._observation(), {"start": start.key, "target_offsets_m": offsets}
+
+    def step(self, action: FloatArray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """One control step of 50 ms: observation, reward (1.0 on success), terminated, truncated, info.
+
+        ``action`` is (7,) in the environment's convention, each entry in [-1, 1] (clipped by the controller).
+        Raises BadInput for a wrong shape or a value that is not finite.
+        """
+        values = np.asarray(action, dtype=np.float64)
+        if values.shape != (7,) or not np.isfinite(values).all():
+            raise BadInput(f"an action is 7 finite numbers [dx dy dz drx dry drz gripper]; got {action!r}")
+        success = self._advance(values)
+        self._step += 1
+        return self._observation(), float(success), success, self._step >= self.horizon, {"success": success}
+
+    def close(self) -> None:
+        """Free the renderer and the simulation."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+        self._env.close()
+
+    def _place(self, start: EpisodeStart) -> None:
+        if (start.suite, start.task_index) != (self.suite, self.task.index):
+            raise BadInput(f"start {start.key} is not of {self.suite} task {self.task.index}")
+        if start.init_state is None:
+            assert start.seed is not None
+            self._soft_reset(start.seed)
+            return
+        if start.init_state >= len(self._shipped):
+            raise BadInput(
+                f"{self.suite} task {self.task.index} ships {len(self._shipped)} initial states; "
+                f"{start.init_state} was asked for: use a fresh seed"
+            )
+        self._soft_reset(self.protocol.env_seed)
+        self._env.sim.set_state_from_flattened(self._shipped[start.init_state])
+
+    def _publish_state(self) -> None:
+        """What LIBERO's ``set_init_state`` does after writing the state."""
+        env = self._env
+        env.sim.forward()
+        self._draws = self.protocol.settle_steps == 0
+        with robosuite_env.quiet():
+            env._check_success()
+            env._post_process()
+            env._update_observables(force=True)
+
+    def _advance(self, action: FloatArray) -> bool:
+        _, _, success, _ = self._env.step(action)
+        return bool(success)
+
+    def _sample(self) -> None:
+        """Called by robosuite's sensor clock, once per control period."""
+        self._proprio = self._sensors.read()
+        if self._draws and self._renderer is not None:
+            self._images = self._renderer.render()
+
+    def _observation(self) -> Observation:
+        return Observation(self._images, self._proprio, self.instruction, self._step * CONTROL_STEP_S)
+
+
+class _Sensors:
+    """Reads proprioception as robosuite's own observables do."""
+
+    def __init__(self, env: Any) -> None:
+        robot = env.robots[0]
+        self._data = env.sim.data._data
+        self._site = robot.eef_site_id
+        self._hand = env.sim.model.body_name2id(robot.robot_model.eef_name)
+        self._arm_qpos, self._arm_qvel = robot._ref_joint_pos_indexes, robot._ref_joint_vel_indexes
+        self._gripper_qpos = robot._ref_gripper_joint_pos_indexes
+        self._gripper_qvel = robot._ref_gripper_joint_vel_indexes
+
+    def read(self) -> Proprioception:
+        """The robot's state at this instant, copied."""
+        data = self._data
+        return Proprioception(
+            eef_pos_m=data.site_xpos[self._site].copy(),
+            eef_quat_xyzw=data.xquat[self._hand][[1, 2, 3, 0]],
+            gripper_qpos_m=data.qpos[self._gripper_qpos],
+            gripper_qvel_m_s=data.qvel[self._gripper_qvel],
+            joint_pos_rad=data.qpos[self._arm_qpos],
+            joint_vel_rad_s=data.qvel[self._arm_qvel],
+        )

@@ -1,0 +1,124 @@
+"""Pictures of a robosuite simulation: as published, or several times faster from the same poses."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any, Protocol
+
+import numpy as np
+
+from heisd.errors import UnknownName
+from heisd.types import ImageArray
+
+CAMERAS: dict[str, str] = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}  # ours -> MuJoCo's
+
+
+class Rendering(StrEnum):
+    """How observations are drawn."""
+
+    FAST = "fast"
+    STOCK = "stock"
+    NONE = "none"  # physics only: observations carry no images
+
+
+FAST, STOCK, NONE = Rendering.FAST, Rendering.STOCK, Rendering.NONE
+
+
+def parse_rendering(name: str) -> Rendering:
+    """``"fast"`` -> FAST, or UnknownName."""
+    try:
+        return Rendering(name)
+    except ValueError:
+        raise UnknownName("rendering", name, [r.value for r in Rendering]) from None
+
+
+class Renderer(Protocol):
+    """Draws the current state of one simulation."""
+
+    def render(self) -> Mapping[str, ImageArray]:
+        """Camera name -> (size, size, 3) u8 RGB, rotated by 180 degrees as OpenVLA feeds them."""
+
+    def close(self) -> None:
+        """Free the OpenGL resources."""
+
+
+class StockRenderer:
+    """robosuite's own off-screen context, exactly as ``OffScreenRenderEnv`` uses it."""
+
+    def __init__(self, sim: Any, cameras: Sequence[str], size: int) -> None:
+        self._sim, self._cameras, self._size = sim, cameras, size
+
+    def render(self) -> dict[str, ImageArray]:
+        """See :class:`Renderer`."""
+        return {
+            name: _upright(self._sim.render(self._size, self._size, camera_name=CAMERAS[name]))
+            for name in self._cameras
+        }
+
+    def close(self) -> None:
+        """Nothing to free: the context belongs to the simulation."""
+
+
+class FastRenderer:
+    """Own small context without shadows, reflections and multisampling, on a copy of the model."""
+
+    def __init__(self, sim: Any, cameras: Sequence[str], size: int) -> None:
+        import mujoco
+
+        self._mujoco = mujoco
+        self._data = sim.data._data
+        self._model = copy.copy(sim.model._model)
+        self._live_model = sim.model._model
+        visual = self._model.vis
+        visual.quality.shadowsize = visual.quality.offsamples = 0
+        visual.global_.offwidth = visual.global_.offheight = size
+        self._gl = mujoco.GLContext(size, size)
+        self._gl.make_current()
+        self._scene = mujoco.MjvScene(self._model, maxgeom=1000)
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            self._scene.flags[flag] = 0
+        self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_50)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self._option = mujoco.MjvOption()
+        self._option.geomgroup[0] = 0  # group 0 holds the collision geometry
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._viewport = mujoco.MjrRect(0, 0, size, size)
+        self._camera_ids = {name: self._model.camera(CAMERAS[name]).id for name in cameras}
+        self._pixels = np.empty((size, size, 3), dtype=np.uint8)
+
+    def render(self) -> dict[str, ImageArray]:
+        """See :class:`Renderer`."""
+        self._gl.make_current()
+        return {name: self._draw(camera_id) for name, camera_id in self._camera_ids.items()}
+
+    def _draw(self, camera_id: int) -> ImageArray:
+        mujoco = self._mujoco
+        self._camera.fixedcamid = camera_id
+        mujoco.mjv_updateScene(
+            self._live_model, self._data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
+        )
+        mujoco.mjr_render(self._viewport, self._scene, self._context)
+        mujoco.mjr_readPixels(self._pixels, None, self._viewport, self._context)
+        return _upright(self._pixels)
+
+    def close(self) -> None:
+        """Free the context; the renderer cannot be used afterwards."""
+        self._gl.make_current()
+        self._context.free()
+        self._gl.free()
+
+
+def _upright(pixels: ImageArray) -> ImageArray:
+    """OpenGL's bottom-up rows rotated by 180 degrees, the convention of the released policies."""
+    return np.ascontiguousarray(pixels[::-1, ::-1])
+
+
+def make_renderer(rendering: Rendering, sim: Any, cameras: Sequence[str], size: int) -> Renderer | None:
+    """The renderer for a mode; None for NONE."""
+    unknown = [name for name in cameras if name not in CAMERAS]
+    if unknown:
+        raise UnknownName("camera", unknown[0], CAMERAS)
+    if rendering is Rendering.NONE or not cameras:
+        return None
+    return (StockRenderer if rendering is Rendering.STOCK else FastRenderer)(sim, cameras, size)
