@@ -1,0 +1,147 @@
+"""``heisd eval``: closed-loop success, and with ``--timing`` speed, of one or more methods on the same starts.
+
+Every finished episode is on disk before the next one is asked for, so a run that was killed, interrupted or ran
+out of disk resumes with the same command. The result file appears only when every episode has been played.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from heisd.bench.provenance import append_test_log, checkout_root, git_commit, machine, versions
+from heisd.bench.results import EpisodeRecord, RunDirectory, open_run, write_json_atomically
+from heisd.bench.rollout import EpisodeJob, World, WorldFactory, play_or_report
+from heisd.bench.summary import outcomes, summarise, unplayed
+from heisd.config import EvalConfig, content_hash
+from heisd.sim.splits import EpisodeStart, Split, episode_starts
+
+log = logging.getLogger(__name__)
+
+MAX_TRIES = 3  # of an episode that ends in an exception
+Progress = Callable[[EpisodeRecord, int, int], None]  # record, episodes done, episodes in all
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What an evaluation needs beside its configuration; the command line passes LIBERO's, tests a toy's."""
+
+    n_tasks: int
+    world_factory: WorldFactory
+    provenance: dict[str, Any]  # protocol, policy hash …: part of what must agree when a run is resumed
+
+
+def evaluate(
+    config: EvalConfig, out: Path, setting: Setting, *, progress: Progress = lambda *_: None
+) -> dict[str, Any]:
+    """Play what is missing in ``out``, then write and return the result object.
+
+    Raises BadInput when ``out`` holds another run, and whatever stops a run; what was played stays on disk.
+    """
+    starts = episode_starts(
+        config.suite, setting.n_tasks, config.split, config.episodes,
+        condition=config.condition, fresh=config.fresh, tasks=config.tasks,
+    )  # fmt: skip
+    with open_run(out, {**config.outcome_fields(), **setting.provenance}) as run:
+        records = run.records()
+        if config.split is Split.TEST:
+            append_test_log(out, config, "started", n_done=len(outcomes(records)))
+        run.result_path.unlink(missing_ok=True)  # a whole result never stands beside unfinished episodes
+        for record in _play_missing(config, run, starts, records, setting.world_factory):
+            run.append(record)
+            records.append(record)
+            progress(record, len(outcomes(records)), len(starts) * len(config.methods))
+        result = _result(config, setting, starts, records)
+        write_json_atomically(run.result_path, result)
+    if config.split is Split.TEST:
+        scores = {name: block["pc_success"] for name, block in result["methods"].items()}
+        append_test_log(out, config, "finished", pc_success=scores, n_invalid=result["invalid"]["n"])
+    return result
+
+
+def _play_missing(
+    config: EvalConfig,
+    run: RunDirectory,
+    starts: Sequence[EpisodeStart],
+    records: list[EpisodeRecord],
+    world_factory: WorldFactory,
+) -> Iterator[EpisodeRecord]:
+    """Rounds over the episodes without an outcome; an invalid one is tried ``MAX_TRIES`` times in all."""
+    for attempt in range(MAX_TRIES):
+        done = {(r.method, r.key) for r in outcomes(records)}
+        jobs = [
+            EpisodeJob(config, method, start, attempt, run.path, film=start.task_index in filmed_tasks(config, starts))
+            for start in sorted(starts, key=lambda s: s.task_index)  # one task after the other: few scene rebuilds
+            for method in config.methods
+            if (method, start.key) not in done
+        ]
+        if not jobs:
+            return
+        yield from _play_all(jobs, config.workers, world_factory)
+
+
+def filmed_tasks(config: EvalConfig, starts: Sequence[EpisodeStart]) -> set[int]:
+    """``config.videos`` tasks, evenly spread over those of the run."""
+    tasks = sorted({s.task_index for s in starts})
+    n = min(config.videos, len(tasks))
+    return {tasks[i * len(tasks) // n] for i in range(n)}
+
+
+def _play_all(jobs: Sequence[EpisodeJob], workers: int, world_factory: WorldFactory) -> Iterator[EpisodeRecord]:
+    if workers == 1:
+        for job in jobs:
+            yield play_or_report(_world(world_factory, job.config, n_threads=None), job)
+        return
+    from heisd.sim.pool import run_pool
+
+    items = [(world_factory, job) for job in jobs]
+    for _, record in run_pool(play_in_worker, items, workers, group_key=_task_of):
+        yield record
+
+
+def _task_of(item: tuple[WorldFactory, EpisodeJob]) -> int:
+    return item[1].start.task_index
+
+
+def play_in_worker(item: tuple[WorldFactory, EpisodeJob]) -> EpisodeRecord:
+    """What a worker process runs for one episode: one policy thread, the world kept between episodes."""
+    world_factory, job = item
+    return play_or_report(_world(world_factory, job.config, n_threads=1), job)
+
+
+_worlds: dict[tuple[WorldFactory, str], World] = {}  # at most one: the world of the configuration this process works on
+
+
+def _world(factory: WorldFactory, config: EvalConfig, *, n_threads: int | None) -> World:
+    key = (factory, content_hash(config.model_dump(mode="json")))
+    if key not in _worlds:
+        _worlds.clear()
+        _worlds[key] = factory(config, n_threads=n_threads)
+    return _worlds[key]
+
+
+def _result(
+    config: EvalConfig, setting: Setting, starts: Sequence[EpisodeStart], records: Sequence[EpisodeRecord]
+) -> dict[str, Any]:
+    wanted = {s.key for s in starts}
+    mine = [r for r in records if r.key in wanted]
+    invalid = unplayed(mine)
+    if invalid:
+        log.warning("%d episodes could not be played and are left out of every rate", len(invalid))
+    return {
+        "status": "invalid_episodes" if invalid else "complete",
+        **summarise(config, mine),
+        "config": config.model_dump(mode="json"),
+        "config_hash": content_hash(config.outcome_fields()),
+        "split": config.split.value,
+        "condition": config.condition.value,
+        "rendering": config.rendering,
+        **setting.provenance,
+        "seeds": {"bootstrap": 0, "starts": [s.key for s in starts]},
+        "versions": versions(),
+        "machine": machine(),
+        "commit": git_commit(checkout_root(Path.cwd())),
+    }
+
+

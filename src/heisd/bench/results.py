@@ -1,0 +1,170 @@
+"""Run directories: what is on disk while an evaluation runs, and how it survives being killed.
+
+DIR/config.json      resolved configuration and its hash, written once
+DIR/episodes.jsonl   one line per played episode, appended and synced; a torn last line is dropped on resume
+DIR/eval_info.json   the result; exists only once every episode is there
+"""
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from heisd.config import content_hash, differences
+from heisd.errors import BadArtifact, BadInput
+
+CONFIG_NAME, EPISODES_NAME, RESULT_NAME = "config.json", "episodes.jsonl", "eval_info.json"
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeTiming:
+    """Per-step times of one episode played with ``--timing`` (serial, nothing else in the process)."""
+
+    latency_ms: list[float]  # (n_steps,) full clock
+    stage_ms: dict[str, list[float]]  # stage name -> (n_steps,)
+    cpu_s: float  # process CPU time of all policy calls together
+    shadow_ms: list[float]  # (n_steps,) the baseline on the same observations; empty for the baseline itself
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeRecord:
+    """One played episode, or one that could not be played (``error`` set; never counted as a failure)."""
+
+    key: str  # EpisodeStart.key
+    method: str
+    suite: str
+    task_index: int
+    instruction: str
+    attempt: int  # 0 for the first try
+    success: bool
+    n_steps: int
+    sum_reward: float
+    max_reward: float
+    wall_s: float
+    lm_forwards: int
+    origins: dict[str, int]  # TokenOrigin -> tokens
+    start_hash: str  # of the first observation: equal for every method that played this start
+    peak_rss_mb: float
+    error: str | None = None
+    video: str | None = None  # path relative to the run directory
+    deviation_bins: float | None = None  # mean |bin| distance to the baseline's action on the same observation
+    deviation_mm: float | None = None
+    deviation_deg: float | None = None
+    timing: EpisodeTiming | None = None
+
+    @property
+    def valid(self) -> bool:
+        """False for an episode that ended in an error instead of an outcome."""
+        return self.error is None
+
+
+def write_json_atomically(path: Path, value: Any) -> None:
+    """Write JSON so that ``path`` holds either its old content or all of the new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; BadArtifact names the file when it is missing, torn or not an object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadArtifact(f"{path} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadArtifact(f"{path} is not readable JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise BadArtifact(f"{path} should hold a JSON object, found a {type(value).__name__}")
+    return value
+
+
+class RunDirectory:
+    """One evaluation on disk. Open it with :func:`open_run`, which also takes the writer's lock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def result_path(self) -> Path:
+        """Where the finished result lies."""
+        return self.path / RESULT_NAME
+
+    def claim(self, outcome_fields: dict[str, Any]) -> None:
+        """Write the configuration, or check that the run already here has the same one (else BadInput)."""
+        config_path = self.path / CONFIG_NAME
+        if not config_path.exists():
+            if (self.path / EPISODES_NAME).exists():
+                raise BadArtifact(f"{self.path} has {EPISODES_NAME} but no {CONFIG_NAME}; choose another --out")
+            write_json_atomically(config_path, {**outcome_fields, "config_hash": content_hash(outcome_fields)})
+            return
+        found = read_json(config_path)
+        found.pop("config_hash", None)
+        if changed := differences(found, outcome_fields):
+            raise BadInput(
+                f"{self.path} holds a run with another configuration ({'; '.join(changed)}); "
+                "choose another --out, or repeat the command that started it to resume"
+            )
+
+    def records(self) -> list[EpisodeRecord]:
+        """Every whole record; a torn last line (the process was killed while writing) is left out."""
+        path = self.path / EPISODES_NAME
+        if not path.exists():
+            return []
+        lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is torn
+        return [_parse(line, f"{path}, line {i}") for i, line in enumerate(lines, 1)]
+
+    def drop_torn_line(self) -> None:
+        """Cut the file behind its last newline, so that the next append starts a line of its own."""
+        path = self.path / EPISODES_NAME
+        if path.exists():
+            whole = path.read_bytes().rfind(b"\n") + 1
+            os.truncate(path, whole)
+
+    def append(self, record: EpisodeRecord) -> None:
+        """Add one record and sync it to disk; a failed write (full disk) is taken back whole."""
+        line = json.dumps(asdict(record), allow_nan=False).encode() + b"\n"
+        # Unbuffered, so that nothing is left behind to be flushed after a failed write.
+        with (self.path / EPISODES_NAME).open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                if file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
+                os.fsync(file.fileno())
+            except OSError:
+                os.truncate(file.fileno(), before)
+                raise
+
+
+@contextmanager
+def open_run(path: Path, outcome_fields: dict[str, Any]) -> Iterator[RunDirectory]:
+    """Create or resume a run directory for writing. BadInput if it differs or another process writes to it."""
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(f"another process is writing to {path}; wait for it or choose another --out") from None
+        run = RunDirectory(path)
+        run.claim(outcome_fields)
+        run.drop_torn_line()
+        yield run
+
+
+def _parse(line: bytes, where: str) -> EpisodeRecord:
+    try:
+        raw = json.loads(line)
+        if unknown := raw.keys() - {f.name for f in fields(EpisodeRecord)}:
+            raise BadArtifact(f"{where}: unknown key(s) {sorted(unknown)}")
+        timing = raw.pop("timing", None)
+        return EpisodeRecord(**raw, timing=None if timing is None else EpisodeTiming(**timing))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BadArtifact(f"{where} is not an episode record ({error})") from None

@@ -1,0 +1,225 @@
+"""One closed-loop episode: a start, a policy, an outcome. Knows no simulator and no network by name."""
+
+import hashlib
+import logging
+import resource
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from heisd.bench.results import EpisodeRecord, EpisodeTiming
+from heisd.bench.videos import Film
+from heisd.config import EvalConfig
+from heisd.errors import HeisdError
+from heisd.sim.splits import EpisodeStart
+from heisd.types import Action, FloatArray, Observation, StepRecord
+
+log = logging.getLogger(__name__)
+
+MM_PER_UNIT, DEG_PER_UNIT = 50.0, float(np.degrees(0.5))  # OSC_POSE: what an action of 1.0 asks for
+BINS_PER_UNIT = 255 / 2  # one bin is 2/255 of the normalised range
+
+
+class Env(Protocol):
+    """The part of the simulator a rollout needs (Gymnasium's five values)."""
+
+    @property
+    def instruction(self) -> str: ...
+
+    def reset(self, start: EpisodeStart) -> tuple[Observation, dict[str, Any]]: ...
+
+    def step(self, action: FloatArray) -> tuple[Observation, float, bool, bool, dict[str, Any]]: ...
+
+
+class Agent(Protocol):
+    """A policy under test: one action and its telemetry per observation."""
+
+    def reset(self) -> None: ...
+
+    def act(self, observation: Observation) -> tuple[Action, StepRecord]: ...
+
+
+class World(Protocol):
+    """What one process needs to play episodes; built once per process from the configuration."""
+
+    def env(self, task_index: int) -> Env: ...
+
+    def agent(self, method: str, *, shadow: bool = False) -> Agent: ...
+
+
+class WorldFactory(Protocol):
+    """A picklable module-level function that builds the world of one process."""
+
+    def __call__(self, config: EvalConfig, *, n_threads: int | None) -> World: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeJob:
+    """One episode to play; small and picklable, so that any process can take it."""
+
+    config: EvalConfig
+    method: str
+    start: EpisodeStart
+    attempt: int
+    run_dir: Path
+    film: bool  # also keep a success on video; failures are kept whenever videos are on
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Sums and series collected along one episode."""
+
+    n_steps: int = 0
+    rewards: list[float] = field(default_factory=list)
+    lm_forwards: int = 0
+    origins: Counter[str] = field(default_factory=Counter)
+    latency_ms: list[float] = field(default_factory=list)
+    shadow_ms: list[float] = field(default_factory=list)
+    stage_ms: dict[str, list[float]] = field(default_factory=dict)
+    cpu_s: float = 0.0
+    deviations: list[FloatArray] = field(default_factory=list)
+
+    def add_step(self, timed: "_Timed") -> None:
+        self.n_steps += 1
+        self.lm_forwards += timed.record.lm_forwards
+        self.origins.update(timed.record.origins)
+        self.latency_ms.append(round(timed.wall_ms, 4))
+        self.cpu_s += timed.cpu_s
+        for stage, ms in timed.record.stage_ms.items():
+            # A stage first seen at a later step took no time before.
+            self.stage_ms.setdefault(stage, [0.0] * (self.n_steps - 1)).append(round(ms, 4))
+        for series in self.stage_ms.values():
+            series.extend([0.0] * (self.n_steps - len(series)))
+
+    def timing(self) -> EpisodeTiming:
+        return EpisodeTiming(self.latency_ms, self.stage_ms, round(self.cpu_s, 4), self.shadow_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """An action with the clock of the call that produced it."""
+
+    action: Action
+    record: StepRecord
+    wall_ms: float
+    cpu_s: float
+
+
+def play_or_report(world: World, job: EpisodeJob) -> EpisodeRecord:
+    """Play one episode; an unexpected exception becomes an invalid record, never a failed episode.
+
+    Errors of ours (wrong weights, missing library …) would hit every episode alike and are raised.
+    """
+    try:
+        return play(world, job)
+    except (HeisdError, OSError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - a process edge: reported in the record and retried
+        log.warning("%s (%s) could not be played: %s", job.start.key, job.method, error, exc_info=True)
+        return _invalid(job, f"{type(error).__name__}: {error}")
+
+
+def play(world: World, job: EpisodeJob) -> EpisodeRecord:
+    """Play one episode to success or to the protocol's horizon."""
+    began = time.perf_counter()
+    env, agents = world.env(job.start.task_index), _agents(world, job)
+    observation, _ = env.reset(job.start)
+    for agent in agents:
+        agent.reset()
+    start_hash = observation_hash(observation)
+    tally, film = _Tally(), Film(job.config.videos > 0)
+    order = np.random.default_rng(job.start.jitter_seed)
+    success = finished = False
+    while not finished:
+        timed = _act(agents, observation, order, tally)
+        film.add(observation, timed.action.values, tally.n_steps - 1)
+        observation, reward, success, truncated, _ = env.step(timed.action.values)
+        tally.rewards.append(float(reward))
+        finished = success or truncated
+    film.add(observation, None, tally.n_steps)
+    keep = job.film if success else True
+    video = film.save(job.run_dir, job.method, job.start, success) if keep else None
+    return _record(job, env.instruction, success, tally, start_hash, time.perf_counter() - began, video)
+
+
+def _agents(world: World, job: EpisodeJob) -> list[Agent]:
+    """The method, and with ``--timing`` the baseline as its shadow (unless it is the baseline)."""
+    baseline = job.config.methods[0]
+    shadowed = job.config.timing and job.method != baseline
+    return [world.agent(job.method), *([world.agent(baseline, shadow=True)] if shadowed else [])]
+
+
+def _act(agents: Sequence[Agent], observation: Observation, order: np.random.Generator, tally: _Tally) -> _Timed:
+    """Ask the method, and its shadow if there is one, in random order; only the method's action counts."""
+    answers = dict.fromkeys(range(len(agents)))
+    timed = {i: _timed(agents[i], observation) for i in order.permutation(len(answers)).tolist()}
+    tally.add_step(timed[0])
+    if len(agents) == 2:
+        tally.shadow_ms.append(round(timed[1].wall_ms, 4))
+        tally.deviations.append(np.abs(timed[0].action.values - timed[1].action.values))
+    return timed[0]
+
+
+def _timed(agent: Agent, observation: Observation) -> _Timed:
+    cpu, wall = time.process_time(), time.perf_counter_ns()
+    action, record = agent.act(observation)
+    wall_ms = (time.perf_counter_ns() - wall) / 1e6
+    return _Timed(action, record, wall_ms, time.process_time() - cpu)
+
+
+def _record(
+    job: EpisodeJob, instruction: str, success: bool, tally: _Tally, start_hash: str, wall_s: float, video: str | None
+) -> EpisodeRecord:
+    deviation = np.mean(tally.deviations, axis=0) if tally.deviations else None
+    return EpisodeRecord(
+        key=job.start.key,
+        method=job.method,
+        suite=job.start.suite,
+        task_index=job.start.task_index,
+        instruction=instruction,
+        attempt=job.attempt,
+        success=bool(success),
+        n_steps=tally.n_steps,
+        sum_reward=float(sum(tally.rewards)),
+        max_reward=float(max(tally.rewards)),
+        wall_s=round(wall_s, 3),
+        lm_forwards=tally.lm_forwards,
+        origins=dict(tally.origins),
+        start_hash=start_hash,
+        peak_rss_mb=peak_rss_mb(),
+        video=video,
+        deviation_bins=None if deviation is None else float(deviation.mean() * BINS_PER_UNIT),
+        deviation_mm=None if deviation is None else float(deviation[:3].mean() * MM_PER_UNIT),
+        deviation_deg=None if deviation is None else float(deviation[3:6].mean() * DEG_PER_UNIT),
+        timing=tally.timing() if job.config.timing else None,
+    )
+
+
+def _invalid(job: EpisodeJob, error: str) -> EpisodeRecord:
+    start = job.start
+    return EpisodeRecord(
+        key=start.key, method=job.method, suite=start.suite, task_index=start.task_index, instruction="",
+        attempt=job.attempt, success=False, n_steps=0, sum_reward=0.0, max_reward=0.0, wall_s=0.0, lm_forwards=0,
+        origins={}, start_hash="", peak_rss_mb=peak_rss_mb(), error=error,
+    )  # fmt: skip
+
+
+def observation_hash(observation: Observation) -> str:
+    """16 hex digits over pictures and proprioception: proof that two methods saw the same start."""
+    digest = hashlib.sha256(observation.instruction.encode())
+    for name in sorted(observation.images):
+        digest.update(np.ascontiguousarray(observation.images[name]).tobytes())
+    proprio = observation.proprio
+    for values in (proprio.eef_pos_m, proprio.eef_quat_xyzw, proprio.joint_pos_rad, proprio.gripper_qpos_m):
+        digest.update(np.ascontiguousarray(values, dtype=np.float64).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process so far [MB]."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
