@@ -1,0 +1,143 @@
+"""The OpenVLA architecture at any size: towers -> projector -> Llama decoder -> 7 tokens of 256 bins.
+
+One module serves the bundled small policy and OpenVLA-7B; its state dict has the published key names.
+Sequence: BOS, patches of each camera in order, [proprioception], text, action tokens.
+Shapes: B batch, C cameras, L text ids (BOS first), P prefix positions, d width.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from heisd.codec import N_BINS
+from heisd.policies import proprio
+from heisd.policies.config import ConvTowerConfig, OpenVLAConfig, VitTowersConfig
+from heisd.policies.decoder import LlamaDecoder
+from heisd.policies.initialise import initialise
+from heisd.policies.towers import ConvTower, VitTowers
+
+
+class Projector(nn.Module):
+    """Patch features -> decoder width: two layers behind one tower, three (4x wide) behind two."""
+
+    def __init__(self, width: int, hidden_size: int, *, is_fused: bool) -> None:
+        super().__init__()
+        self.is_fused = is_fused
+        inner = 4 * width if is_fused else hidden_size
+        self.fc1 = nn.Linear(width, inner)
+        self.fc2 = nn.Linear(inner, hidden_size)
+        if is_fused:
+            self.fc3 = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        x = self.fc2(F.gelu(self.fc1(patches)))
+        return self.fc3(F.gelu(x)) if self.is_fused else x  # type: ignore[no-any-return]
+
+
+class ProprioProjector(nn.Module):
+    """A feature vector -> one token."""
+
+    def __init__(self, n_features: int, hidden_size: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(n_features, hidden_size)
+        self.fc2 = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(features)))  # type: ignore[no-any-return]
+
+
+class OpenVLA(nn.Module):
+    """The whole network, for training and for holding weights; :mod:`heisd.policies.target` runs it fast."""
+
+    vision_backbone: ConvTower | VitTowers
+
+    def __init__(self, config: OpenVLAConfig) -> None:
+        super().__init__()
+        self.config = config
+        d = config.decoder.hidden_size
+        self.language_model = LlamaDecoder(config.decoder)
+        if config.vision is not None:
+            self.vision_backbone = _build_towers(config.vision)
+            is_fused = isinstance(config.vision, VitTowersConfig) and len(config.vision.names) == 2
+            self.projector = Projector(self.vision_backbone.width, d, is_fused=is_fused)
+        if config.camera_embedding and config.cameras:
+            self.camera_embedding = nn.Parameter(torch.zeros(len(config.cameras), d))
+        if config.proprio is not None:
+            self.proprio_projector = ProprioProjector(proprio.n_features(config.proprio), d)
+        initialise(self)
+
+    def patches(self, images: Tensor) -> Tensor:
+        """(B, C, 3, H, W) pixels 0-255 -> (B, C * tokens, d) projected patches, in camera order."""
+        B, C = images.shape[:2]
+        projected = self.projector(self.vision_backbone(images.flatten(0, 1))).unflatten(0, (B, C))
+        if hasattr(self, "camera_embedding"):
+            projected = projected + self.camera_embedding[:, None]
+        return projected.flatten(1, 2)  # type: ignore[no-any-return]
+
+    def prefix(self, images: Tensor, input_ids: Tensor, proprio_features: Tensor | None) -> Tensor:
+        """Embeddings of BOS, patches, proprioception and text, (B, P, d).
+
+        Args: ``images`` (B, C, 3, H, W), ignored by a blind policy; ``input_ids`` (B, L), BOS first;
+        ``proprio_features`` (B, n_features), ignored without a proprioception token.
+        """
+        words = self.language_model.embed(input_ids)
+        parts = [words[:, :1]]
+        if self.config.cameras:
+            parts.append(self.patches(images))
+        if self.config.proprio is not None:
+            assert proprio_features is not None, "this policy has a proprioception token"
+            parts.append(self.proprio_projector(proprio_features)[:, None])
+        # Under autocast the parts come in different dtypes.
+        return torch.cat([part.to(words.dtype) for part in [*parts, words[:, 1:]]], dim=1)
+
+    def action_hidden(
+        self, images: Tensor, input_ids: Tensor, n_text: Tensor, proprio_features: Tensor | None, action_tokens: Tensor
+    ) -> Tensor:
+        """Teacher-forced states that predict each action token, (B, 7, d).
+
+        Every row is left-aligned (its action tokens follow its own text, padding comes last), so causal
+        attention alone keeps padding out and the result equals that of the row by itself.
+
+        Args: ``input_ids`` (B, L) padded on the RIGHT with anything; ``n_text`` (B,) true lengths;
+        ``action_tokens`` (B, 7) vocabulary ids.
+        """
+        n_fed = action_tokens.shape[1] - 1  # the last token predicts nothing
+        ids = F.pad(input_ids, (0, n_fed))
+        where = n_text[:, None] + torch.arange(n_fed, device=ids.device)
+        ids = ids.scatter(1, where, action_tokens[:, :-1])
+        states = self.language_model.hidden(self.prefix(images, ids, proprio_features))
+        n_before_text = states.shape[1] - ids.shape[1]
+        rows = n_before_text + n_text[:, None] - 1 + torch.arange(n_fed + 1, device=ids.device)
+        return states.gather(1, rows[..., None].expand(-1, -1, states.shape[-1]))
+
+    def bin_logits(self, hidden: Tensor) -> Tensor:
+        """(…, d) -> (…, 256) logits in bin order (lowest value first); only the head's action rows are used."""
+        return F.linear(hidden, self.action_head_rows().to(hidden.dtype))
+
+    def action_head_rows(self) -> Tensor:
+        """(256, d) rows of the head in bin order."""
+        end = self.config.action_vocab_size
+        return self.language_model.lm_head.weight[end - N_BINS : end].flip(0)
+
+    def action_logits(
+        self, images: Tensor, input_ids: Tensor, n_text: Tensor, proprio_features: Tensor | None, action_tokens: Tensor
+    ) -> Tensor:
+        """(B, 7, 256) teacher-forced logits in bin order; see :meth:`action_hidden` for the arguments."""
+        return self.bin_logits(self.action_hidden(images, input_ids, n_text, proprio_features, action_tokens))
+
+    @torch.no_grad()
+    def seal_head(self) -> None:
+        """Make greedy decoding over the whole vocabulary choose action tokens only.
+
+        Training sees the 256 action rows alone. Every other row becomes their mean: its logit is then the mean
+        of the action logits, which never exceeds their maximum.
+        """
+        end = self.config.action_vocab_size
+        weight = self.language_model.lm_head.weight
+        mean = weight[end - N_BINS : end].mean(dim=0)
+        weight[: end - N_BINS] = mean
+        weight[end:] = mean
+
+
+def _build_towers(config: ConvTowerConfig | VitTowersConfig) -> ConvTower | VitTowers:
+    return ConvTower(config) if isinstance(config, ConvTowerConfig) else VitTowers(config)
