@@ -1,0 +1,121 @@
+"""The expert: runs skills one after the other and turns their commands into actions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from heisd.sim.experts.primitives import Command, Hand, Phase, Primitive, Status
+from heisd.sim.experts.style import Disturbance, SmoothNoise, Style
+from heisd.sim.scene import Goal, Scene
+from heisd.types import FloatArray, Proprioception
+
+METRES_PER_UNIT, RADIANS_PER_UNIT = 0.05, 0.5  # OSC_POSE: what an action component of 1 asks for
+_STALL_STEPS = 70  # a primitive that takes longer is stuck
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertStep:
+    """One control step of a demonstration."""
+
+    action: FloatArray  # (7,) the label: what the expert wants to do from here, in [-1, 1]
+    executed: FloatArray  # (7,) the same plus the disturbance of the moment
+    phase: Phase
+
+
+@dataclass(frozen=True, slots=True)
+class Skill:
+    """Primitives that together make one conjunct of the goal true; repeated until it is."""
+
+    goal: Goal
+    primitives: tuple[Primitive, ...]
+
+
+class Expert:
+    """Closed-loop privileged controller of one episode."""
+
+    def __init__(self, scene: Scene, skills: Sequence[Skill], style: Style, rng: np.random.Generator) -> None:
+        self._scene, self._skills, self._style, self._rng = scene, tuple(skills), style, rng
+        self._skill = self._primitive = self._n_steps = self._n_pause = 0
+        self._has_started = False
+        self._tremor, self._pace = SmoothNoise(6, 4.0, rng), SmoothNoise(1, 12.0, rng)
+        self._disturbance = Disturbance(style, rng)
+        self.n_retries = 0  # how often a skill had to start again
+        self.n_stalls = 0  # how often a primitive took far too long
+
+    @property
+    def done(self) -> bool:
+        """Whether every skill has run and its goal held."""
+        return self._skill == len(self._skills)
+
+    def act(self, proprio: Proprioception) -> ExpertStep:
+        """The label and the action to execute in the present state; after ``done``, holding still."""
+        hand = Hand.of(proprio)
+        self._advance(hand)
+        if self.done:
+            still = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
+            return ExpertStep(still, still.copy(), Phase.RETREAT)
+        command = self._current.command(self._scene, hand)
+        label = self._label(command)
+        push = self._disturbance.step() * (0.4 if command.is_delicate else 1.0)
+        executed = np.append(np.clip(label[:6] + push, -1.0, 1.0), label[6])
+        return ExpertStep(label, executed, self._current.phase)
+
+    @property
+    def _current(self) -> Primitive:
+        return self._skills[self._skill].primitives[self._primitive]
+
+    def _advance(self, hand: Hand) -> None:
+        """Go to the next primitive (or back to the skill's first) as often as the state says so."""
+        if not self._has_started:
+            self._has_started = True
+            self._go_to(self._skill, 0, hand)
+        for _ in range(8):  # a bound against primitives that finish in the state in which they start
+            if self.done:
+                return
+            status = self._current.status(self._scene, hand)
+            self._n_steps += 1
+            if self._n_steps > _STALL_STEPS:
+                self.n_stalls += 1
+                status = Status.LOST
+            if status is Status.RUNNING:
+                return
+            self._leave(status, hand)
+
+    def _leave(self, status: Status, hand: Hand) -> None:
+        skill = self._skills[self._skill]
+        if status is Status.DONE and self._primitive + 1 < len(skill.primitives):
+            self._go_to(self._skill, self._primitive + 1, hand)
+        elif status is Status.DONE and self._scene.holds(skill.goal):
+            self._go_to(self._skill + 1, 0, hand)
+        else:
+            self.n_retries += 1
+            self._go_to(self._skill, 0, hand)
+
+    def _go_to(self, skill: int, primitive: int, hand: Hand) -> None:
+        self._skill, self._primitive, self._n_steps = skill, primitive, 0
+        if not self.done:
+            self._current.start(self._scene, hand)
+
+    def _label(self, command: Command) -> FloatArray:
+        """The command as an action, at this style's pace and with its tremor."""
+        style = self._style
+        pace = float(np.clip(1.0 + style.speed_variation * self._pace.step()[0], 0.7, 1.3))
+        move = limit(command.move_m / METRES_PER_UNIT, min(0.97, style.speed * pace))
+        turn = limit(command.turn_rad / RADIANS_PER_UNIT, style.rotation_speed * pace)
+        motion = np.concatenate([move, turn]) * self._pause()
+        gain = np.repeat([style.jitter_std, style.rotation_jitter_std], 3) * (0.5 if command.is_delicate else 1.0)
+        return np.append(np.clip(motion + gain * self._tremor.step(), -1.0, 1.0), command.gripper)
+
+    def _pause(self) -> float:
+        """0 during a short stop, else 1."""
+        if self._n_pause == 0 and self._rng.random() < self._style.pause_probability:
+            self._n_pause = int(self._rng.integers(3, 7))
+        is_pausing = self._n_pause > 0
+        self._n_pause -= is_pausing
+        return 0.0 if is_pausing else 1.0
+
+
+def limit(vector: FloatArray, norm: float) -> FloatArray:
+    """The vector, shortened to at most this norm: direction is kept, unlike clipping each axis."""
+    return vector * min(1.0, norm / max(float(np.linalg.norm(vector)), 1e-9))

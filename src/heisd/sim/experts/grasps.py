@@ -1,0 +1,124 @@
+"""Where to grasp: top-down parallel-jaw grasps from the collision surface of an object.
+
+The gripper's closing axis at yaw ``t`` is (-sin t, cos t); its long thin axis (cos t, sin t). A grasp and its
+half turn are the same grasp, so yaws live in [-pi/2, pi/2).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from heisd.sim.experts.style import Style
+from heisd.sim.scene import Pose, Scene
+from heisd.types import FloatArray
+
+RIM_GRASPED = ("bowl", "mug", "plate")  # thin walls, wider than the gripper: one finger inside, one outside
+_MAX_WIDTH_M = 0.076  # the open fingers are 0.08 m apart
+_FINGER_REACH_M = 0.035  # how far down a tall object the fingers go before the hand touches its top
+_RIM_DEPTH_M = 0.02
+_RIM_INSET_M = 0.004
+_YAW_COST_M = 0.012  # price of one radian of wrist rotation, in metres of object width
+_SLIDE_COST = 0.3
+_CONTACT_COST_M = 0.02  # price of one obstacle point inside the gripper's volume
+
+
+@dataclass(frozen=True, slots=True)
+class Grasp:
+    """A planned grasp; it follows its object while that is only shifted."""
+
+    point_body_m: FloatArray  # (3,) where the finger pads close, in the object's frame
+    yaw_rad: float
+    planned_at: Pose  # the object's pose it was planned for
+
+    def point(self, now: Pose) -> FloatArray:
+        """(3,) the grasp point in the world, for the object's present pose."""
+        return now.to_world(self.point_body_m)
+
+    def is_stale(self, now: Pose) -> bool:
+        """Whether the object has turned or tipped by more than about 3 degrees since planning."""
+        cosine = (np.trace(now.rotation @ self.planned_at.rotation.T) - 1.0) / 2.0
+        return bool(cosine < np.cos(0.05))
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    point_m: FloatArray  # (3,) world
+    yaw_rad: float
+    cost_m: float
+
+
+def plan_grasp(scene: Scene, name: str, style: Style) -> Grasp:
+    """The cheapest grasp of an object: narrow, little wrist rotation, clear of its neighbours."""
+    surface = scene.points(name)
+    is_rim = any(kind in scene.category(name) for kind in RIM_GRASPED)
+    pose = scene.pose(name)
+    found = _rim_candidates(surface, pose, style) if is_rim else _width_candidates(surface, style)
+    nearby = _near(scene.obstacles(besides=name), surface.mean(axis=0))
+    best = min(found, key=lambda c: c.cost_m + _CONTACT_COST_M * count_contacts(nearby, c.point_m, c.yaw_rad))
+    point = best.point_m - [0.0, 0.0, style.grasp_depth_m]
+    return Grasp(pose.to_body(point), best.yaw_rad, pose)
+
+
+def wrap_yaw(yaw_rad: float) -> float:
+    """The equivalent gripper yaw in [-pi/2, pi/2)."""
+    return float((yaw_rad + np.pi / 2) % np.pi - np.pi / 2)
+
+
+def count_contacts(obstacles: FloatArray, point_m: FloatArray, yaw_rad: float) -> float:
+    """How much of (V, 3) obstacle points lies inside the open gripper at this grasp; fingers count double."""
+    offset = obstacles - point_m
+    across = np.abs(offset[:, 1] * np.cos(yaw_rad) - offset[:, 0] * np.sin(yaw_rad))
+    along = np.abs(offset[:, 0] * np.cos(yaw_rad) + offset[:, 1] * np.sin(yaw_rad))
+    up = offset[:, 2]
+    fingers = (across > 0.03) & (across < 0.068) & (along < 0.018) & (up > -0.015) & (up < 0.05)
+    hand = (across < 0.110) & (along < 0.042) & (up > 0.035) & (up < 0.20)
+    return float(2 * fingers.sum() + hand.sum())
+
+
+def _near(points: FloatArray, centre: FloatArray) -> FloatArray:
+    return points[np.linalg.norm(points[:, :2] - centre[:2], axis=1) < 0.22]
+
+
+def _width_candidates(surface: FloatArray, style: Style) -> Iterator[_Candidate]:
+    """Grasps around the whole object at the finger height, over all yaws and a few slides along it."""
+    bottom, top = surface[:, 2].min(), surface[:, 2].max()
+    height = top - bottom
+    is_tall = height > 0.05
+    z = max(bottom + 0.010, top - _FINGER_REACH_M) if is_tall else bottom + max(0.008, min(height * 0.5, 0.014))
+    section = surface[np.abs(surface[:, 2] - z) < 0.02][:, :2]
+    if len(section) < 8:
+        section = surface[:, :2]
+    for yaw in np.deg2rad(np.arange(-88.0, 90.0, 4.0)):
+        across, along = np.array([-np.sin(yaw), np.cos(yaw)]), np.array([np.cos(yaw), np.sin(yaw)])
+        width, length = np.ptp(section @ across), np.ptp(section @ along)
+        turn = abs(yaw - style.grasp_yaw_bias_rad)
+        too_wide = max(0.0, float(width) - _MAX_WIDTH_M) * 50.0
+        middle = across * _midrange(section @ across) + along * _midrange(section @ along)
+        for slide in (0.0, 0.01, -0.01, 0.02, -0.02, 0.03, -0.03):
+            if abs(slide) > 0.35 * length:
+                continue
+            xy = middle + along * (slide + min(1.0, length / 0.05) * style.grasp_slide_m)
+            cost = float(width) + _YAW_COST_M * turn + _SLIDE_COST * abs(slide) + too_wide
+            yield _Candidate(np.append(xy, z), float(yaw), cost)
+
+
+def _rim_candidates(surface: FloatArray, pose: Pose, style: Style) -> Iterator[_Candidate]:
+    """Grasps of the rim all around the object's own axis, which may be tilted."""
+    axis = pose.rotation[:, 2] if pose.rotation[2, 2] > 0.5 else np.array([0.0, 0.0, 1.0])
+    offset = surface - pose.position_m
+    height = offset @ axis
+    radius = np.linalg.norm(offset - height[:, None] * axis, axis=1).max()
+    for heading in np.deg2rad(np.arange(0.0, 360.0, 10.0)):
+        outward = np.array([np.cos(heading), np.sin(heading), 0.0])
+        radial = outward - axis * (outward @ axis)
+        radial /= np.linalg.norm(radial)
+        point = pose.position_m + axis * (height.max() - _RIM_DEPTH_M) + radial * (radius - _RIM_INSET_M)
+        yaw = wrap_yaw(float(np.arctan2(-outward[0], outward[1])))
+        turn = abs(yaw - style.grasp_yaw_bias_rad)
+        # The far side (large x) is near the arm's reach limit; a high rim leaves the hand more air.
+        yield _Candidate(point, yaw, 2 * _YAW_COST_M * turn + 0.05 * max(0.0, point[0]) - 0.2 * point[2])
+
+
+def _midrange(values: FloatArray) -> float:
+    return float(values.min() + values.max()) / 2.0
