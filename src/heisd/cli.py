@@ -1,0 +1,231 @@
+"""``heisd``: the command line. Commands import what they need when they run, so that ``--help`` is quick.
+
+Results go to stdout (with ``--json``: one JSON object and nothing else); progress and logs go to stderr.
+Exit codes: 0 done, 1 done but not well (says what), 2 bad input or missing piece, 130 interrupted.
+"""
+
+import errno
+import functools
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from heisd.errors import HeisdError
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+
+app = typer.Typer(
+    name="heisd",
+    help="Speculative inference of vision-language-action policies, timed honestly.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+train = typer.Typer(help="Train the models heisd ships.", no_args_is_help=True)
+app.add_typer(train, name="train")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+Out = Annotated[Path, typer.Option("--out", help="Directory of the run; the same command again resumes it.")]
+Weights = Annotated[str, typer.Option(help="A bundled policy's name, or a directory with a policy.")]
+Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
+Workers = Annotated[int, typer.Option(min=1, help="Worker processes.")]
+
+
+def main() -> None:
+    """Entry point of the ``heisd`` script."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    app()
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Every expected way to fail ends in one line on stderr and an exit code."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except HeisdError as error:
+            _fail(str(error), 2)
+        except KeyboardInterrupt as interrupt:
+            _fail(f"interrupted; {interrupt.args[0] if interrupt.args else 'what was finished before is kept'}", 130)
+        except OSError as error:
+            if error.errno not in _DISK_ERRORS:
+                raise
+            where = f" ({error.filename})" if error.filename else ""
+            _fail(f"{error.strerror}{where}; what was finished before is kept", 2)
+
+    return run
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+@app.command("eval")
+@_guarded
+def evaluate(
+    suite: Annotated[str, typer.Option(help="LIBERO suite, e.g. libero_object.")],
+    out: Out,
+    method: Annotated[str, typer.Option(help="Methods, separated by commas; the first is the baseline.")] = "ar",
+    split: Annotated[str, typer.Option(help="train, validation, calibration or test.")] = "test",
+    episodes: Annotated[int, typer.Option(min=1, help="In all, round-robin over the tasks.")] = 20,
+    tasks: Annotated[str, typer.Option(help="Only these task indices, e.g. 0,3,7.")] = "",
+    condition: Annotated[str, typer.Option(help="shipped, jitter (targets +-2 cm) or jitter4.")] = "shipped",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Freshly sampled resets of the split's seed range.")] = False,
+    protocol: Annotated[str, typer.Option(help="openvla, openpi, lerobot or kerv.")] = "openvla",
+    rendering: Annotated[str, typer.Option(help="fast or stock.")] = "fast",
+    timing: Annotated[bool, typer.Option("--timing", help="Serial; the only mode that reports latencies.")] = False,
+    weights: Weights = "default",
+    dtype: Dtype = "float32",
+    workers: Workers = 1,
+    videos: Annotated[int, typer.Option(min=0, help="Film the first success of this many tasks, and failures.")] = 0,
+    json: Json = False,
+) -> None:
+    """Closed loop in LIBERO: success rates, and speed with --timing."""
+    from heisd.bench.methods import parse_methods
+    from heisd.config import EvalConfig
+    from heisd.sim.splits import parse_condition, parse_split
+
+    config = EvalConfig(
+        suite=suite, methods=parse_methods(method), split=parse_split(split), episodes=episodes,
+        tasks=_indices(tasks), condition=parse_condition(condition), fresh=fresh, protocol=protocol,
+        rendering=rendering, timing=timing, weights=weights, dtype=dtype, workers=workers, videos=videos,
+    )  # fmt: skip
+    from heisd import cli_run
+
+    result = cli_run.evaluate(config, out)
+    _emit(result, json, lambda: cli_run.show_result(result, out))
+    if result["status"] != "complete":
+        _fail(f"{result['invalid']['n']} episodes could not be played; repeat the command to try them again", 1)
+
+
+@app.command()
+@_guarded
+def bench(
+    method: Annotated[str, typer.Option(help="Methods, separated by commas.")] = "ar",
+    observations: Annotated[Path | None, typer.Option(help="Recorded observations (.npz); recorded if left out.")] = None,
+    suite: Annotated[str, typer.Option(help="Where to record observations when none are given.")] = "libero_object",
+    steps: Annotated[int, typer.Option(min=1, help="Timed steps per method.")] = 200,
+    warmup: Annotated[int, typer.Option(min=0, help="Untimed steps before, reported apart.")] = 10,
+    weights: Weights = "default",
+    dtype: Dtype = "float32",
+    threads: Annotated[int, typer.Option(min=0, help="Policy threads; 0 leaves torch's choice.")] = 0,
+    json: Json = False,
+) -> None:
+    """Latency by stage on recorded observations, methods interleaved."""
+    from heisd.bench.methods import parse_methods
+
+    methods = parse_methods(method)
+    from heisd import cli_run
+
+    result = cli_run.bench(methods, observations, suite, steps, warmup, weights, dtype, threads)
+    _emit(result, json, lambda: cli_run.show_bench(result))
+
+
+@app.command()
+@_guarded
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories written by heisd eval.")],
+    out: Annotated[Path, typer.Option("--out", help="The HTML page to write.")] = Path("report.html"),
+    json: Json = False,
+) -> None:
+    """One self-contained HTML page: tables, plots, videos."""
+    from heisd.bench.report import write_report
+
+    path = write_report(runs, out)
+    result = {"report": str(path), "bytes": path.stat().st_size}
+    _emit(result, json, lambda: typer.echo(f"wrote {path} ({result['bytes'] / 1e6:.1f} MB)"))
+
+
+@app.command()
+@_guarded
+def collect(
+    suite: Annotated[str, typer.Option(help="LIBERO suite.")] = "libero_object",
+    episodes: Annotated[int, typer.Option(min=1, help="Demonstrations wanted in all.")] = 100,
+    out: Annotated[Path | None, typer.Option("--out", help="Data set directory; resumed when it exists.")] = None,
+    tasks: Annotated[str, typer.Option(help="Only these task indices, e.g. 0,3,7.")] = "",
+    seed: Annotated[int, typer.Option(help="Root of all random choices.")] = 0,
+    workers: Workers = 2,
+    check: Annotated[Path | None, typer.Option(help="Read this data set back and verify it; collects nothing.")] = None,
+    json: Json = False,
+) -> None:
+    """Scripted experts -> a LeRobot v3 data set; with --check, read one back."""
+    from heisd import cli_run
+
+    result = cli_run.check(check) if check else cli_run.collect(suite, episodes, out, workers, seed, _indices(tasks))
+    _emit(result, json, lambda: cli_run.show_mapping(result))
+
+
+@train.command("policy")
+@_guarded
+def train_policy(
+    data: Annotated[list[Path], typer.Option(help="Demonstration data sets (repeat the option for several).")],
+    out: Out,
+    config: Annotated[Path | None, typer.Option(help="JSON file with the recipe; the shipped recipe if left out.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.0, help="Stop and save after this long.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+    json: Json = False,
+) -> None:
+    """Behaviour cloning of the bundled policy."""
+    from heisd import cli_run
+
+    result = cli_run.train_policy(data, out, config, minutes, resume)
+    _emit(result, json, lambda: cli_run.show_mapping(result))
+
+
+@app.command()
+@_guarded
+def doctor(json: Json = False) -> None:
+    """What works on this machine, and the command that installs what does not."""
+    from heisd.doctor import diagnose, show
+
+    result = diagnose()
+    _emit(result, json, lambda: show(result))
+    sys.exit(0 if result["demo_can_run"] else 1)
+
+
+@app.command()
+@_guarded
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Where results, films and the report go.")] = Path("runs/demo"),
+    weights: Weights = "default",
+    workers: Workers = 2,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes per suite.")] = 6,
+    json: Json = False,
+) -> None:
+    """Watch the bundled policy solve LIBERO tasks: table, films, HTML report."""
+    from heisd.demo import run_demo, show
+
+    result = run_demo(out, weights=weights, workers=workers, episodes=episodes)
+    _emit(result, json, lambda: show(result))
+
+
+def _indices(text: str) -> tuple[int, ...] | None:
+    from heisd.errors import BadInput
+
+    if not text.strip():
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise BadInput(f"--tasks {text!r} is not a list of numbers such as 0,3,7") from None
+
+
+def _emit(result: dict[str, Any], as_json: bool, show: Any) -> None:
+    """One JSON object on stdout, or the human form."""
+    if not as_json:
+        show()
+        return
+    from json import dumps
+
+    typer.echo(dumps(result, indent=2, allow_nan=False))
+
+
+if __name__ == "__main__":
+    main()

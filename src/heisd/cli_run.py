@@ -1,0 +1,176 @@
+"""What the commands of :mod:`heisd.cli` do, behind their options: progress on stderr, tables on stdout."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from heisd.bench.evaluate import evaluate as run_evaluation
+from heisd.bench.results import EpisodeRecord
+from heisd.config import EvalConfig
+from heisd.errors import BadInput
+
+stderr = Console(stderr=True)
+stdout = Console()
+
+
+def evaluate(config: EvalConfig, out: Path) -> dict[str, Any]:
+    """Run or resume an evaluation on LIBERO with a progress bar; an interrupt says what is kept."""
+    from heisd.bench.libero_world import libero_setting
+
+    setting = libero_setting(config)
+    with progress_bar(f"{config.suite} {','.join(config.methods)}", config.episodes * len(config.methods)) as bar:
+        return run_evaluation(config, out, setting, progress=bar)
+
+
+class EpisodeBar:
+    """Advances with every record and remembers how far it came."""
+
+    def __init__(self, bar: Progress, total: int, label: str) -> None:
+        self._bar, self._label = bar, label
+        self._task = bar.add_task(label, total=total)
+        self.done, self.total, self._solved, self._seen = 0, total, 0, 0
+
+    def __call__(self, record: EpisodeRecord, done: int, total: int) -> None:
+        """The progress callback of an evaluation."""
+        self.done, self.total = done, total
+        self._seen += record.valid
+        self._solved += record.success
+        self._bar.update(
+            self._task, completed=done, total=total, description=f"{self._label}  solved {self._solved}/{self._seen}"
+        )
+
+
+@contextmanager
+def progress_bar(label: str, total: int) -> Iterator[EpisodeBar]:
+    """A bar on stderr; an interrupt inside becomes one that says how many episodes are saved."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr, transient=True) as rich_bar:
+        bar = EpisodeBar(rich_bar, total, label)
+        try:
+            yield bar
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"{bar.done} of {bar.total} episodes are saved; repeat the command to go on"
+            ) from None
+
+
+def show_result(result: dict[str, Any], out: Path) -> None:
+    """Success per task and method, and speed when it was timed."""
+    stdout.print(success_table(result))
+    for name, block in result["methods"].items():
+        if block["ms_per_action"]["n"]:
+            stdout.print(latency_table(f"{name}: milliseconds per action", block["ms_per_action"], block["stages"]))
+        if block["speedup_vs_baseline"]:
+            speed = block["speedup_vs_baseline"]
+            stdout.print(f"{name}: {speed['ratio']:.2f}x, 95 % {speed['ci95'][0]:.2f}-{speed['ci95'][1]:.2f} (full clock)")
+        if block["paired"]:
+            paired = block["paired"]
+            stdout.print(
+                f"{name}: {paired['difference_points']:+.1f} points against the baseline, "
+                f"95 % {paired['ci95'][0]:+.1f} to {paired['ci95'][1]:+.1f}"
+            )
+    stdout.print(f"result: {out / 'eval_info.json'}")
+
+
+def success_table(result: dict[str, Any]) -> Table:
+    """One row per task, one column per method."""
+    methods = result["methods"]
+    config = result["config"]
+    table = Table(
+        title=f"{config['suite']} · {config['split']} · {config['condition']} · {config['protocol']} · {config['rendering']}",
+        title_justify="left",
+    )
+    table.add_column("task", overflow="fold")
+    for name in methods:
+        table.add_column(f"{name}", justify="right")
+    first = next(iter(methods.values()))
+    for i, task in enumerate(first["per_task"]):
+        cells = [f"{b['per_task'][i]['n_successes']}/{b['per_task'][i]['n_episodes']}" for b in methods.values()
+                 if i < len(b["per_task"])]  # fmt: skip
+        table.add_row(f"{task['task_id']} {task['instruction']}", *cells)
+    table.add_section()
+    table.add_row("all (Wilson 95 %)", *[_rate(block) for block in methods.values()], style="bold")
+    return table
+
+
+def _rate(block: dict[str, Any]) -> str:
+    if block["pc_success"] is None:
+        return "no episode"
+    low, high = block["wilson95"]
+    return f"{block['pc_success']:.1f} % ({low:.0f}-{high:.0f})"
+
+
+def latency_table(title: str, total: dict[str, Any], stages: dict[str, dict[str, Any]]) -> Table:
+    """Stages and their sum: n, p50, p95, p99, mean."""
+    table = Table(title=title, title_justify="left")
+    for column in ("stage", "n", "p50", "p95", "p99", "mean"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for name, row in {**stages, "full clock": total}.items():
+        figures = ["-" if row[k] is None else f"{row[k]:.2f}" for k in ("p50", "p95", "p99", "mean")]
+        table.add_row(name, str(row["n"]), *figures, style="bold" if name == "full clock" else None)
+    return table
+
+
+def bench(
+    methods: Sequence[str], observations: Path | None, suite: str, steps: int, warmup: int,
+    weights: str, dtype: str, threads: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Latencies on recorded observations, recorded first when no file is given."""
+    from heisd.bench.latency import BenchConfig, measure
+
+    return measure(
+        BenchConfig(tuple(methods), suite, steps, warmup, weights, dtype, threads),
+        observations,
+    )
+
+
+def show_bench(result: dict[str, Any]) -> None:
+    """One table per method, then the cost ratio that bounds every speed-up."""
+    for name, block in result["methods"].items():
+        stdout.print(latency_table(f"{name}: milliseconds per action", block["ms_per_action"], block["stages"]))
+        stdout.print(f"{name}: {result['warmup']} warm-up steps, first {block['first_ms']:.1f} ms, not counted above")
+    if result["cost_ratio"]["decode_over_prefill"] is not None:
+        stdout.print(
+            f"cost ratio 6D/(V+P) = {result['cost_ratio']['decode_over_prefill']:.2f}: without skipping no method can be "
+            f"faster than {result['cost_ratio']['ceiling']:.2f}x"
+        )
+
+
+def collect(
+    suite: str, episodes: int, out: Path | None, workers: int, seed: int, tasks: tuple[int, ...] | None
+) -> dict[str, Any]:
+    """Collect demonstrations."""
+    if out is None:
+        raise BadInput("collect needs --out DIR (or --check DIR to read a data set back)")
+    from heisd.sim.collect import collect as run_collection
+
+    return run_collection(suite, episodes, out, workers=workers, seed=seed, tasks=tasks).as_dict()
+
+
+def check(path: Path) -> dict[str, Any]:
+    """Read a data set back and verify it."""
+    from heisd.sim.demos import check as check_dataset
+
+    return check_dataset(path).as_dict()
+
+
+def train_policy(
+    data: Sequence[Path], out: Path, config: Path | None, minutes: float | None, resume: bool
+) -> dict[str, Any]:
+    """Train the bundled policy."""
+    from heisd.train.policy import run
+
+    return run(data, out, config, minutes, resume)
+
+
+def show_mapping(result: dict[str, Any]) -> None:
+    """A flat result as two columns."""
+    table = Table(show_header=False)
+    for key, value in result.items():
+        table.add_row(key, str(value))
+    stdout.print(table)
