@@ -1,0 +1,276 @@
+"""Collect demonstrations: workers attempt, one writer keeps what is good.
+
+Attempts of a task are numbered; a dropped one is replaced by the next number. Results are judged in the
+order of their numbers, so which attempts are kept does not depend on which worker was faster.
+"""
+
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from heisd.errors import BadInput, DatasetError
+from heisd.sim.dataset import DatasetSpec, EpisodeEntry
+from heisd.sim.dataset_writer import DatasetWriter
+from heisd.sim.demonstrate import Attempt, AttemptResult, run_attempt
+from heisd.sim.protocols import parse_protocol
+from heisd.sim.rendering import NONE, parse_rendering
+from heisd.sim.suites import suite_info
+
+log = logging.getLogger(__name__)
+
+UNUSUAL_LENGTH = "unusual length"
+LENGTH_RATIO = 1.6  # longer than this many medians of its task is unusual
+N_REFERENCE = 7  # clean attempts whose lengths set the median of a task
+ATTEMPTS_PER_VISIT = 4  # attempts at one task before the next one, so that environments are not rebuilt all the time
+MAX_TRIES_PER_EPISODE = 5  # on average, before a task counts as one the expert cannot do
+LOG_EVERY = 10  # episodes, where there is no terminal for a progress bar
+
+Execute = Callable[[Sequence[Attempt]], Iterable[tuple[Attempt, AttemptResult]]]
+
+
+@dataclass(frozen=True, slots=True)
+class CollectSummary:
+    """What a collection did, and what the data set holds now."""
+
+    suite: str
+    out: str
+    n_tries: int
+    n_kept: int
+    dropped: dict[str, int]  # reason -> attempts
+    total_episodes: int  # in the data set, earlier runs included
+    total_frames: int
+    mean_length: float  # control steps
+    elapsed_s: float
+    frames_per_s: float  # recorded frames of this run, kept ones only
+    size_mb: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for ``--json``."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        dropped = ", ".join(f"{n} {reason}" for reason, n in sorted(self.dropped.items())) or "none"
+        return (
+            f"{self.suite}: kept {self.n_kept} of {self.n_tries} attempts (dropped: {dropped}) in {self.elapsed_s:.0f} s, "
+            f"{self.frames_per_s:.1f} frames/s; {self.out} now holds {self.total_episodes} episodes, "
+            f"{self.total_frames} frames, {self.mean_length:.0f} steps on average, {self.size_mb:.0f} MB"
+        )
+
+
+@dataclass(slots=True)
+class TaskQueue:
+    """The attempts at one task: which to make next, which to keep."""
+
+    task_index: int
+    n_wanted: int
+    lengths: list[int] = field(default_factory=list)  # of the episodes kept, in order of attempt
+    next_number: int = 0
+    n_tries: int = 0
+    _judged: int = 0
+    _results: dict[int, AttemptResult] = field(default_factory=dict)
+    _waiting: list[AttemptResult] = field(default_factory=list)
+    _reference: list[int] = field(default_factory=list)
+
+    @classmethod
+    def resume(cls, task_index: int, n_wanted: int, entries: Iterable[EpisodeEntry]) -> "TaskQueue":
+        """Go on after the episodes of this task that are already on disk."""
+        own = [entry for entry in entries if entry.provenance.start.task_index == task_index]
+        number = max((entry.provenance.attempt for entry in own), default=-1) + 1
+        lengths = [entry.length for entry in own]
+        return cls(task_index, n_wanted, lengths, number, _judged=number, _reference=lengths[:N_REFERENCE])
+
+    def plan(self) -> list[int]:
+        """Numbers of the attempts still needed if all of them were good."""
+        missing = max(0, self.n_wanted - len(self.lengths))
+        if missing and self.n_tries >= MAX_TRIES_PER_EPISODE * self.n_wanted + 10:
+            raise DatasetError(
+                f"task {self.task_index}: only {len(self.lengths)} of {self.n_wanted} demonstrations after "
+                f"{self.n_tries} tries; the expert does not master this task: choose others with tasks="
+            )
+        numbers = list(range(self.next_number, self.next_number + missing))
+        self.next_number += missing
+        self.n_tries += missing
+        return numbers
+
+    def add(self, number: int, result: AttemptResult) -> None:
+        """Hand in the result of an attempt, in any order."""
+        self._results[number] = result
+
+    def judge(self, *, is_last: bool = False) -> Iterator[tuple[AttemptResult, str]]:
+        """Results that can be judged now, each with the reason to drop it or ``""``.
+
+        Clean attempts wait until there are enough of them for a median length; ``is_last`` ends the wait.
+        """
+        while self._judged in self._results:
+            result = self._results.pop(self._judged)
+            self._judged += 1
+            if result.reason:
+                yield result, result.reason
+                continue
+            self._waiting.append(result)
+            if len(self._reference) < N_REFERENCE:
+                self._reference.append(result.n_steps)
+        if len(self._reference) >= N_REFERENCE or is_last:
+            yield from self._judge_lengths()
+
+    def _judge_lengths(self) -> Iterator[tuple[AttemptResult, str]]:
+        waiting, self._waiting = self._waiting, []
+        for result in waiting:
+            if result.n_steps > LENGTH_RATIO * float(np.median(self._reference)):
+                yield result, UNUSUAL_LENGTH
+            else:
+                self.lengths.append(result.n_steps)
+                yield result, ""
+
+
+def collect(
+    suite: str,
+    n_episodes: int,
+    out: Path | str,
+    *,
+    workers: int = 2,
+    seed: int = 0,
+    tasks: Sequence[int] | None = None,
+    cameras: Sequence[str] = ("agentview", "wrist"),
+    image_size: int = 128,
+    rendering: str = "fast",
+    protocol: str = "openvla",
+    execute: Execute | None = None,
+) -> CollectSummary:
+    """Fill ``out`` up to ``n_episodes`` demonstrations, evenly over ``tasks`` (all of the suite by default).
+
+    Run again with the same arguments, it goes on where it stopped. ``execute`` replaces the pool of
+    ``workers`` processes (0: this process). Raises UnknownName, IncompleteSuite or BadInput for bad
+    arguments, DatasetError for an unusable directory, a full disk or a task the expert cannot do.
+    """
+    info = suite_info(suite)
+    chosen = _checked_tasks(suite, info.n_tasks, tasks, n_episodes)
+    parse_protocol(protocol)
+    if parse_rendering(rendering) is NONE:
+        raise BadInput("demonstrations need pictures: rendering is fast or stock, not none")
+    settings = {"seed": seed, "rendering": rendering, "protocol": protocol}
+    spec = DatasetSpec(suite, tuple(t.instruction for t in info.tasks), tuple(cameras), image_size, settings)
+
+    def attempt(task_index: int, number: int) -> Attempt:
+        return Attempt(suite, task_index, number, seed, cameras=tuple(cameras), image_size=image_size,
+                       rendering=rendering, protocol=protocol)  # fmt: skip
+
+    with DatasetWriter(out, spec) as writer:
+        return Collector(writer, chosen, n_episodes, attempt, execute or _pool(workers)).run()
+
+
+class Collector:
+    """Drives attempts in rounds until every task has its episodes."""
+
+    def __init__(
+        self,
+        writer: DatasetWriter,
+        tasks: Sequence[int],
+        n_episodes: int,
+        attempt: Callable[[int, int], Attempt],
+        execute: Execute,
+    ) -> None:
+        wanted = Counter(tasks[i % len(tasks)] for i in range(n_episodes))
+        self._writer, self._attempt, self._execute = writer, attempt, execute
+        self._queues = {t: TaskQueue.resume(t, wanted[t], writer.entries) for t in tasks}
+        self._n_episodes = n_episodes
+        self._n_before, self._frames_before = len(writer.entries), writer.n_frames
+        self._n_tries, self._dropped = 0, Counter[str]()
+        self._begin_s = time.monotonic()
+
+    def run(self) -> CollectSummary:
+        """Attempt, judge, write; returns when everything asked for is on disk."""
+        with _progress() as progress:
+            bar = progress.add_task(self._writer.spec.suite, total=self._n_episodes, dropped=0)
+            progress.update(bar, completed=self._n_before)
+            while attempts := self._next_round():
+                for attempt, result in self._execute(attempts):
+                    self._queues[attempt.task_index].add(attempt.number, result)
+                    self._n_tries += 1
+                    self._settle(attempt.task_index, is_last=False)
+                    progress.update(bar, completed=len(self._writer.entries), dropped=self._dropped.total())
+                for task_index in self._queues:
+                    self._settle(task_index, is_last=True)
+                progress.update(bar, completed=len(self._writer.entries), dropped=self._dropped.total())
+        return self._summary()
+
+    def _next_round(self) -> list[Attempt]:
+        """Everything still needed, a few attempts per task in turn."""
+        plans = {task_index: queue.plan() for task_index, queue in self._queues.items()}
+        longest = max((len(numbers) for numbers in plans.values()), default=0)
+        return [
+            self._attempt(task_index, number)
+            for begin in range(0, longest, ATTEMPTS_PER_VISIT)
+            for task_index, numbers in plans.items()
+            for number in numbers[begin : begin + ATTEMPTS_PER_VISIT]
+        ]
+
+    def _settle(self, task_index: int, *, is_last: bool) -> None:
+        for result, reason in self._queues[task_index].judge(is_last=is_last):
+            if reason:
+                self._dropped[reason] += 1
+                log.info("task %d: dropped an attempt of %d steps: %s", task_index, result.n_steps, reason)
+                continue
+            assert result.episode is not None
+            self._writer.append(result.episode)
+            if len(self._writer.entries) % LOG_EVERY == 0:
+                log.info("%s: %d of %d episodes", self._writer.spec.suite, len(self._writer.entries), self._n_episodes)
+
+    def _summary(self) -> CollectSummary:
+        writer, elapsed_s = self._writer, time.monotonic() - self._begin_s
+        n_episodes = len(writer.entries)
+        return CollectSummary(
+            suite=writer.spec.suite,
+            out=str(writer.root),
+            n_tries=self._n_tries,
+            n_kept=n_episodes - self._n_before,
+            dropped=dict(self._dropped),
+            total_episodes=n_episodes,
+            total_frames=writer.n_frames,
+            mean_length=writer.n_frames / max(1, n_episodes),
+            elapsed_s=elapsed_s,
+            frames_per_s=(writer.n_frames - self._frames_before) / max(elapsed_s, 1e-9),
+            size_mb=sum(path.stat().st_size for path in writer.root.glob("data/*/*.parquet")) / 1e6,
+        )
+
+
+def _checked_tasks(suite: str, n_tasks: int, tasks: Sequence[int] | None, n_episodes: int) -> list[int]:
+    chosen = list(range(n_tasks)) if tasks is None else sorted(set(tasks))
+    wrong = [t for t in chosen if not 0 <= t < n_tasks]
+    if wrong or not chosen:
+        raise BadInput(f"tasks {wrong or chosen} are not in 0-{n_tasks - 1} of {suite}")
+    if n_episodes < 1:
+        raise BadInput(f"{n_episodes} episodes asked for; at least 1 is needed")
+    return chosen
+
+
+def _pool(workers: int) -> Execute:
+    if workers <= 0:
+        return lambda attempts: ((attempt, run_attempt(attempt)) for attempt in attempts)
+    from heisd.sim.pool import run_pool
+
+    return lambda attempts: run_pool(run_attempt, attempts, workers)
+
+
+def _progress() -> Progress:
+    console = Console(file=sys.stderr)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("episodes, {task.fields[dropped]} dropped"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=console,
+        disable=not console.is_terminal,
+    )
