@@ -7,6 +7,7 @@ a ``MUJOCO_GL`` set by the user is respected, but still verified.
 """
 
 import hashlib
+import importlib
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ import sys
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from heisd.errors import MissingExtra, UnknownName
 
@@ -46,6 +48,11 @@ class GlBackend:
     name: str  # "egl" or "osmesa"
     device: str  # the driver's own name, e.g. "llvmpipe (LLVM 15.0.6, 256 bits)"
 
+    def context(self, width_px: int, height_px: int) -> Any:
+        """A current-able off-screen context, whatever mujoco was told at its import."""
+        module: Any = importlib.import_module(f"mujoco.{self.name}")
+        return module.GLContext(width_px, height_px)
+
     @property
     def is_software(self) -> bool:
         """Whether the CPU does the drawing."""
@@ -63,7 +70,6 @@ def choose_backend() -> GlBackend:
     for name in candidates:
         backend, reason = _verified(name)
         if backend is not None:
-            _warn_if_mujoco_is_imported(name)
             os.environ["MUJOCO_GL"] = os.environ["PYOPENGL_PLATFORM"] = name
             return backend
         failures.append(f"{name}: {reason}")
@@ -71,6 +77,16 @@ def choose_backend() -> GlBackend:
         f"no OpenGL backend can render ({'; '.join(failures)}); install one: {INSTALL_COMMAND}, "
         "then unset HEISD_GL and MUJOCO_GL"
     )
+
+
+def choose_backend_if_any() -> GlBackend | None:
+    """Like :func:`choose_backend`, but None (and mujoco told to do without OpenGL) when nothing renders."""
+    try:
+        return choose_backend()
+    except MissingExtra as error:
+        log.info("physics only: %s", error)
+        os.environ["MUJOCO_GL"] = "disabled"
+        return None
 
 
 def _candidates() -> tuple[str, ...]:
@@ -83,11 +99,6 @@ def _candidates() -> tuple[str, ...]:
         if wanted:  # glfw and the like need a display: heisd renders off screen only
             log.warning("%s=%s cannot render off screen here; trying %s", variable, wanted, ", ".join(BACKENDS))
     return BACKENDS
-
-
-def _warn_if_mujoco_is_imported(name: str) -> None:
-    if "mujoco" in sys.modules and os.environ.get("MUJOCO_GL", "").lower() != name:
-        log.warning("mujoco was imported before an OpenGL backend was chosen; %s may not take effect", name)
 
 
 def cache_dir() -> Path:

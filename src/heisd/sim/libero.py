@@ -1,7 +1,7 @@
 """LIBERO as an environment: typed observations, reproducible starts, Gymnasium's five return values.
 
-``terminated`` is LIBERO's own success predicate, ``truncated`` the protocol's horizon. Images and
-proprioception are sampled when robosuite samples its sensors. Stepping on after either is allowed (demonstrations record the release).
+``terminated`` is LIBERO's own success predicate, ``truncated`` the protocol's horizon; stepping on after either is
+allowed (demonstrations record the release). Images and proprioception are sampled when robosuite samples its sensors.
 """
 
 import logging
@@ -12,7 +12,7 @@ import numpy as np
 
 from heisd.errors import BadInput
 from heisd.sim import robosuite_env
-from heisd.sim.gl import choose_backend
+from heisd.sim.gl import choose_backend, choose_backend_if_any
 from heisd.sim.jitter import TargetJitter
 from heisd.sim.protocols import OPENVLA, Protocol
 from heisd.sim.rendering import FAST, NONE, STOCK, Rendering, make_renderer
@@ -46,14 +46,13 @@ class LiberoEnv:
         self.task = suite_info(suite).task(task_index)
         self.suite, self.protocol, self.rendering = suite, protocol, rendering
         self.horizon = protocol.horizon(suite)
-        if rendering is not NONE:
-            choose_backend()
+        backend = choose_backend() if rendering is not NONE else choose_backend_if_any()
         self._env = robosuite_env.build(self.task.bddl_file, with_stock_context=rendering is STOCK)
         self._shipped = init_states(self.task)
         self._soft_reset = robosuite_env.SoftReset(self._env)
         self._jitter = TargetJitter(self._env)
         self._sensors = _Sensors(self._env)
-        self._renderer = make_renderer(rendering, self._env.sim, tuple(cameras), image_size)
+        self._renderer = make_renderer(rendering, backend, self._env.sim, tuple(cameras), image_size)
         self._draws = False
         self._images: Mapping[str, ImageArray] = {}
         self._proprio = self._sensors.read()

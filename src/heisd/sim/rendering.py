@@ -1,6 +1,5 @@
 """Pictures of a robosuite simulation: as published, or several times faster from the same poses."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Protocol
@@ -8,6 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from heisd.errors import UnknownName
+from heisd.sim.gl import GlBackend
+from heisd.sim.light_model import light_copy
 from heisd.types import ImageArray
 
 CAMERAS: dict[str, str] = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}  # ours -> MuJoCo's
@@ -62,17 +63,14 @@ class StockRenderer:
 class FastRenderer:
     """Own small context without shadows, reflections and multisampling, on a copy of the model."""
 
-    def __init__(self, sim: Any, cameras: Sequence[str], size: int) -> None:
+    def __init__(self, backend: GlBackend, sim: Any, cameras: Sequence[str], size: int) -> None:
         import mujoco
 
         self._mujoco = mujoco
         self._data = sim.data._data
-        self._model = copy.copy(sim.model._model)
         self._live_model = sim.model._model
-        visual = self._model.vis
-        visual.quality.shadowsize = visual.quality.offsamples = 0
-        visual.global_.offwidth = visual.global_.offheight = size
-        self._gl = mujoco.GLContext(size, size)
+        self._model = light_copy(self._live_model, size)
+        self._gl = backend.context(size, size)
         self._gl.make_current()
         self._scene = mujoco.MjvScene(self._model, maxgeom=1000)
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
@@ -114,11 +112,15 @@ def _upright(pixels: ImageArray) -> ImageArray:
     return np.ascontiguousarray(pixels[::-1, ::-1])
 
 
-def make_renderer(rendering: Rendering, sim: Any, cameras: Sequence[str], size: int) -> Renderer | None:
+def make_renderer(
+    rendering: Rendering, backend: GlBackend | None, sim: Any, cameras: Sequence[str], size: int
+) -> Renderer | None:
     """The renderer for a mode; None for NONE."""
     unknown = [name for name in cameras if name not in CAMERAS]
     if unknown:
         raise UnknownName("camera", unknown[0], CAMERAS)
-    if rendering is Rendering.NONE or not cameras:
+    if rendering is Rendering.NONE or not cameras or backend is None:
         return None
-    return (StockRenderer if rendering is Rendering.STOCK else FastRenderer)(sim, cameras, size)
+    return (
+        StockRenderer(sim, cameras, size) if rendering is Rendering.STOCK else FastRenderer(backend, sim, cameras, size)
+    )
