@@ -1,0 +1,52 @@
+"""What the engine asks of a target policy. Any object with these members can be accelerated."""
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+from heisd.codec import ActionCodec
+from heisd.types import FloatArray, Observation, Scores, TokenTree
+
+
+class Cache(Protocol):
+    """The target's memory of one control step."""
+
+    next_token: int  # greedy token behind the last committed position
+    margin: float  # its logit minus the runner-up's
+
+    def keep(self, path: Sequence[int]) -> None:
+        """Commit exactly this path of the tree scored last; every other node is forgotten."""
+        ...
+
+
+class Context(Protocol):
+    """One encoded observation, before the language model has seen it."""
+
+    @property
+    def vision_key(self) -> FloatArray:
+        """(K,) float32 description of the images, for retrieval."""
+        ...
+
+
+ContextT = TypeVar("ContextT", bound=Context)
+CacheT = TypeVar("CacheT", bound=Cache)
+
+
+class TargetPolicy(Protocol[ContextT, CacheT]):
+    """Three calls; ``prefill`` and ``extend`` are one language-model forward each."""
+
+    @property
+    def codec(self) -> ActionCodec:
+        """Tokens <-> actions."""
+        ...
+
+    def encode(self, observation: Observation) -> ContextT:
+        """Images, proprioception and prompt -> prefix embeddings."""
+        ...
+
+    def prefill(self, context: ContextT, tree: TokenTree | None = None) -> tuple[CacheT, Scores]:
+        """Read the prefix, scoring ``tree`` behind it in the same forward. The cache is valid until the next prefill."""
+        ...
+
+    def extend(self, cache: CacheT, tree: TokenTree) -> Scores:
+        """Score ``tree`` behind the committed positions. Nothing is committed until ``cache.keep``."""
+        ...

@@ -1,0 +1,142 @@
+"""An OpenVLA network as a target policy: ``encode``, ``prefill``, ``extend``, one forward each."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from heisd.codec import ActionCodec
+from heisd.errors import BadInput
+from heisd.policies import proprio
+from heisd.policies.cache import KVCache
+from heisd.policies.images import ImageStack
+from heisd.policies.openvla import OpenVLA
+from heisd.policies.runtime import DecoderRuntime
+from heisd.policies.tokenizer import PromptTokenizer
+from heisd.types import FloatArray, Observation, Proprioception, Scores, TokenTree
+
+
+@dataclass(frozen=True, slots=True)
+class OpenVLAContext:
+    """One encoded observation."""
+
+    prefix: Tensor  # (P, d) embeddings: BOS, patches, proprioception, text
+    patches: Tensor | None  # (cameras * tokens, d) projected patches; None for a blind policy
+
+    @property
+    def vision_key(self) -> FloatArray:
+        """(d,) float32 mean of the projected patches; empty for a blind policy."""
+        if self.patches is None:
+            return np.empty(0, dtype=np.float32)
+        return np.asarray(self.patches.float().mean(dim=0).numpy(force=True))
+
+
+class OpenVLAPolicy:
+    """Runs an :class:`OpenVLA` at batch one. Weights are packed at construction; the network isn't kept in step.
+
+    ``max_tree_nodes`` bounds the draft trees that fit behind the prompt. One cache is reused by every prefill.
+    """
+
+    def __init__(
+        self,
+        model: OpenVLA,
+        tokenizer: PromptTokenizer,
+        codec: ActionCodec,
+        *,
+        dtype: torch.dtype = torch.float32,
+        max_tree_nodes: int = 64,
+    ) -> None:
+        self.model = model.eval().to(dtype).requires_grad_(False)
+        self.config = model.config
+        self.codec = codec
+        self.tokenizer = tokenizer
+        self.dtype = dtype
+        self._images = ImageStack(model.config)
+        self._has_proprio = model.config.proprio is not None
+        capacity = self._n_before_text() + model.config.max_text_tokens + model.config.action_length + max_tree_nodes
+        self.runtime = DecoderRuntime(model.language_model, capacity, dtype)
+        self._cache = self.runtime.new_cache()
+        self._words = lru_cache(maxsize=256)(self._embed_prompt)
+        self._node_forward = torch.inference_mode()(self._score)
+
+    @torch.inference_mode()
+    def encode(self, observation: Observation) -> OpenVLAContext:
+        """One pass of the towers and the projector; the prompt's embeddings are looked up."""
+        bos, words = self._words(observation.instruction)
+        parts, patches = [bos], None
+        if self.config.cameras:
+            patches = self.model.patches(self._images(observation.images)[None])[0]
+            parts.append(patches)
+        if self._has_proprio:
+            parts.append(self._embed_proprio(observation.proprio))
+        return OpenVLAContext(torch.cat([*parts, words]), patches)
+
+    @torch.inference_mode()
+    def prefill(self, context: OpenVLAContext, tree: TokenTree | None = None) -> tuple[KVCache, Scores]:
+        """Read the prefix and, in the same forward, score ``tree`` behind it."""
+        cache = self._cache
+        cache.length = 0
+        n_prefix, n_nodes = len(context.prefix), 0 if tree is None else len(tree.tokens)
+        cache.room_for(n_prefix + n_nodes)
+        x = context.prefix
+        if tree is not None and n_nodes:
+            x = torch.cat([x, self._embed_tokens(tree)])
+            rows = self.runtime.rows(0, n_prefix, *_tree_tensors(tree))
+        else:
+            rows = self.runtime.rows(0, n_prefix)
+        tokens, margins = _greedy(self.runtime.forward(x, rows, cache.data, 1 + n_nodes))
+        cache.length, cache.next_token, cache.margin = n_prefix, tokens[0], margins[0]
+        return cache, self._pend(cache, tree, tokens[1:], margins[1:])
+
+    def extend(self, cache: KVCache, tree: TokenTree) -> Scores:
+        """Score ``tree`` behind the committed positions; nothing is committed until ``cache.keep(path)``."""
+        return self._node_forward(cache, tree)  # type: ignore[no-any-return]
+
+    def _score(self, cache: KVCache, tree: TokenTree) -> Scores:
+        n_nodes = len(tree.tokens)
+        cache.room_for(n_nodes)
+        if n_nodes == 1:
+            token = int(tree.tokens[0])
+            x, rows = self.runtime.embedding[token : token + 1], self.runtime.rows(cache.length, 1)
+        else:
+            x, rows = self._embed_tokens(tree), self.runtime.rows(cache.length, 0, *_tree_tensors(tree))
+        tokens, margins = _greedy(self.runtime.forward(x, rows, cache.data, n_nodes))
+        return self._pend(cache, tree, tokens, margins)
+
+    def _pend(self, cache: KVCache, tree: TokenTree | None, tokens: list[int], margins: list[float]) -> Scores:
+        cache.pending_parents = () if tree is None else tree.parents.tolist()
+        cache.pending_next, cache.pending_margins = tokens, margins
+        return Scores(cache.next_token, np.asarray(tokens, dtype=np.int64), cache.margin)
+
+    def _embed_tokens(self, tree: TokenTree) -> Tensor:
+        return self.runtime.embedding[torch.from_numpy(np.asarray(tree.tokens, dtype=np.int64))]
+
+    def _embed_proprio(self, state: Proprioception) -> Tensor:
+        assert self.config.proprio is not None
+        values = proprio.features(proprio.flatten(state), self.config.proprio)
+        return self.model.proprio_projector(torch.from_numpy(values).to(self.dtype)[None])  # type: ignore[no-any-return]
+
+    def _embed_prompt(self, instruction: str) -> tuple[Tensor, Tensor]:
+        ids = self.tokenizer.encode(instruction)
+        if len(ids) > self.config.max_text_tokens:
+            raise BadInput(
+                f"the prompt of {instruction!r} has {len(ids)} tokens; "
+                f"this policy reads at most {self.config.max_text_tokens}"
+            )
+        embedded = self.runtime.embedding[torch.tensor(ids)]
+        return embedded[:1], embedded[1:]
+
+    def _n_before_text(self) -> int:
+        return self._images.n_patches + (1 if self.config.proprio is not None else 0)
+
+
+def _tree_tensors(tree: TokenTree) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(tree.depth), torch.from_numpy(tree.ancestor_mask())
+
+
+def _greedy(logits: Tensor) -> tuple[list[int], list[float]]:
+    """(N, V) -> the greedy token of every row and its lead over the runner-up."""
+    best, which = logits.topk(2, dim=-1)
+    return which[:, 0].tolist(), (best[:, 0] - best[:, 1]).tolist()
