@@ -1,0 +1,149 @@
+"""A policy as a directory: written once, verified file by file whenever it is loaded.
+
+``config.json`` (shape), ``model.safetensors``, ``tokenizer.json``, ``norm_stats.json``, ``manifest.json`` (hashes
+and provenance). :func:`load_policy` also opens published OpenVLA directories (policies/published.py).
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from heisd.codec import ActionCodec
+from heisd.errors import BadArtifact, UnknownName
+from heisd.policies import manifest as manifests
+from heisd.policies.config import OpenVLAConfig
+from heisd.policies.norm_stats import codec_from_stats, stats_of_codec
+from heisd.policies.openvla import OpenVLA
+from heisd.policies.target import OpenVLAPolicy
+from heisd.policies.tokenizer import WordTokenizer
+
+WEIGHTS_ROOT = Path(__file__).resolve().parent.parent / "weights"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "norm_stats.json")
+
+
+def list_bundled() -> list[str]:
+    """Names of the policies that ship with the package."""
+    if not WEIGHTS_ROOT.is_dir():
+        return []
+    return sorted(path.name for path in WEIGHTS_ROOT.iterdir() if (path / manifests.MANIFEST).is_file())
+
+
+def find_policy(name_or_dir: str | Path) -> Path:
+    """Directory of a bundled policy's name, or the directory given. Raises UnknownName for neither."""
+    if str(name_or_dir) in list_bundled():
+        return WEIGHTS_ROOT / str(name_or_dir)
+    if Path(name_or_dir).is_dir():
+        return Path(name_or_dir)
+    raise UnknownName("policy (neither bundled nor a directory)", str(name_or_dir), list_bundled() or ["none bundled"])
+
+
+def parse_dtype(name: str) -> torch.dtype:
+    """``"float32"`` -> torch.float32, or UnknownName."""
+    if name not in DTYPES:
+        raise UnknownName("dtype", name, DTYPES)
+    return DTYPES[name]
+
+
+def save_policy(
+    directory: Path,
+    model: OpenVLA,
+    tokenizer: WordTokenizer,
+    codec: ActionCodec,
+    *,
+    unnorm_key: str = "heisd",
+    store_dtype: str = "float32",
+    command: str = "",
+    seed: int = 0,
+    data: Mapping[str, Any] | None = None,
+    scores: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a bundle. The manifest comes last, so a bundle that lacks one was never finished.
+
+    The head is sealed first (:meth:`OpenVLA.seal_head`), in the copy that is written too: a stored policy can only
+    decode action tokens.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / manifests.MANIFEST).unlink(missing_ok=True)
+    model.seal_head()
+    dtype = parse_dtype(store_dtype)
+    state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in model.state_dict().items()}
+    save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
+    _write(directory / "config.json", model.config.model_dump_json(indent=2))
+    _write(directory / "tokenizer.json", tokenizer.dumps())
+    _write(directory / "norm_stats.json", json.dumps(stats_of_codec(codec, unnorm_key), indent=2))
+    hashes = {name: manifests.sha256_of(directory / name) for name in FILES}
+    manifest = manifests.Manifest(
+        name=directory.name, files=hashes, command=command, seed=seed, data=dict(data or {}), scores=dict(scores or {})
+    )
+    _write(directory / manifests.MANIFEST, manifests.dump(manifest))
+    return directory
+
+
+def load_policy(
+    name_or_dir: str | Path, dtype: str = "float32", *, unnorm_key: str | None = None, max_tree_nodes: int = 64
+) -> OpenVLAPolicy:
+    """A runnable policy from a bundled name, a bundle directory or a published OpenVLA directory.
+
+    Raises UnknownName for a name that isn't there, BadArtifact for files that are damaged or foreign.
+    """
+    directory, torch_dtype = find_policy(name_or_dir), parse_dtype(dtype)
+    if not (directory / manifests.MANIFEST).exists() and (directory / "config.json").exists():
+        from heisd.policies.published import load_published
+
+        return load_published(directory, torch_dtype, unnorm_key=unnorm_key, max_tree_nodes=max_tree_nodes)
+    manifests.verify(directory, FILES)
+    config = read_config(directory)
+    model = load_weights(OpenVLA(config), directory / "model.safetensors")
+    tokenizer = WordTokenizer.load(directory / "tokenizer.json")
+    if tokenizer.n_text_tokens + 256 > config.action_vocab_size:
+        raise BadArtifact(f"{directory}: its tokenizer has more words than the policy's vocabulary leaves room for")
+    stats = read_json(directory / "norm_stats.json")
+    codec = codec_from_stats(stats, unnorm_key, config.action_vocab_size)
+    return OpenVLAPolicy(model, tokenizer, codec, dtype=torch_dtype, max_tree_nodes=max_tree_nodes)
+
+
+def read_config(directory: Path) -> OpenVLAConfig:
+    """Shape of a bundle's policy; BadArtifact names what is wrong with the file."""
+    path = directory / "config.json"
+    try:
+        return OpenVLAConfig.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        raise BadArtifact(f"{path} is not the configuration of a policy: {error}") from None
+
+
+def load_weights(model: OpenVLA, path: Path) -> OpenVLA:
+    """Fill ``model`` from a safetensors file whose names and shapes must match exactly."""
+    try:
+        state = load_file(path)
+        model.load_state_dict({key: value.float() for key, value in state.items()})
+    except (OSError, SafetensorError) as error:
+        raise BadArtifact(f"{path} cannot be read as safetensors: {error}") from None
+    except RuntimeError as error:
+        raise BadArtifact(f"{path} does not fit the policy that config.json describes: {error}") from None
+    return model
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; BadArtifact when the file holds anything else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadArtifact(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise BadArtifact(f"{path} holds a {type(value).__name__}; expected an object")
+    return value
+
+
+def _write(path: Path, text: str) -> None:
+    """Write through a temporary file, so that a reader never sees half of it."""
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

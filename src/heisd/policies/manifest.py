@@ -1,0 +1,74 @@
+"""The manifest of a bundle: a hash of every file and how the policy came to be."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from heisd.errors import BadArtifact
+from heisd.policies.config import Frozen
+
+MANIFEST = "manifest.json"
+FORMAT = "heisd-policy-1"
+
+
+class Manifest(Frozen):
+    """Provenance of a bundle. ``scores`` and ``data`` are free-form; everything else is checked on loading."""
+
+    format: str = FORMAT
+    name: str
+    files: dict[str, str]  # file name -> sha256
+    command: str = ""  # what trained it
+    seed: int = 0
+    data: dict[str, Any] = {}  # demonstrations: fingerprints, counts
+    scores: dict[str, Any] = {}  # what validation said
+
+    @property
+    def policy_hash(self) -> str:
+        """sha256 of the weights: the identity that stores and drafters are checked against."""
+        return self.files["model.safetensors"]
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file; BadArtifact when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadArtifact(f"{path} cannot be read: {error.strerror}") from None
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Parse a bundle's manifest without checking the files it lists."""
+    path = directory / MANIFEST
+    try:
+        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadArtifact(f"{path} cannot be read: {error.strerror}") from None
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise BadArtifact(f"{path} is not a policy manifest: {error}") from None
+    if manifest.format != FORMAT:
+        raise BadArtifact(f"{path} has format {manifest.format!r}; this version reads {FORMAT!r}")
+    return manifest
+
+
+def verify(directory: Path, required: tuple[str, ...]) -> Manifest:
+    """Read the manifest and compare every file's hash. BadArtifact names the file and both hashes."""
+    manifest = read_manifest(directory)
+    missing = [name for name in required if name not in manifest.files]
+    if missing:
+        raise BadArtifact(f"{directory / MANIFEST} lists no hash for {', '.join(missing)}: it is incomplete")
+    for name, expected in manifest.files.items():
+        if Path(name).name != name:
+            raise BadArtifact(f"{directory / MANIFEST} names {name!r}, which is outside the bundle")
+        found = sha256_of(directory / name)
+        if found != expected:
+            raise BadArtifact(f"{directory / name} has sha256 {found}, but its manifest says {expected}: get it again")
+    return manifest
+
+
+def dump(manifest: Manifest) -> str:
+    """The manifest as indented JSON text."""
+    return json.dumps(manifest.model_dump(), indent=2, sort_keys=True) + "\n"
