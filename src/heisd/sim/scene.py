@@ -13,7 +13,8 @@ import numpy as np
 from heisd.errors import UnknownName
 from heisd.types import FloatArray
 
-_BOX_GRID = np.linspace(-1.0, 1.0, 7)
+_SPACING_M = 0.012  # between points on the faces of boxes
+_SHOULDER_ABOVE_BASE_M = 0.333
 _CIRCLE = np.linspace(0.0, 2.0 * np.pi, 24, endpoint=False)
 
 
@@ -62,6 +63,12 @@ class Scene:
     def solids(self) -> tuple[str, ...]:
         """Names of everything one can bump into besides the robot and the table."""
         return tuple(n for n in (*self._env.objects_dict, *self._env.fixtures_dict) if n in self._env.obj_body_id)
+
+    @property
+    def shoulder_m(self) -> FloatArray:
+        """(3,) where the arm's reach is measured from: the Panda's second joint."""
+        base: FloatArray = self._env.sim.data.get_body_xpos("robot0_base")
+        return base + [0.0, 0.0, _SHOULDER_ABOVE_BASE_M]
 
     def is_site(self, name: str) -> bool:
         """Whether the name is a region of something (a drawer, a burner, a basket's inside)."""
@@ -136,5 +143,6 @@ def _surface(model: Any, geom: int) -> FloatArray:
         return np.stack([size[0] * np.cos(angle), size[0] * np.sin(angle), height], axis=-1).reshape(-1, 3)
     if kind == mujoco.mjtGeom.mjGEOM_SPHERE:
         return np.concatenate([np.eye(3), -np.eye(3)]) * size[0]
-    grid = np.stack(np.meshgrid(_BOX_GRID, _BOX_GRID, _BOX_GRID), axis=-1).reshape(-1, 3)
+    axes = [np.linspace(-1.0, 1.0, 1 + int(np.ceil(2.0 * half_m / _SPACING_M))) for half_m in size]
+    grid = np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 3)
     return np.asarray(grid[np.abs(grid).max(axis=1) == 1.0] * size)

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from heisd.sim.experts.geometry import limit
 from heisd.sim.experts.primitives import Command, Hand, Phase, Primitive, Status
 from heisd.sim.experts.style import Disturbance, SmoothNoise, Style
 from heisd.sim.scene import Goal, Scene
 from heisd.types import FloatArray, Proprioception
 
 METRES_PER_UNIT, RADIANS_PER_UNIT = 0.05, 0.5  # OSC_POSE: what an action component of 1 asks for
-_STALL_STEPS = 70  # a primitive that takes longer is stuck
+_GAIN = 1.5  # above 1 the hand keeps its pace until close; the controller's own damping keeps it stable
+_STALL_WINDOW, _STALL_M = 25, 0.012  # a hand that should move and comes no further than this in so many steps is stuck
+_PATIENCE_STEPS = 150  # and so is a primitive that takes longer than this
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,8 @@ class Expert:
 
     def __init__(self, scene: Scene, skills: Sequence[Skill], style: Style, rng: np.random.Generator) -> None:
         self._scene, self._skills, self._style, self._rng = scene, tuple(skills), style, rng
-        self._skill = self._primitive = self._n_steps = self._n_pause = 0
+        self._skill = self._primitive = self._n_pause = 0
+        self._trail: list[FloatArray] = []  # hand positions since the current primitive began
         self._has_started = False
         self._tremor, self._pace = SmoothNoise(6, 4.0, rng), SmoothNoise(1, 12.0, rng)
         self._disturbance = Disturbance(style, rng)
@@ -74,13 +78,20 @@ class Expert:
             if self.done:
                 return
             status = self._current.status(self._scene, hand)
-            self._n_steps += 1
-            if self._n_steps > _STALL_STEPS:
+            if status is Status.RUNNING and self._is_stuck(hand):
                 self.n_stalls += 1
                 status = Status.LOST
             if status is Status.RUNNING:
                 return
             self._leave(status, hand)
+
+    def _is_stuck(self, hand: Hand) -> bool:
+        self._trail.append(hand.position_m)
+        if len(self._trail) > _PATIENCE_STEPS:
+            return True
+        if self._current.phase is Phase.GRASP or len(self._trail) <= _STALL_WINDOW:
+            return False
+        return bool(np.linalg.norm(hand.position_m - self._trail[-_STALL_WINDOW]) < _STALL_M)
 
     def _leave(self, status: Status, hand: Hand) -> None:
         skill = self._skills[self._skill]
@@ -93,7 +104,7 @@ class Expert:
             self._go_to(self._skill, 0, hand)
 
     def _go_to(self, skill: int, primitive: int, hand: Hand) -> None:
-        self._skill, self._primitive, self._n_steps = skill, primitive, 0
+        self._skill, self._primitive, self._trail = skill, primitive, []
         if not self.done:
             self._current.start(self._scene, hand)
 
@@ -101,7 +112,7 @@ class Expert:
         """The command as an action, at this style's pace and with its tremor."""
         style = self._style
         pace = float(np.clip(1.0 + style.speed_variation * self._pace.step()[0], 0.7, 1.3))
-        move = limit(command.move_m / METRES_PER_UNIT, min(0.97, style.speed * pace))
+        move = limit(_GAIN * command.move_m / METRES_PER_UNIT, min(0.97, style.speed * pace))
         turn = limit(command.turn_rad / RADIANS_PER_UNIT, style.rotation_speed * pace)
         motion = np.concatenate([move, turn]) * self._pause()
         gain = np.repeat([style.jitter_std, style.rotation_jitter_std], 3) * (0.5 if command.is_delicate else 1.0)
@@ -114,8 +125,3 @@ class Expert:
         is_pausing = self._n_pause > 0
         self._n_pause -= is_pausing
         return 0.0 if is_pausing else 1.0
-
-
-def limit(vector: FloatArray, norm: float) -> FloatArray:
-    """The vector, shortened to at most this norm: direction is kept, unlike clipping each axis."""
-    return vector * min(1.0, norm / max(float(np.linalg.norm(vector)), 1e-9))

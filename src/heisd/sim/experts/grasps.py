@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from heisd.sim.experts.geometry import reach_excess, wrap_yaw
 from heisd.sim.experts.style import Style
 from heisd.sim.scene import Pose, Scene
 from heisd.types import FloatArray
@@ -20,7 +21,8 @@ _RIM_DEPTH_M = 0.02
 _RIM_INSET_M = 0.004
 _YAW_COST_M = 0.012  # price of one radian of wrist rotation, in metres of object width
 _SLIDE_COST = 0.3
-_CONTACT_COST_M = 0.02  # price of one obstacle point inside the gripper's volume
+_REACH_COST = 5.0
+_CONTACT_COST_M = 0.025  # price of obstacle points inside the gripper's volume, per e-fold of their number
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +57,15 @@ def plan_grasp(scene: Scene, name: str, style: Style) -> Grasp:
     pose = scene.pose(name)
     found = _rim_candidates(surface, pose, style) if is_rim else _width_candidates(surface, style)
     nearby = _near(scene.obstacles(besides=name), surface.mean(axis=0))
-    best = min(found, key=lambda c: c.cost_m + _CONTACT_COST_M * count_contacts(nearby, c.point_m, c.yaw_rad))
+
+    def cost_m(candidate: _Candidate) -> float:
+        contacts = count_contacts(nearby, candidate.point_m, candidate.yaw_rad)
+        too_far = reach_excess(candidate.point_m + [0.0, 0.0, 0.06], scene.shoulder_m)
+        return candidate.cost_m + _CONTACT_COST_M * np.log1p(contacts) + _REACH_COST * too_far
+
+    best = min(found, key=cost_m)
     point = best.point_m - [0.0, 0.0, style.grasp_depth_m]
     return Grasp(pose.to_body(point), best.yaw_rad, pose)
-
-
-def wrap_yaw(yaw_rad: float) -> float:
-    """The equivalent gripper yaw in [-pi/2, pi/2)."""
-    return float((yaw_rad + np.pi / 2) % np.pi - np.pi / 2)
 
 
 def count_contacts(obstacles: FloatArray, point_m: FloatArray, yaw_rad: float) -> float:
@@ -116,8 +119,8 @@ def _rim_candidates(surface: FloatArray, pose: Pose, style: Style) -> Iterator[_
         point = pose.position_m + axis * (height.max() - _RIM_DEPTH_M) + radial * (radius - _RIM_INSET_M)
         yaw = wrap_yaw(float(np.arctan2(-outward[0], outward[1])))
         turn = abs(yaw - style.grasp_yaw_bias_rad)
-        # The far side (large x) is near the arm's reach limit; a high rim leaves the hand more air.
-        yield _Candidate(point, yaw, 2 * _YAW_COST_M * turn + 0.05 * max(0.0, point[0]) - 0.2 * point[2])
+        # Of a tilted rim the higher side leaves the hand more air.
+        yield _Candidate(point, yaw, 2 * _YAW_COST_M * turn - 0.2 * point[2])
 
 
 def _midrange(values: FloatArray) -> float:

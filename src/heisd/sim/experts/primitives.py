@@ -12,7 +12,8 @@ from typing import Protocol
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from heisd.sim.experts.grasps import Grasp, plan_grasp, wrap_yaw
+from heisd.sim.experts.geometry import ceiling, corridor_height, ramp, travel, wrap_yaw
+from heisd.sim.experts.grasps import Grasp, plan_grasp
 from heisd.sim.experts.style import Style
 from heisd.sim.scene import Scene
 from heisd.types import FloatArray, Proprioception
@@ -133,7 +134,7 @@ class Approach:
         height = point[2] + self._style.hover_m * openness
         if distance > 0.07:
             height = max(height, corridor_height(self._around(scene), hand.position_m, point, 0.06) + 0.03)
-        move[2] = height - hand.position_m[2]
+        move[2] = min(height, ceiling(hand.position_m[:2], scene.shoulder_m)) - hand.position_m[2]
         return Command(travel(move, 0.05, self._style.approach_bend_rad), turn, OPEN, is_delicate=openness == 0.0)
 
     def _target(self, scene: Scene, hand: Hand) -> tuple[FloatArray, FloatArray]:
@@ -203,11 +204,8 @@ class Carry:
         assert self._hold.grasp is not None
         move = self._to_place(scene, hand)
         distance = float(np.linalg.norm(move[:2]))
-        over = corridor_height(
-            scene.obstacles(besides=self._hold.name), hand.position_m, hand.position_m + move, 0.08
-        )
-        bottom = hand.position_m[2] - self._hold.hand_above_bottom_m
-        rise = max(over + self._style.carry_clearance_m - bottom, move[2])
+        rise = max(self._clearance(scene, hand, move), move[2])
+        rise = min(rise, ceiling(hand.position_m[:2], scene.shoulder_m) - hand.position_m[2])
         move[2] += (rise - move[2]) * ramp(distance, 0.012, 0.05)
         return Command(
             travel(move, self._style.lift_blend_m, self._style.carry_bend_rad),
@@ -215,6 +213,13 @@ class Carry:
             CLOSED,
             is_delicate=distance < 0.03,
         )
+
+    def _clearance(self, scene: Scene, hand: Hand, move_m: FloatArray) -> float:
+        """How much to rise [m] so that the object passes over everything on its way."""
+        obstacles = scene.obstacles(besides=self._hold.name)
+        over = corridor_height(obstacles, hand.position_m, hand.position_m + move_m, 0.08)
+        bottom = hand.position_m[2] - self._hold.hand_above_bottom_m
+        return float(over + self._style.carry_clearance_m - bottom)
 
     def _to_place(self, scene: Scene, hand: Hand) -> FloatArray:
         """(3,) displacement of the hand that puts the object's bottom just above the place."""
@@ -277,30 +282,3 @@ def in_hand(scene: Scene, name: str, hand: Hand) -> FloatArray:
     """(3,) the object's position in the hand's frame."""
     offset: FloatArray = hand.rotation.T @ (scene.pose(name).position_m - hand.position_m)
     return offset
-
-
-def ramp(value: float, low: float, high: float) -> float:
-    """0 up to ``low``, 1 from ``high``, a straight line between."""
-    return min(1.0, max(0.0, (value - low) / (high - low)))
-
-
-def travel(move_m: FloatArray, blend_m: float, bend_rad: float) -> FloatArray:
-    """(3,) the displacement, sideways only as far as the height allows, on an arc instead of a line.
-
-    ``blend_m`` below the wanted height the sideways part begins; ``bend_rad`` turns the heading while far.
-    """
-    distance = float(np.linalg.norm(move_m[:2]))
-    angle = bend_rad * ramp(distance, 0.02, 0.12)
-    cosine, sine = np.cos(angle), np.sin(angle)
-    freedom = 1.0 if distance < 0.02 else 1.0 - ramp(float(move_m[2]), blend_m * 0.4, blend_m)
-    x, y = move_m[:2] * freedom
-    return np.array([cosine * x - sine * y, sine * x + cosine * y, move_m[2]])
-
-
-def corridor_height(obstacles: FloatArray, start_m: FloatArray, end_m: FloatArray, radius_m: float) -> float:
-    """Height of the tallest of (V, 3) points within a radius of the horizontal segment; -inf when there is none."""
-    along = end_m[:2] - start_m[:2]
-    offset = obstacles[:, :2] - start_m[:2]
-    share = np.clip(offset @ along / max(float(along @ along), 1e-9), 0.0, 1.0)
-    gap = np.linalg.norm(offset - share[:, None] * along, axis=1)
-    return float(obstacles[gap < radius_m, 2].max(initial=-np.inf))

@@ -60,7 +60,7 @@ class Style:
     def sample(cls, rng: np.random.Generator, *, noise: bool = True) -> "Style":
         """A manner drawn at random from the range in which the experts still succeed."""
         return cls(
-            speed=rng.uniform(0.6, 0.95),
+            speed=rng.uniform(0.68, 0.95),
             rotation_speed=rng.uniform(0.25, 0.5),
             speed_variation=rng.uniform(0.05, 0.15),
             approach_bend_rad=rng.uniform(-0.6, 0.6),

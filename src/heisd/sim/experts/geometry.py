@@ -1,0 +1,61 @@
+"""Pure geometry of moving a hand over a table: funnels, arcs, corridors, the arm's reach."""
+
+import numpy as np
+
+from heisd.types import FloatArray
+
+# The Panda with its hand pointing down: the wrist centre sits above and, towards the base, behind the grasp point,
+# and a straight elbow lets it come this far from the shoulder.
+_WRIST_UP_M, _WRIST_BACK_M, _REACH_M = 0.21, 0.088, 0.695
+
+
+def wrap_yaw(yaw_rad: float) -> float:
+    """The equivalent gripper yaw in [-pi/2, pi/2): half a turn is the same grasp."""
+    return float((yaw_rad + np.pi / 2) % np.pi - np.pi / 2)
+
+
+def ramp(value: float, low: float, high: float) -> float:
+    """0 up to ``low``, 1 from ``high``, a straight line between."""
+    return min(1.0, max(0.0, (value - low) / (high - low)))
+
+
+def limit(vector: FloatArray, norm: float) -> FloatArray:
+    """The vector, shortened to at most this norm: direction is kept, unlike clipping each axis."""
+    return vector * min(1.0, norm / max(float(np.linalg.norm(vector)), 1e-9))
+
+
+def travel(move_m: FloatArray, blend_m: float, bend_rad: float) -> FloatArray:
+    """(3,) the displacement, sideways only as far as the height allows, on an arc instead of a line.
+
+    ``blend_m`` below the wanted height the sideways part begins; ``bend_rad`` turns the heading while far.
+    """
+    distance = float(np.linalg.norm(move_m[:2]))
+    angle = bend_rad * ramp(distance, 0.02, 0.12)
+    cosine, sine = np.cos(angle), np.sin(angle)
+    freedom = 1.0 if distance < 0.02 else 1.0 - ramp(float(move_m[2]), blend_m * 0.4, blend_m)
+    x, y = move_m[:2] * freedom
+    return np.array([cosine * x - sine * y, sine * x + cosine * y, move_m[2]])
+
+
+def corridor_height(obstacles: FloatArray, start_m: FloatArray, end_m: FloatArray, radius_m: float) -> float:
+    """Height of the tallest of (V, 3) points ahead, within a radius of the horizontal segment; -inf for none."""
+    along = end_m[:2] - start_m[:2]
+    length = max(float(np.linalg.norm(along)), 1e-6)
+    offset = obstacles[:, :2] - start_m[:2]
+    ahead = offset @ along / length
+    gap = np.linalg.norm(offset - np.clip(ahead, 0.0, length)[:, None] * along / length, axis=1)
+    return float(obstacles[(gap < radius_m) & (ahead > 0.02), 2].max(initial=-np.inf))
+
+
+def reach_excess(hand_m: FloatArray, shoulder_m: FloatArray) -> float:
+    """How far [m] beyond the arm's reach a position (3,) of the down-pointing hand is; 0 inside."""
+    across = np.linalg.norm(hand_m[:2] - shoulder_m[:2]) - _WRIST_BACK_M
+    up = hand_m[2] + _WRIST_UP_M - shoulder_m[2]
+    return max(0.0, float(np.hypot(across, up)) - _REACH_M)
+
+
+def ceiling(xy_m: FloatArray, shoulder_m: FloatArray) -> float:
+    """Greatest height [m] the down-pointing hand reaches over (2,) a place; the shoulder's level if too far."""
+    across = np.linalg.norm(xy_m - shoulder_m[:2]) - _WRIST_BACK_M
+    up = np.sqrt(max(0.0, _REACH_M**2 - across**2))
+    return float(shoulder_m[2] - _WRIST_UP_M + up)
