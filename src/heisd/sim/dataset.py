@@ -19,6 +19,7 @@ from heisd.sim import lerobot_format as layout
 from heisd.sim.splits import Condition, EpisodeStart
 from heisd.types import FloatArray, IntArray, Proprioception
 
+
 @dataclass(frozen=True, slots=True)
 class Provenance:
     """Where an episode came from."""
@@ -99,7 +100,9 @@ def unflatten_proprio(row: FloatArray) -> Proprioception:
 
 def lerobot_state(proprio: FloatArray) -> FloatArray:
     """(T, 25) -> (T, 8): position, axis-angle by robosuite's formula (angle in [0, 2 pi]), finger positions."""
-    return np.concatenate([proprio[:, :3], quat_to_axis_angle(proprio[:, 3:7]), proprio[:, 7:9]], axis=1).astype(np.float32)
+    return np.concatenate([proprio[:, :3], quat_to_axis_angle(proprio[:, 3:7]), proprio[:, 7:9]], axis=1).astype(
+        np.float32
+    )
 
 
 def read_spec(root: Path | str) -> DatasetSpec:

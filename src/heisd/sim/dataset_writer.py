@@ -115,7 +115,9 @@ def _lock(root: Path) -> IO[str]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         file.close()
-        raise DatasetError(f"{root} is being written by another process; wait for it or choose another --out") from error
+        raise DatasetError(
+            f"{root} is being written by another process; wait for it or choose another --out"
+        ) from error
     return file
 
 
@@ -188,9 +190,7 @@ def _numeric_columns(episode: Episode, index: int, from_index: int) -> dict[str,
 
 def _episode_stats(episode: Episode, entry: EpisodeEntry, cameras: Sequence[str]) -> dict[str, Any]:
     columns = _numeric_columns(episode, entry.episode_index, entry.from_index)
-    stats: dict[str, Any] = {
-        name: layout.numeric_stats(columns[name], with_quantiles=False) for name in layout.NUMERIC
-    }
+    stats: dict[str, Any] = {name: layout.numeric_stats(columns[name], with_quantiles=False) for name in layout.NUMERIC}
     for camera in cameras:
         sample = [layout.decode_jpeg(jpeg) for jpeg in episode.jpegs[camera][::IMAGE_STATS_EVERY]]
         stats[layout.image_key(camera)] = layout.image_stats(np.stack(sample))
