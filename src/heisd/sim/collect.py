@@ -61,8 +61,8 @@ class CollectSummary:
         dropped = ", ".join(f"{n} {reason}" for reason, n in sorted(self.dropped.items())) or "none"
         return (
             f"{self.suite}: kept {self.n_kept} of {self.n_tries} attempts (dropped: {dropped}) "
-            f"in {self.elapsed_s:.0f} s, {self.frames_per_s:.1f} frames/s; {self.out} now holds {self.total_episodes} episodes, "
-            f"{self.total_frames} frames, {self.mean_length:.0f} steps on average, {self.size_mb:.0f} MB"
+            f"in {self.elapsed_s:.0f} s, {self.frames_per_s:.1f} frames/s; {self.out} now holds "
+            f"{self.total_episodes} episodes, {self.total_frames} frames, {self.mean_length:.0f} steps on average, {self.size_mb:.0f} MB"
         )
 
 

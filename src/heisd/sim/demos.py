@@ -185,7 +185,7 @@ def _decode_into(
         begins = np.cumsum([0, *(source.entry.length for source in sources)])
         jobs = [(source, images[b : b + source.entry.length]) for source, b in zip(sources, begins, strict=False)]
         with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(lambda job: _decode_episode(*job, cameras, image_size), jobs))
+            list(pool.map(lambda job: _decode_episode(job[0], job[1], cameras, image_size), jobs))
         images.flush()
         temp.replace(file)
     except OSError as error:
