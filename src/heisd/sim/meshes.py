@@ -33,7 +33,7 @@ class Mesh:
 
 
 def decimate(mesh: Mesh, n_faces: int) -> Mesh:
-    """About ``n_faces`` triangles that look like ``mesh`` from afar. Raises MissingExtra without fast-simplification."""
+    """About ``n_faces`` triangles that look like ``mesh`` from afar; raises MissingExtra without fast-simplification."""
     try:
         import fast_simplification
     except ModuleNotFoundError as error:
@@ -94,16 +94,21 @@ def _corner_normals(vertices: FloatArray, faces: IntArray) -> tuple[FloatArray, 
 
 def _transfer_texcoords(old: Mesh, vertices: FloatArray, faces: IntArray) -> FloatArray:
     """(F, 3, 2) texture coordinates for every corner of the new faces."""
+    side_weight_m = _SIDE_WEIGHT * np.ptp(old.vertices, axis=0).max()
+    old_side, side = (side_weight_m * _unit_normals(*mesh) for mesh in ((old.vertices, old.faces), (vertices, faces)))
     corners, old_corner = _unique_corners(old)
     chart_of_corner = _charts(old_corner, len(corners))
-    nearest_face = _nearest_faces(old.vertices, old.faces, vertices, faces)
-    chart_of_face = chart_of_corner[old_corner[nearest_face, 0]]
+    old_centres = np.concatenate([old.vertices[old.faces].mean(axis=1), old_side], axis=1)
+    centres = np.concatenate([vertices[faces].mean(axis=1), side], axis=1)
+    chart_of_face = chart_of_corner[old_corner[cKDTree(old_centres).query(centres)[1], 0]]
+    corner_side = np.zeros((len(corners), 3))
+    corner_side[old_corner] = old_side[:, None]  # any one of the faces around a corner tells its side
+    features = np.concatenate([corners[:, :3], corner_side], axis=1)
+    queries = np.concatenate([vertices[faces], np.repeat(side[:, None], 3, axis=1)], axis=2)
     result = np.empty((*faces.shape, 2))
     for chart in np.unique(chart_of_face):
-        members = corners[chart_of_corner == chart]
-        chosen = chart_of_face == chart
-        nearest = cKDTree(members[:, :3]).query(vertices[faces[chosen]])[1]
-        result[chosen] = members[nearest, 3:]
+        members, chosen = chart_of_corner == chart, chart_of_face == chart
+        result[chosen] = corners[members, 3:][cKDTree(features[members]).query(queries[chosen])[1]]
     return result
 
 
@@ -121,13 +126,6 @@ def _charts(face_corners: IntArray, n_corners: int) -> IntArray:
     return np.asarray(connected_components(graph, directed=False)[1])
 
 
-def _nearest_faces(old_vertices: FloatArray, old_faces: IntArray, vertices: FloatArray, faces: IntArray) -> IntArray:
-    """(F,) the old face under the centre of each new one, on the same side of thin walls."""
-    side_weight_m = _SIDE_WEIGHT * np.ptp(old_vertices, axis=0).max()
-
-    def features(points: FloatArray, triangles: IntArray) -> FloatArray:
-        normal = _cross(points, triangles)
-        normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-15)
-        return np.concatenate([points[triangles].mean(axis=1), side_weight_m * normal], axis=1)
-
-    return np.asarray(cKDTree(features(old_vertices, old_faces)).query(features(vertices, faces))[1])
+def _unit_normals(vertices: FloatArray, faces: IntArray) -> FloatArray:
+    normals = _cross(vertices, faces)
+    return np.asarray(normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-15))
