@@ -19,7 +19,7 @@ GRIPPER = 6  # index of the gripper in an action
 
 def gripper_to_model(environment: FloatArray) -> FloatArray:
     """Environment's gripper command (-1 opens, +1 closes) -> model space (1 open, 0 closed)."""
-    return 1.0 - np.clip((np.asarray(environment) + 1.0) / 2.0, 0.0, 1.0)
+    return np.asarray(1.0 - np.clip((np.asarray(environment) + 1.0) / 2.0, 0.0, 1.0))
 
 
 def gripper_to_environment(model: FloatArray) -> FloatArray:

@@ -64,9 +64,7 @@ class Engine(Generic[ContextT, CacheT]):
 
     def _record(self, action: Action, latency_ms: float, margins: list[float]) -> None:
         origins = {str(origin): n for origin, n in Counter(action.origins).items()}
-        record = StepRecord(
-            self._step, latency_ms, self._clock.stage_ms, len(action.tokens), origins, tuple(margins)
-        )
+        record = StepRecord(self._step, latency_ms, self._clock.stage_ms, len(action.tokens), origins, tuple(margins))
         self._step += 1
         self.sink.emit(record)
 

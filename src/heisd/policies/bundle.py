@@ -5,7 +5,6 @@ and provenance). :func:`load_policy` also opens published OpenVLA directories (p
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -101,7 +100,7 @@ def load_policy(
         return load_published(directory, torch_dtype, unnorm_key=unnorm_key, max_tree_nodes=max_tree_nodes)
     manifests.verify(directory, FILES)
     config = read_config(directory)
-    model = load_weights(OpenVLA(config), directory / "model.safetensors")
+    model = load_weights(OpenVLA(config, is_fresh=False), directory / "model.safetensors")
     tokenizer = WordTokenizer.load(directory / "tokenizer.json")
     if tokenizer.n_text_tokens + 256 > config.action_vocab_size:
         raise BadArtifact(f"{directory}: its tokenizer has more words than the policy's vocabulary leaves room for")
@@ -146,4 +145,4 @@ def _write(path: Path, text: str) -> None:
     """Write through a temporary file, so that a reader never sees half of it."""
     temporary = path.with_suffix(path.suffix + ".tmp")
     temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)

@@ -24,7 +24,7 @@ class ConvTowerConfig(Frozen):
     @property
     def grid(self) -> int:
         """Tokens along one image side."""
-        return self.image_size // (4 * 2 ** (len(self.channels) - 1))
+        return self.image_size // (4 << (len(self.channels) - 1))
 
     @property
     def width(self) -> int:

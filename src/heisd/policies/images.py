@@ -19,14 +19,6 @@ class ImageStack:
         self.vision = config.vision
         self.size_px = 0 if config.vision is None else config.vision.image_size
 
-    @property
-    def n_patches(self) -> int:
-        """Upper bound of the prefix positions that pictures take."""
-        if self.vision is None:
-            return 0
-        per_camera = (self.size_px // 8) ** 2 if isinstance(self.vision, VitTowersConfig) else self.vision.grid**2
-        return per_camera * len(self.cameras)
-
     def __call__(self, images: Mapping[str, ImageArray]) -> Tensor:
         """Camera name -> (H, W, 3) u8 becomes (C, 3, size, size) u8 (channels last in memory).
 

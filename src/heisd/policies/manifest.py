@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from heisd.errors import BadArtifact
 from heisd.policies.config import Frozen
@@ -22,8 +22,8 @@ class Manifest(Frozen):
     files: dict[str, str]  # file name -> sha256
     command: str = ""  # what trained it
     seed: int = 0
-    data: dict[str, Any] = {}  # demonstrations: fingerprints, counts
-    scores: dict[str, Any] = {}  # what validation said
+    data: dict[str, Any] = Field(default_factory=dict)  # demonstrations: fingerprints, counts
+    scores: dict[str, Any] = Field(default_factory=dict)  # what validation said
 
     @property
     def policy_hash(self) -> str:

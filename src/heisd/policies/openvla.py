@@ -51,7 +51,8 @@ class OpenVLA(nn.Module):
 
     vision_backbone: ConvTower | VitTowers
 
-    def __init__(self, config: OpenVLAConfig) -> None:
+    def __init__(self, config: OpenVLAConfig, *, is_fresh: bool = True) -> None:
+        """``is_fresh=False`` skips the initial weights of a policy that is about to be loaded."""
         super().__init__()
         self.config = config
         d = config.decoder.hidden_size
@@ -64,7 +65,8 @@ class OpenVLA(nn.Module):
             self.camera_embedding = nn.Parameter(torch.zeros(len(config.cameras), d))
         if config.proprio is not None:
             self.proprio_projector = ProprioProjector(proprio.n_features(config.proprio), d)
-        initialise(self)
+        if is_fresh:
+            initialise(self)
 
     def patches(self, images: Tensor) -> Tensor:
         """(B, C, 3, H, W) pixels 0-255 -> (B, C * tokens, d) projected patches, in camera order."""

@@ -44,7 +44,7 @@ class TargetPolicy(Protocol[ContextT, CacheT]):
         ...
 
     def prefill(self, context: ContextT, tree: TokenTree | None = None) -> tuple[CacheT, Scores]:
-        """Read the prefix, scoring ``tree`` behind it in the same forward. The cache is valid until the next prefill."""
+        """Read the prefix, scoring ``tree`` behind it in the same forward. The next prefill reuses the cache."""
         ...
 
     def extend(self, cache: CacheT, tree: TokenTree) -> Scores:

@@ -52,7 +52,9 @@ def load_published(
     stats = read_json(statistics) if statistics.exists() else raw.get("norm_stats", {})
     codec = codec_from_stats(stats, unnorm_key, config.action_vocab_size)
     tokenizer = PublishedTokenizer(directory)
-    return OpenVLAPolicy(model, tokenizer, codec, dtype=dtype, max_tree_nodes=max_tree_nodes)
+    policy = OpenVLAPolicy(model, tokenizer, codec, dtype=dtype, max_tree_nodes=max_tree_nodes)
+    del model.language_model  # the policy runs on packed copies; two sets of 7B weights would not fit
+    return policy
 
 
 def config_from_published(raw: dict[str, Any], path: Path) -> OpenVLAConfig:
@@ -97,7 +99,7 @@ def _normalisation(name: str) -> tuple[tuple[float, float, float], tuple[float, 
 def _model_with_weights(config: OpenVLAConfig, directory: Path, dtype: torch.dtype) -> OpenVLA:
     """Build on the meta device and assign, so that 7B weights are held once and in ``dtype`` only."""
     with torch.device("meta"):
-        model = OpenVLA(config, should_initialise=False)
+        model = OpenVLA(config, is_fresh=False)
     state = {_renamed(key): value.to(dtype) for key, value in _read_shards(directory).items()}
     try:
         outcome = model.load_state_dict(state, strict=False, assign=True)
@@ -108,7 +110,6 @@ def _model_with_weights(config: OpenVLAConfig, directory: Path, dtype: torch.dty
             f"{directory}: weights do not match config.json; missing {outcome.missing_keys[:5]}, "
             f"unexpected {outcome.unexpected_keys[:5]}"
         )
-    model.materialise_constants()
     return model
 
 

@@ -10,7 +10,7 @@ Shapes: N rows, d width, H heads, L visible positions.
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heisd.policies.cache import KVCache
@@ -138,7 +138,8 @@ def _fold(weight: Tensor, norm: Tensor) -> Tensor:
     return (weight.float() * norm.float()).t().contiguous()
 
 
-def _pack_layer(layer: Layer, config: DecoderConfig, dtype: torch.dtype) -> LayerWeights:
+def _pack_layer(layer: nn.Module, config: DecoderConfig, dtype: torch.dtype) -> LayerWeights:
+    assert isinstance(layer, Layer)
     attention, mlp = layer.self_attn, layer.mlp
     query = attention.q_proj.weight.float() * config.head_dim**-0.5
     qkv = torch.cat([query, attention.k_proj.weight.float(), attention.v_proj.weight.float()])

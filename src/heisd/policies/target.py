@@ -1,5 +1,6 @@
 """An OpenVLA network as a target policy: ``encode``, ``prefill``, ``extend``, one forward each."""
 
+import copy
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -34,7 +35,7 @@ class OpenVLAContext:
 
 
 class OpenVLAPolicy:
-    """Runs an :class:`OpenVLA` at batch one. Weights are packed at construction; the network isn't kept in step.
+    """Runs an :class:`OpenVLA` at batch one. The decoder is packed now: after more training build a new policy.
 
     ``max_tree_nodes`` bounds the draft trees that fit behind the prompt. One cache is reused by every prefill.
     """
@@ -48,7 +49,9 @@ class OpenVLAPolicy:
         dtype: torch.dtype = torch.float32,
         max_tree_nodes: int = 64,
     ) -> None:
-        self.model = model.eval().to(dtype).requires_grad_(False)
+        model = model.eval()
+        has_dtype = model.language_model.lm_head.weight.dtype == dtype
+        self.model = model if has_dtype else copy.deepcopy(model).to(dtype)
         self.config = model.config
         self.codec = codec
         self.tokenizer = tokenizer
@@ -56,7 +59,7 @@ class OpenVLAPolicy:
         self._images = ImageStack(model.config)
         self._has_proprio = model.config.proprio is not None
         capacity = self._n_before_text() + model.config.max_text_tokens + model.config.action_length + max_tree_nodes
-        self.runtime = DecoderRuntime(model.language_model, capacity, dtype)
+        self.runtime = DecoderRuntime(self.model.language_model, capacity, dtype)
         self._cache = self.runtime.new_cache()
         self._words = lru_cache(maxsize=256)(self._embed_prompt)
         self._node_forward = torch.inference_mode()(self._score)
@@ -67,7 +70,7 @@ class OpenVLAPolicy:
         bos, words = self._words(observation.instruction)
         parts, patches = [bos], None
         if self.config.cameras:
-            patches = self.model.patches(self._images(observation.images)[None])[0]
+            patches = self.model.patches(self._images(observation.images)[None].to(self.runtime.device))[0]
             parts.append(patches)
         if self._has_proprio:
             parts.append(self._embed_proprio(observation.proprio))
@@ -92,7 +95,7 @@ class OpenVLAPolicy:
 
     def extend(self, cache: KVCache, tree: TokenTree) -> Scores:
         """Score ``tree`` behind the committed positions; nothing is committed until ``cache.keep(path)``."""
-        return self._node_forward(cache, tree)  # type: ignore[no-any-return]
+        return self._node_forward(cache, tree)
 
     def _score(self, cache: KVCache, tree: TokenTree) -> Scores:
         n_nodes = len(tree.tokens)
@@ -111,12 +114,12 @@ class OpenVLAPolicy:
         return Scores(cache.next_token, np.asarray(tokens, dtype=np.int64), cache.margin)
 
     def _embed_tokens(self, tree: TokenTree) -> Tensor:
-        return self.runtime.embedding[torch.from_numpy(np.asarray(tree.tokens, dtype=np.int64))]
+        return self.runtime.embedding[torch.from_numpy(np.asarray(tree.tokens, dtype=np.int64)).to(self.runtime.device)]
 
     def _embed_proprio(self, state: Proprioception) -> Tensor:
         assert self.config.proprio is not None
         values = proprio.features(proprio.flatten(state), self.config.proprio)
-        return self.model.proprio_projector(torch.from_numpy(values).to(self.dtype)[None])  # type: ignore[no-any-return]
+        return self.model.proprio_projector(torch.from_numpy(values).to(self.runtime.device, self.dtype)[None])  # type: ignore[no-any-return]
 
     def _embed_prompt(self, instruction: str) -> tuple[Tensor, Tensor]:
         ids = self.tokenizer.encode(instruction)
@@ -129,7 +132,9 @@ class OpenVLAPolicy:
         return embedded[:1], embedded[1:]
 
     def _n_before_text(self) -> int:
-        return self._images.n_patches + (1 if self.config.proprio is not None else 0)
+        cameras = self.config.cameras
+        n_patches = len(cameras) * self.model.vision_backbone.n_tokens if cameras else 0
+        return n_patches + (1 if self._has_proprio else 0)
 
 
 def _tree_tensors(tree: TokenTree) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ class ConvTower(nn.Module):
             inputs = outputs
         self.stem = nn.Sequential(*layers)
         self.position_embedding = nn.Parameter(0.02 * torch.randn(config.grid**2, config.width))
-        self.width = config.width
+        self.width, self.n_tokens = config.width, config.grid**2
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) pixels 0-255 of any dtype -> (B, tokens, width)."""
@@ -38,23 +38,26 @@ class ConvTower(nn.Module):
 class VitTowers(nn.Module):
     """One or two timm ViTs; patch tokens of the second-to-last block, un-normed, fused on the channel axis."""
 
+    featurizer: Any
+
     def __init__(self, config: VitTowersConfig) -> None:
         super().__init__()
         names = ("featurizer", "fused_featurizer")
         self.towers = names[: len(config.names)]
         for attribute, name in zip(self.towers, config.names, strict=True):
             setattr(self, attribute, _create_vit(name, config.image_size))
-        self.register_buffer("means", 255.0 * torch.tensor(config.means)[..., None, None], persistent=False)
-        self.register_buffer("stds", 255.0 * torch.tensor(config.stds)[..., None, None], persistent=False)
+        self.config = config
+        self.n_tokens = int(self.featurizer.patch_embed.num_patches)
         self.width = sum(int(getattr(self, attribute).embed_dim) for attribute in self.towers)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) pixels 0-255 -> (B, tokens, width)."""
-        means, stds = self.get_buffer("means"), self.get_buffer("stds")
-        features = [
-            patch_features(getattr(self, attribute), (images.to(means.dtype) - means[i]) / stds[i])
-            for i, attribute in enumerate(self.towers)
-        ]
+        features = []
+        for attribute, mean, std in zip(self.towers, self.config.means, self.config.stds, strict=True):
+            vit = getattr(self, attribute)
+            pixels = images.to(vit.patch_embed.proj.weight.dtype) / 255.0
+            scale = pixels.new_tensor([mean, std])[..., None, None]
+            features.append(patch_features(vit, (pixels - scale[0]) / scale[1]))
         return torch.cat(features, dim=-1)
 
 
