@@ -9,7 +9,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,8 @@ class CollectSummary:
         return (
             f"{self.suite}: kept {self.n_kept} of {self.n_tries} attempts (dropped: {dropped}) "
             f"in {self.elapsed_s:.0f} s, {self.frames_per_s:.1f} frames/s; {self.out} now holds "
-            f"{self.total_episodes} episodes, {self.total_frames} frames, {self.mean_length:.0f} steps on average, {self.size_mb:.0f} MB"
+            f"{self.total_episodes} episodes, {self.total_frames} frames, "
+            f"{self.mean_length:.0f} steps on average, {self.size_mb:.0f} MB"
         )
 
 
@@ -256,9 +259,17 @@ def _checked_tasks(suite: str, n_tasks: int, tasks: Sequence[int] | None, n_epis
 def _pool(workers: int) -> Execute:
     if workers <= 0:
         return lambda attempts: ((attempt, run_attempt(attempt)) for attempt in attempts)
-    from heisd.sim.pool import run_pool
+    return lambda attempts: _spawned(attempts, workers)
 
-    return lambda attempts: run_pool(run_attempt, attempts, workers)
+
+def _spawned(attempts: Sequence[Attempt], workers: int) -> Iterator[tuple[Attempt, AttemptResult]]:
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    try:
+        jobs = {pool.submit(run_attempt, attempt): attempt for attempt in attempts}
+        for job in as_completed(jobs):
+            yield jobs.pop(job), job.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _progress() -> Progress:
