@@ -1,0 +1,46 @@
+"""The same decoder as transformers runs it: the reference that tests and benchmarks hold this project to."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from heisd.policies.decoder import LlamaDecoder
+
+
+def as_transformers(decoder: LlamaDecoder) -> Any:
+    """A ``transformers.LlamaForCausalLM`` with this decoder's weights, ready for ``generate``."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = decoder.config
+    llama = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.n_layers,
+            num_attention_heads=config.n_heads,
+            rms_norm_eps=config.rms_eps,
+            rope_theta=config.rope_theta,
+            max_position_embeddings=2048,
+            pad_token_id=None,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+    )
+    llama.load_state_dict(decoder.state_dict())
+    return llama.to(decoder.lm_head.weight.dtype).eval()
+
+
+@torch.inference_mode()
+def generate(llama: Any, prefix: Tensor, n_tokens: int) -> list[int]:
+    """Greedy ``transformers.generate`` behind prefix embeddings (P, d)."""
+    mask = torch.ones(1, len(prefix), dtype=torch.long, device=prefix.device)
+    out = llama.generate(
+        inputs_embeds=prefix[None],
+        attention_mask=mask,
+        max_new_tokens=n_tokens,
+        min_new_tokens=n_tokens,
+        do_sample=False,
+    )
+    return [int(token) for token in out[0]]
