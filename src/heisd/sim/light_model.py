@@ -12,9 +12,9 @@ import numpy as np
 from heisd.sim.meshes import Mesh, decimate
 
 _VISUAL_GROUP = 1
-_MIN_FACES_TO_DECIMATE = 300
-_TEXTURED_FACES = 900  # what objects keep: they are looked at closely by the wrist camera
-_PLAIN_FACES = 300  # what a part of the robot keeps
+_KEPT_SHARE = 1 / 12
+_TEXTURED_FACES = (900, 5000)  # fewest and most an object keeps: the wrist camera looks at it closely
+_PLAIN_FACES = (400, 1200)  # the same for a part of the robot
 
 
 def light_copy(model: Any, size: int) -> Any:
@@ -45,8 +45,9 @@ def _visual_meshes(model: Any) -> dict[int, bool]:
 
 def _replace_mesh(model: Any, mesh_id: int, textured: bool) -> None:
     """Overwrite one mesh in place by its decimated version; meshes that are small already stay."""
-    target = _TEXTURED_FACES if textured else _PLAIN_FACES
-    if model.mesh_facenum[mesh_id] <= max(target, _MIN_FACES_TO_DECIMATE):
+    n_faces = int(model.mesh_facenum[mesh_id])
+    target = int(np.clip(n_faces * _KEPT_SHARE, *(_TEXTURED_FACES if textured else _PLAIN_FACES)))
+    if n_faces <= target:
         return
     mesh = decimate(_read_mesh(model, mesh_id, textured), target)
     if len(mesh.vertices) <= model.mesh_vertnum[mesh_id] and len(mesh.normals) <= model.mesh_normalnum[mesh_id]:

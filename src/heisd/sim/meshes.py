@@ -33,7 +33,7 @@ class Mesh:
 
 
 def decimate(mesh: Mesh, n_faces: int) -> Mesh:
-    """About ``n_faces`` triangles that look like ``mesh`` from afar; raises MissingExtra without fast-simplification."""
+    """About ``n_faces`` triangles that look like ``mesh`` from afar. MissingExtra without fast-simplification."""
     try:
         import fast_simplification
     except ModuleNotFoundError as error:
