@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from heisd.errors import MissingExtra, UnknownName
+from heisd.sim.cache import cache_dir, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -101,11 +102,6 @@ def _candidates() -> tuple[str, ...]:
     return BACKENDS
 
 
-def cache_dir() -> Path:
-    """Where heisd keeps what it can recompute (``$XDG_CACHE_HOME/heisd`` or ``~/.cache/heisd``)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heisd"
-
-
 def _verified(name: str) -> tuple[GlBackend | None, str]:
     """The backend if it renders, else None and why; successes are remembered on disk."""
     remembered = cache_dir() / f"gl-{name}-{_fingerprint()}.json"
@@ -133,13 +129,14 @@ def _fingerprint() -> str:
 
 
 def _remember(path: Path, backend: GlBackend) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(asdict(backend)), encoding="utf-8")
-        partial.replace(path)
+        write_atomically(path, lambda partial: _write_json(partial, backend))
     except OSError as error:  # a read-only home only costs the probe again
         log.debug("cannot remember the OpenGL verdict: %s", error)
+
+
+def _write_json(path: Path, backend: GlBackend) -> None:
+    path.write_text(json.dumps(asdict(backend)), encoding="utf-8")
 
 
 def probe(name: str) -> tuple[GlBackend | None, str]:

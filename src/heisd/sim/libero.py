@@ -47,7 +47,7 @@ class LiberoEnv:
         self.suite, self.protocol, self.rendering = suite, protocol, rendering
         self.horizon = protocol.horizon(suite)
         backend = choose_backend() if rendering is not NONE else choose_backend_if_any()
-        self._env = robosuite_env.build(self.task.bddl_file, with_stock_context=rendering is STOCK)
+        self._env = robosuite_env.build(self.task.bddl_file, stock_rendering=rendering is STOCK)
         self._shipped = init_states(self.task)
         self._soft_reset = robosuite_env.SoftReset(self._env)
         self._jitter = TargetJitter(self._env)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from heisd.sim.meshes import Mesh, decimate
+from heisd.sim.meshes import Mesh, decimate_cached
 
 _VISUAL_GROUP = 1
 _KEPT_SHARE = 1 / 12
@@ -49,7 +49,7 @@ def _replace_mesh(model: Any, mesh_id: int, textured: bool) -> None:
     target = int(np.clip(n_faces * _KEPT_SHARE, *(_TEXTURED_FACES if textured else _PLAIN_FACES)))
     if n_faces <= target:
         return
-    mesh = decimate(_read_mesh(model, mesh_id, textured), target)
+    mesh = decimate_cached(_read_mesh(model, mesh_id, textured), target)
     if len(mesh.vertices) <= model.mesh_vertnum[mesh_id] and len(mesh.normals) <= model.mesh_normalnum[mesh_id]:
         _write_mesh(model, mesh_id, mesh)
 

@@ -5,7 +5,11 @@ is a connected piece of the texture map): every new triangle takes the chart of 
 and every corner the coordinate of the nearest old vertex in that chart, so that nothing smears across a seam.
 """
 
-from dataclasses import dataclass
+import hashlib
+import logging
+from dataclasses import dataclass, fields
+from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -13,7 +17,12 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from heisd.errors import MissingExtra
+from heisd.sim.cache import cache_dir, write_atomically
 from heisd.types import FloatArray, IntArray
+
+log = logging.getLogger(__name__)
+
+_RECIPE = 1  # part of the cache key: raise it whenever the outcome of ``decimate`` changes
 
 _CREASE_COS = np.cos(np.deg2rad(50.0))  # neighbouring faces that turn more than this keep a sharp edge
 _SIDE_WEIGHT = 0.05  # how far apart, in mesh sizes, opposite sides of a thin wall count
@@ -53,6 +62,34 @@ def decimate(mesh: Mesh, n_faces: int) -> Mesh:
     else:
         texcoords, face_texcoords = np.empty((0, 2)), np.empty((0, 3), dtype=np.int64)
     return Mesh(vertices, faces, normals, face_normals, texcoords, face_texcoords)
+
+
+def decimate_cached(mesh: Mesh, n_faces: int) -> Mesh:
+    """:func:`decimate`, remembered on disk by content."""
+    path = cache_dir() / "meshes" / f"{_digest(mesh, n_faces)}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return Mesh(*(stored[field.name] for field in fields(Mesh)))
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        log.debug("decimating a mesh of %d faces", len(mesh.faces))
+    light = decimate(mesh, n_faces)
+    try:
+        write_atomically(path, lambda partial: _save(partial, light))
+    except OSError as error:
+        log.warning("cannot cache light meshes in %s (%s); environments start slowly", path.parent, error)
+    return light
+
+
+def _digest(mesh: Mesh, n_faces: int) -> str:
+    content = hashlib.blake2b(repr((_RECIPE, n_faces)).encode(), digest_size=16)
+    for array in (mesh.vertices, mesh.faces, mesh.texcoords, mesh.face_texcoords):
+        content.update(np.ascontiguousarray(array).tobytes())
+    return content.hexdigest()
+
+
+def _save(path: Path, mesh: Mesh) -> None:
+    with path.open("wb") as file:
+        np.savez(file, **{field.name: getattr(mesh, field.name) for field in fields(Mesh)})
 
 
 def _weld(vertices: FloatArray, faces: IntArray) -> tuple[FloatArray, IntArray]:

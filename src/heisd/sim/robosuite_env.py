@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from heisd.errors import HeisdError
+from heisd.sim.suites import import_libero
+from heisd.sim.textures import with_small_textures
 from heisd.types import FloatArray
 
 _MAX_PLACEMENT_TRIES = 200
@@ -42,19 +44,40 @@ def numpy_seed(seed: int) -> Iterator[None]:
         np.random.set_state(before)
 
 
-def build(bddl_file: Path, *, with_stock_context: bool) -> Any:
-    """The inner robosuite environment of a BDDL file, without cameras among its observables."""
-    from heisd.sim.suites import import_libero
+def build(bddl_file: Path, *, stock_rendering: bool) -> Any:
+    """The robosuite environment of a BDDL file, as LIBERO configures it but without cameras among its observables.
 
+    Unless ``stock_rendering``, it gets no off-screen context and small textures; its physics is the same.
+    """
     with quiet(), _logging_disabled(), numpy_seed(0):
-        control_env = import_libero("libero.libero.envs.env_wrapper").ControlEnv
-        return control_env(
-            bddl_file_name=str(bddl_file),
+        domain = _domain(bddl_file)
+        controller = import_libero("robosuite").load_controller_config(default_controller="OSC_POSE")
+        return (domain if stock_rendering else _with_small_textures(domain))(
+            str(bddl_file),
+            robots=["Panda"],
+            controller_configs=controller,
+            initialization_noise=None,
             use_camera_obs=False,
-            has_offscreen_renderer=with_stock_context,
-            hard_reset=False,
+            has_renderer=False,
+            has_offscreen_renderer=stock_rendering,
+            control_freq=20,
             ignore_done=True,
-        ).env
+            hard_reset=False,
+        )
+
+
+def _domain(bddl_file: Path) -> Any:
+    """LIBERO's environment class for the problem that a BDDL file names."""
+    problem = import_libero("libero.libero.envs.bddl_utils").get_problem_info(str(bddl_file))["problem_name"]
+    return import_libero("libero.libero.envs").TASK_MAPPING[problem]
+
+
+def _with_small_textures(domain: Any) -> Any:
+    def initialize(self: Any, xml_string: str | None = None) -> None:
+        domain._initialize_sim(self, with_small_textures(xml_string or self.model.get_xml()))
+
+    # LIBERO checks the class name against the BDDL file, so the subclass keeps it.
+    return type(domain.__name__, (domain,), {"_initialize_sim": initialize})
 
 
 @contextlib.contextmanager
