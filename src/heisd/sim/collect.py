@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 UNUSUAL_LENGTH = "unusual length"
 LENGTH_RATIO = 1.6  # longer than this many medians of its task is unusual
-N_REFERENCE = 7  # clean attempts whose lengths set the median of a task
-ATTEMPTS_PER_VISIT = 4  # attempts at one task before the next one, so that environments are not rebuilt all the time
+N_REFERENCE = 4  # clean attempts of a task before its first lengths are judged; later ones join the median
+ATTEMPTS_PER_VISIT = 15  # attempts at one task before the next one, so that environments are not rebuilt all the time
 MAX_TRIES_PER_EPISODE = 5  # on average, before a task counts as one the expert cannot do
 LOG_EVERY = 10  # episodes, where there is no terminal for a progress bar
 
@@ -81,7 +81,7 @@ class TaskQueue:
     _judged: int = 0
     _results: dict[int, AttemptResult] = field(default_factory=dict)
     _waiting: list[AttemptResult] = field(default_factory=list)
-    _reference: list[int] = field(default_factory=list)
+    _reference: list[int] = field(default_factory=list)  # lengths of clean attempts, in order
 
     @classmethod
     def resume(cls, task_index: int, n_wanted: int, entries: Iterable[EpisodeEntry]) -> "TaskQueue":
@@ -89,7 +89,7 @@ class TaskQueue:
         own = [entry for entry in entries if entry.provenance.start.task_index == task_index]
         number = max((entry.provenance.attempt for entry in own), default=-1) + 1
         lengths = [entry.length for entry in own]
-        return cls(task_index, n_wanted, lengths, number, _judged=number, _reference=lengths[:N_REFERENCE])
+        return cls(task_index, n_wanted, lengths, number, _judged=number, _reference=list(lengths))
 
     def plan(self) -> list[int]:
         """Numbers of the attempts still needed if all of them were good."""
@@ -120,9 +120,10 @@ class TaskQueue:
                 yield result, result.reason
                 continue
             self._waiting.append(result)
-            if len(self._reference) < N_REFERENCE:
-                self._reference.append(result.n_steps)
-        if len(self._reference) >= N_REFERENCE or is_last:
+            self._reference.append(result.n_steps)
+            if len(self._reference) >= N_REFERENCE:
+                yield from self._judge_lengths()
+        if is_last:
             yield from self._judge_lengths()
 
     def _judge_lengths(self) -> Iterator[tuple[AttemptResult, str]]:
