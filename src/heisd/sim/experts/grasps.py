@@ -21,8 +21,10 @@ _RIM_DEPTH_M = 0.02
 _RIM_INSET_M = 0.004
 _YAW_COST_M = 0.012  # price of one radian of wrist rotation, in metres of object width
 _SLIDE_COST = 0.3
-_REACH_COST = 5.0
-_CONTACT_COST_M = 0.025  # price of obstacle points inside the gripper's volume, per e-fold of their number
+_REACH_COST = 15.0
+_LIFT_M = 0.08  # a grasp is only good if the hand can rise this far above it
+_TOUCH_COST_M = 0.03  # price of obstacle points inside the gripper's volume, per e-fold of their number
+_CLOSE_COST_M = 0.008  # and of those inside a margin around it
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +61,30 @@ def plan_grasp(scene: Scene, name: str, style: Style) -> Grasp:
     nearby = _near(scene.obstacles(besides=name), surface.mean(axis=0))
 
     def cost_m(candidate: _Candidate) -> float:
-        contacts = count_contacts(nearby, candidate.point_m, candidate.yaw_rad)
-        too_far = reach_excess(candidate.point_m + [0.0, 0.0, 0.06], scene.shoulder_m)
-        return candidate.cost_m + _CONTACT_COST_M * np.log1p(contacts) + _REACH_COST * too_far
+        contacts = contact_cost_m(nearby, candidate.point_m, candidate.yaw_rad)
+        too_far = reach_excess(candidate.point_m + [0.0, 0.0, _LIFT_M], scene.shoulder_m)
+        return candidate.cost_m + contacts + _REACH_COST * too_far
 
     best = min(found, key=cost_m)
     point = best.point_m - [0.0, 0.0, style.grasp_depth_m]
     return Grasp(pose.to_body(point), best.yaw_rad, pose)
 
 
-def count_contacts(obstacles: FloatArray, point_m: FloatArray, yaw_rad: float) -> float:
-    """How much of (V, 3) obstacle points lies inside the open gripper at this grasp; fingers count double."""
+def contact_cost_m(obstacles: FloatArray, point_m: FloatArray, yaw_rad: float) -> float:
+    """Price of (V, 3) obstacle points inside the open gripper at this grasp, or inside a margin around it."""
+    touching = _count_inside(obstacles, point_m, yaw_rad, margin_m=0.0)
+    close = _count_inside(obstacles, point_m, yaw_rad, margin_m=0.008)
+    return _TOUCH_COST_M * float(np.log1p(touching)) + _CLOSE_COST_M * float(np.log1p(close))
+
+
+def _count_inside(obstacles: FloatArray, point_m: FloatArray, yaw_rad: float, margin_m: float) -> int:
     offset = obstacles - point_m
     across = np.abs(offset[:, 1] * np.cos(yaw_rad) - offset[:, 0] * np.sin(yaw_rad))
     along = np.abs(offset[:, 0] * np.cos(yaw_rad) + offset[:, 1] * np.sin(yaw_rad))
-    up = offset[:, 2]
-    fingers = (across > 0.03) & (across < 0.068) & (along < 0.018) & (up > -0.015) & (up < 0.05)
-    hand = (across < 0.110) & (along < 0.042) & (up > 0.035) & (up < 0.20)
-    return float(2 * fingers.sum() + hand.sum())
+    up = offset[:, 2] + margin_m
+    fingers = (np.abs(across - 0.048) < 0.012 + margin_m) & (along < 0.012 + margin_m) & (up > -0.010) & (up < 0.05)
+    hand = (across < 0.105 + margin_m) & (along < 0.034 + margin_m) & (up > 0.042) & (up < 0.20)
+    return int((fingers | hand).sum())
 
 
 def _near(points: FloatArray, centre: FloatArray) -> FloatArray:
