@@ -1,9 +1,7 @@
 """Demonstrations for training: arrays in memory, pictures decoded once into a memory-mapped cache; and the check."""
 
-import logging
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +24,10 @@ from heisd.sim.dataset import (
     read_spec,
     read_table,
 )
+from heisd.sim.frame_cache import Source, decode_into
+from heisd.sim.regularity import Regularity, measure
 from heisd.sim.splits import require_train
 from heisd.types import FloatArray, ImageArray, IntArray
-
-log = logging.getLogger(__name__)
 
 CACHE_DIR = "cache"
 ROW_COLUMNS = ("observation.proprio", "action", "action.executed", "phase")
@@ -66,6 +64,7 @@ class CheckReport:
     episodes_by_task: dict[int, int]
     size_mb: float
     fingerprint: str
+    regularity: Regularity | None  # how predictable the actions are; None when something is wrong
     problems: tuple[str, ...]  # empty: everything is as it should be
 
     @property
@@ -75,15 +74,8 @@ class CheckReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for ``--json``."""
-        return asdict(self) | {"is_ok": self.is_ok}
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """One episode in one of the data sets."""
-
-    root: Path
-    entry: EpisodeEntry
+        regularity = None if self.regularity is None else self.regularity.as_dict()
+        return asdict(self) | {"regularity": regularity, "is_ok": self.is_ok}
 
 
 def load_demos(
@@ -105,7 +97,7 @@ def load_demos(
     cache = Path(cache_dir) if cache_dir is not None else roots[0] / CACHE_DIR
     file = cache / f"images-{'-'.join(cameras)}-{image_size}-{content[:16]}.npy"
     if not file.exists():
-        _decode_into(file, sources, cameras, image_size, workers)
+        decode_into(file, sources, cameras, image_size, workers)
     tables = pa.concat_tables([read_table(source.root, source.entry, ROW_COLUMNS) for source in sources])
     tasks = [(s.entry.provenance.start.suite, s.entry.provenance.start.task_index) for s in sources]
     numbers = {task: i for i, task in enumerate(dict.fromkeys(tasks))}
@@ -144,6 +136,7 @@ def check(path: Path | str) -> CheckReport:
         episodes_by_task=dict(sorted(Counter(entry.provenance.start.task_index for entry in entries).items())),
         size_mb=sum(file.stat().st_size for file in root.glob("data/*/*.parquet")) / 1e6,
         fingerprint=fingerprint(entries),
+        regularity=_regularity(root, entries) if entries and not problems else None,
         problems=tuple(problems),
     )
 
@@ -158,50 +151,17 @@ def _common_cameras(roots: Sequence[Path]) -> tuple[str, ...]:
     return next(iter(found.values()))
 
 
-def _sorted_sources(roots: Sequence[Path]) -> list[_Source]:
+def _sorted_sources(roots: Sequence[Path]) -> list[Source]:
     """Every episode in an order that does not depend on which worker finished first."""
 
-    def order(source: _Source) -> tuple[str, int, int, str]:
+    def order(source: Source) -> tuple[str, int, int, str]:
         origin = source.entry.provenance
         return (origin.start.suite, origin.start.task_index, origin.attempt, source.entry.data_sha256)
 
-    sources = sorted((_Source(root, entry) for root in roots for entry in read_entries(root)), key=order)
+    sources = sorted((Source(root, entry) for root in roots for entry in read_entries(root)), key=order)
     if not sources:
         raise DatasetError(f"no episodes in {', '.join(map(str, roots))}; run `heisd collect` first")
     return sources
-
-
-def _decode_into(
-    file: Path, sources: Sequence[_Source], cameras: tuple[str, ...], image_size: int, workers: int
-) -> None:
-    """Decode every picture into ``file`` (.npy), which appears only when it is complete."""
-    n_frames = sum(source.entry.length for source in sources)
-    shape = (n_frames, len(cameras), image_size, image_size, 3)
-    log.info("decoding %d frames into %s (%.0f MB)", n_frames, file, np.prod(shape) / 1e6)
-    temp = file.with_name(file.name + layout.TEMP_SUFFIX)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        images = np.lib.format.open_memmap(temp, mode="w+", dtype=np.uint8, shape=shape)
-        begins = np.cumsum([0, *(source.entry.length for source in sources)])
-        jobs = [(source, images[b : b + source.entry.length]) for source, b in zip(sources, begins, strict=False)]
-        with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(lambda job: _decode_episode(job[0], job[1], cameras, image_size), jobs))
-        images.flush()
-        temp.replace(file)
-    except OSError as error:
-        temp.unlink(missing_ok=True)
-        raise DatasetError(
-            f"cannot write the picture cache {file} ({np.prod(shape) / 1e6:.0f} MB): {error}; "
-            "free some space or choose another cache_dir"
-        ) from error
-
-
-def _decode_episode(source: _Source, target: ImageArray, cameras: tuple[str, ...], image_size: int) -> None:
-    """Fill (T, n_cameras, H, W, 3) ``target``."""
-    table = read_table(source.root, source.entry, [layout.image_key(camera) for camera in cameras])
-    for c, camera in enumerate(cameras):
-        for t, jpeg in enumerate(read_jpegs(table, camera)):
-            target[t, c] = layout.decode_jpeg(jpeg, image_size)
 
 
 def _index_problems(root: Path, entries: Sequence[EpisodeEntry]) -> list[str]:
@@ -284,6 +244,14 @@ def _stats_problems(root: Path, entries: Sequence[EpisodeEntry], spec: DatasetSp
         if not _is_close(stored.get(feature, {}).get(name), value)
     ]
     return [f"{layout.STATS} does not belong to these episodes: {', '.join(differing[:5])}"] if differing else []
+
+
+def _regularity(root: Path, entries: Sequence[EpisodeEntry]) -> Regularity:
+    table = pa.concat_tables([read_table(root, entry, ("action", "observation.proprio")) for entry in entries])
+    lengths = [entry.length for entry in entries]
+    episode = np.repeat(np.arange(len(entries)), lengths)
+    task = np.repeat([entry.provenance.start.task_index for entry in entries], lengths)
+    return measure(column_array(table, "action"), column_array(table, "observation.proprio"), episode, task)
 
 
 def _is_close(stored: Any, computed: Any) -> bool:

@@ -11,7 +11,6 @@ import numpy as np
 
 from heisd.codec import N_BINS, ActionCodec
 from heisd.errors import BadInput
-from heisd.sim.demos import Demos
 from heisd.types import FloatArray, IntArray
 
 PERSISTENCE_LIMIT = 1.3  # accepted tokens; more and the demonstrations are too regular
@@ -25,7 +24,7 @@ class Regularity:
     entropy_bits: tuple[float, ...]  # (7,) of the tokens of each dimension, over all frames
     change_entropy_bits: tuple[float, ...]  # (7,) of the difference to the previous control step's tokens
     persistence_acceptance: float  # mean accepted tokens when the previous control step is proposed
-    neighbour_acceptance: float  # … when the nearest frame of another episode of the task is proposed
+    neighbour_acceptance: float | None  # … the nearest frame of another episode of the task; None: there is none
     saturated_share: tuple[float, ...]  # (7,) share of tokens in the two outermost bins
 
     @property
@@ -38,23 +37,27 @@ class Regularity:
         return asdict(self) | {"persistence_limit": PERSISTENCE_LIMIT, "passes_gate": self.passes_gate}
 
 
-def measure(demos: Demos, codec: ActionCodec | None = None) -> Regularity:
-    """The figures for ``demos``; the codec defaults to one with their own q01 and q99."""
-    codec = codec or default_codec(demos.actions)
-    bins = np.minimum(codec.encode_bins(demos.actions), N_BINS - 2)
-    within = np.flatnonzero(demos.episode[1:] == demos.episode[:-1]) + 1
-    neighbours = nearest_in_other_episodes(demos.proprio, demos.episode, demos.task)
-    has_neighbour = neighbours >= 0
-    if not len(within):
+def measure(
+    actions: FloatArray, proprio: FloatArray, episode: IntArray, task: IntArray, codec: ActionCodec | None = None
+) -> Regularity:
+    """The figures for N frames: actions (N, 7), proprioception (N, 25), episode (N,) and task (N,) numbers.
+
+    The codec defaults to one with the q01 and q99 of ``actions``. Raises BadInput when no episode has two frames.
+    """
+    codec = codec or default_codec(actions)
+    bins = np.minimum(codec.encode_bins(actions), N_BINS - 2)
+    later = np.flatnonzero(episode[1:] == episode[:-1]) + 1
+    if not len(later):
         raise BadInput("regularity needs episodes of at least two frames")
+    neighbours = nearest_in_other_episodes(proprio, episode, task)
+    has_neighbour = neighbours >= 0
+    by_neighbour = accepted_prefix(bins[neighbours], bins)[has_neighbour]
     return Regularity(
-        n_frames=len(demos),
+        n_frames=len(actions),
         entropy_bits=token_entropy(bins),
-        change_entropy_bits=token_entropy(bins[within] - bins[within - 1]),
-        persistence_acceptance=float(accepted_prefix(bins[within - 1], bins[within]).mean()),
-        neighbour_acceptance=float(accepted_prefix(bins[neighbours], bins)[has_neighbour].mean())
-        if has_neighbour.any()
-        else float("nan"),
+        change_entropy_bits=token_entropy(bins[later] - bins[later - 1]),
+        persistence_acceptance=float(accepted_prefix(bins[later - 1], bins[later]).mean()),
+        neighbour_acceptance=float(by_neighbour.mean()) if has_neighbour.any() else None,
         saturated_share=tuple(((bins == 0) | (bins == N_BINS - 2)).mean(axis=0).tolist()),
     )
 
