@@ -8,7 +8,7 @@ from heisd.train import augment, targets
 
 def test_next_event_points_at_the_gripper_change_and_never_crosses_an_episode() -> None:
     eef = np.arange(18, dtype=float).reshape(6, 3)
-    gripper = np.array([-1, -1, 1, 1, -1, -1])
+    gripper = np.array([0, 0, 1, 1, 0, 0], dtype=bool)
     episode = np.array([0, 0, 0, 0, 1, 1])
     offset = targets.next_event_offset_m(eef, gripper, episode)
     # Frame 1 is the last one before the hand closes; frame 3 and 5 end their episodes.

@@ -1,0 +1,57 @@
+"""The recipe of one training run: one frozen object, one declaration per knob, echoed into the manifest."""
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from heisd.errors import BadInput
+
+
+class TrainConfig(BaseModel):
+    """Behaviour cloning of the bundled policy. The defaults are the shipped recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: int = 7_000
+    batch_size: int = 64
+    learning_rate: float = 8e-4
+    warmup_steps: int = 150
+    weight_decay: float = 0.05
+    grad_clip: float = 1.0
+    ema_decay: float = 0.998
+    soft_bin_sigma: float = 1.5
+    token_noise_share: float = 0.15
+    proprio_noise: float = 0.02
+    max_shift_px: int = 3
+    recolour_strength: float = 1.0
+    aux_weight: float = 0.3
+    holdout_every: int = 25  # every 25th episode only measures, never trains
+    log_every: int = 50
+    checkpoint_every: int = 250
+    validate_episodes: int = 20  # closed-loop episodes of the validation split per suite, at the end
+    threads: int = 2
+    seed: int = 0
+    # The shape of the policy (chosen by validation success and by the decode share, docs/policy.md).
+    hidden_size: int = 256
+    n_layers: int = 6
+    n_heads: int = 4
+    intermediate_size: int = 672
+    blind: bool = False  # no cameras: the baseline every success table stands beside
+
+
+def load_config(path: Path | None, **overrides: object) -> TrainConfig:
+    """Read a JSON recipe (or the defaults) and apply overrides that are not None; unknown keys are refused."""
+    values: dict[str, object] = {}
+    if path is not None:
+        try:
+            values = json.loads(path.read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise BadInput(f"cannot read the training recipe {path}: {error}") from error
+    values |= {key: value for key, value in overrides.items() if value is not None}
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        known = ", ".join(sorted(TrainConfig.model_fields))
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise BadInput(f"bad training recipe: {problems}. Known keys: {known}") from error

@@ -1,0 +1,151 @@
+"""Demonstrations as training batches. A batch depends on (seed, step) alone, never on what ran before."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from heisd.codec import GRIPPER, ActionCodec
+from heisd.policies import proprio
+from heisd.policies.config import ConvTowerConfig, DecoderConfig, OpenVLAConfig, ProprioConfig
+from heisd.policies.openvla import OpenVLA
+from heisd.policies.tokenizer import WordTokenizer
+from heisd.sim.demos import Demos, load_demos
+from heisd.sim.suites import suite_info
+from heisd.train.augment import disturbed_bins, recoloured, shifted
+from heisd.train.config import TrainConfig
+from heisd.train.targets import action_quantiles, holdout_mask, next_event_offset_m
+from heisd.types import ImageArray, IntArray
+
+VOCABULARY_SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
+MAX_HOLDOUT_FRAMES = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One batch of B frames, ready for the model."""
+
+    images: Tensor  # (B, C, 3, H, W) float32 pixels 0-255
+    input_ids: Tensor  # (B, L) prompt ids, padded on the right
+    n_text: Tensor  # (B,) true prompt lengths
+    proprio: Tensor  # (B, n_features)
+    fed_tokens: Tensor  # (B, 7) vocabulary ids fed back, some disturbed
+    bins: Tensor  # (B, 7) the labels, 0-255
+    event_offset_m: Tensor  # (B, 3) where the gripper changes next, from the hand
+
+
+class Samples:
+    """All frames with their labels; knows which episodes are only for measuring."""
+
+    def __init__(self, demos: Demos, config: TrainConfig) -> None:
+        self.demos, self.config = demos, config
+        self.fingerprint = demos.fingerprint
+        self.tokenizer = WordTokenizer.build(vocabulary_instructions())
+        low, high = action_quantiles(demos.actions)
+        self.codec = ActionCodec.from_stats(self.tokenizer.n_text_tokens + 256, low.tolist(), high.tolist())
+        self.bins = torch.from_numpy(self.codec.encode_bins(demos.actions))
+        self.event_offset_m = torch.from_numpy(
+            next_event_offset_m(demos.proprio[:, :3], demos.actions[:, GRIPPER] > 0, demos.episode)
+        )
+        self.model_config = self._model_config()
+        assert self.model_config.proprio is not None
+        self.proprio = torch.from_numpy(proprio.features(demos.proprio, self.model_config.proprio))
+        self.input_ids, self.n_text = self._prompts()
+        held_out = holdout_mask(demos.episode, config.holdout_every)
+        self._train = np.flatnonzero(~held_out)
+        self._holdout = np.flatnonzero(held_out)
+
+    @classmethod
+    def load(cls, paths: Sequence[Path], config: TrainConfig) -> "Samples":
+        """Read data sets written by `heisd collect`; raises DatasetError and LeakError."""
+        return cls(load_demos(paths, ConvTowerConfig().image_size), config)
+
+    def build_model(self) -> OpenVLA:
+        """A fresh policy of the recipe's shape."""
+        return OpenVLA(self.model_config)
+
+    def train_batch(self, step: int, rng: np.random.Generator) -> Batch:
+        """The ``step``-th batch: the next slice of this epoch's permutation, augmented with ``rng``."""
+        size = self.config.batch_size
+        epoch, position = divmod(step, max(1, len(self._train) // size))
+        order = np.random.default_rng([self.config.seed, 1, epoch]).permutation(self._train)
+        return self._batch(np.sort(order[position * size : (position + 1) * size]), rng)
+
+    def holdout_batches(self) -> Iterator[Batch]:
+        """Frames of held-out training episodes, not augmented, evenly spread."""
+        every = max(1, len(self._holdout) // MAX_HOLDOUT_FRAMES)
+        frames = self._holdout[::every]
+        for begin in range(0, len(frames), self.config.batch_size):
+            yield self._batch(frames[begin : begin + self.config.batch_size], None)
+
+    def _batch(self, index: IntArray, rng: np.random.Generator | None) -> Batch:
+        """Frames ``index``, augmented unless ``rng`` is None."""
+        config = self.config
+        where = torch.from_numpy(index)
+        bins, state = self.bins[where], self.proprio[where]
+        fed = bins
+        if rng is not None:
+            fed = disturbed_bins(bins, rng, config.token_noise_share)
+            state = state + config.proprio_noise * torch.from_numpy(rng.standard_normal(state.shape, dtype=np.float32))
+        n_text = self.n_text[where]
+        return Batch(
+            images=self._images(index, rng),
+            input_ids=self.input_ids[where, : int(n_text.max())],
+            n_text=n_text,
+            proprio=state,
+            fed_tokens=torch.from_numpy(self.codec.tokens_of_bins(fed.numpy())),
+            bins=bins,
+            event_offset_m=self.event_offset_m[where],
+        )
+
+    def _images(self, index: IntArray, rng: np.random.Generator | None) -> Tensor:
+        if self.config.blind:
+            return torch.empty(len(index), 0)
+        raw: ImageArray = self.demos.images[index]
+        if rng is None:
+            return _channels_first(raw)
+        moved = shifted(raw, rng, self.config.max_shift_px)
+        return recoloured(_channels_first(moved), rng, self.config.recolour_strength)
+
+    def _prompts(self) -> tuple[Tensor, Tensor]:
+        """(N, L) prompt ids padded with 0, and (N,) lengths."""
+        ids = [self.tokenizer.encode(text) for text in self.demos.instructions]
+        padded = np.zeros((len(ids), max(map(len, ids))), dtype=np.int64)
+        for row, tokens in zip(padded, ids, strict=True):
+            row[: len(tokens)] = tokens
+        lengths = np.asarray([len(tokens) for tokens in ids])
+        episode = self.demos.episode
+        return torch.from_numpy(padded[episode]), torch.from_numpy(lengths[episode])
+
+    def _model_config(self) -> OpenVLAConfig:
+        config, position = self.config, self.demos.proprio[:, :3]
+        x, y, z = position.mean(axis=0).tolist()
+        sx, sy, sz = position.std(axis=0).tolist()
+        vocabulary = self.codec.vocab_size
+        return OpenVLAConfig(
+            cameras=() if config.blind else self.demos.cameras,
+            vision=None if config.blind else ConvTowerConfig(),
+            camera_embedding=not config.blind,
+            proprio=ProprioConfig(position_mean_m=(x, y, z), position_std_m=(sx, sy, sz)),
+            action_vocab_size=vocabulary,
+            decoder=DecoderConfig(
+                vocab_size=vocabulary,
+                hidden_size=config.hidden_size,
+                intermediate_size=config.intermediate_size,
+                n_layers=config.n_layers,
+                n_heads=config.n_heads,
+            ),
+        )
+
+
+def vocabulary_instructions() -> Iterable[str]:
+    """Every instruction of the five standard suites, so that one tokenizer serves them all."""
+    return [task.instruction for name in VOCABULARY_SUITES for task in suite_info(name).tasks]
+
+
+def _channels_first(images: ImageArray) -> Tensor:
+    """(B, C, H, W, 3) u8 -> (B, C, 3, H, W) float32."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 1, 4, 2, 3).float()
