@@ -43,7 +43,7 @@ def evaluate(
         config.suite, setting.n_tasks, config.split, config.episodes,
         condition=config.condition, fresh=config.fresh, tasks=config.tasks,
     )  # fmt: skip
-    with open_run(out, {**config.outcome_fields(), **setting.provenance}) as run:
+    with open_run(out, {**config.outcome_fields(), "provenance": setting.provenance}) as run:
         records = run.records()
         if config.split is Split.TEST:
             append_test_log(out, config, "started", n_done=len(outcomes(records)))

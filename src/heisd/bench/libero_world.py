@@ -5,6 +5,7 @@ from typing import Any
 from heisd.bench.evaluate import Setting
 from heisd.bench.methods import method_builder, parse_methods
 from heisd.bench.rollout import Agent
+from heisd.bench.weights import describe_weights, resolve_weights
 from heisd.config import EvalConfig
 from heisd.errors import UnknownName
 from heisd.sim.protocols import parse_protocol
@@ -25,9 +26,8 @@ def libero_setting(config: EvalConfig) -> Setting:
     if config.dtype not in DTYPES:
         raise UnknownName("dtype", config.dtype, DTYPES)
     info = suite_info(config.suite)
-    from heisd.policies.bundle import describe_bundle
-
-    provenance = {"protocol": protocol.as_dict(), "policy": describe_bundle(config.weights)}
+    policy = describe_weights(resolve_weights(config.weights, config.suite))
+    provenance = {"protocol": protocol.as_dict(), "policy": policy}
     return Setting(info.n_tasks, libero_world, provenance)
 
 
@@ -47,7 +47,7 @@ class LiberoWorld:
         if n_threads is not None:
             torch.set_num_threads(n_threads)
         self._config = config
-        self._policy = load_policy(config.weights, dtype=config.dtype)
+        self._policy = load_policy(resolve_weights(config.weights, config.suite), config.dtype)
         self._env: Any = None
         self._agents: dict[tuple[str, bool], Agent] = {}
 
