@@ -111,6 +111,14 @@ def test_check_finds_stale_statistics_and_counts(tmp_path: Path) -> None:
     assert check(root).is_ok
 
 
+def test_check_of_an_unfinished_set_says_so_and_still_measures(tmp_path: Path) -> None:
+    root = make_dataset(tmp_path, 2)
+    (root / "meta/stats.json").unlink()
+    report = check(root)
+    assert report.problems == ("meta/stats.json is missing: the recording is not finished",)
+    assert report.regularity is not None
+
+
 def test_truncated_data_file_is_one_clear_error(tmp_path: Path) -> None:
     root = make_dataset(tmp_path, 2)
     file = root / "data/chunk-000/file-000.parquet"

@@ -64,7 +64,7 @@ class CheckReport:
     episodes_by_task: dict[int, int]
     size_mb: float
     fingerprint: str
-    regularity: Regularity | None  # how predictable the actions are; None when something is wrong
+    regularity: Regularity | None  # how predictable the actions are; None when episodes are damaged
     problems: tuple[str, ...]  # empty: everything is as it should be
 
     @property
@@ -123,10 +123,9 @@ def check(path: Path | str) -> CheckReport:
     """
     root = Path(path)
     spec, entries = read_spec(root), read_entries(root)
-    problems = _index_problems(root, entries)
-    for entry in entries:
-        problems += _episode_problems(root, entry, spec)
-    if not problems:
+    damages = [damage for entry in entries for damage in _episode_problems(root, entry, spec)]
+    problems = _index_problems(root, entries) + damages
+    if not damages:
         problems += _stats_problems(root, entries, spec)
     return CheckReport(
         path=str(root),
@@ -136,7 +135,7 @@ def check(path: Path | str) -> CheckReport:
         episodes_by_task=dict(sorted(Counter(entry.provenance.start.task_index for entry in entries).items())),
         size_mb=sum(file.stat().st_size for file in root.glob("data/*/*.parquet")) / 1e6,
         fingerprint=fingerprint(entries),
-        regularity=_regularity(root, entries) if entries and not problems else None,
+        regularity=_regularity(root, entries) if entries and not damages else None,
         problems=tuple(problems),
     )
 
@@ -236,6 +235,8 @@ def _check_pictures(table: pa.Table, spec: DatasetSpec) -> None:
 
 def _stats_problems(root: Path, entries: Sequence[EpisodeEntry], spec: DatasetSpec) -> list[str]:
     """Whether stats.json is what the files give (up to rounding)."""
+    if not (root / layout.STATS).exists():
+        return [f"{layout.STATS} is missing: the recording is not finished"]
     stored, computed = layout.read_json(root / layout.STATS), compute_stats(root, entries, spec.cameras)
     differing = [
         f"{feature}/{name}"
