@@ -30,7 +30,7 @@ class TargetJitter:
     def _carriers(self, name: str, carried_by: dict[str, str]) -> tuple[str, ...]:
         """``name`` and the chain of movable objects it stands on, short of another target."""
         group = [name]
-        while (below := carried_by.get(group[-1])) in self._env.objects_dict and below not in self._targets():
+        while (below := carried_by.get(group[-1], "")) in self._env.objects_dict and below not in self._targets():
             group.append(below)
         return tuple(group)
 

@@ -4,6 +4,7 @@
 allowed (demonstrations record the release). Images and proprioception are sampled when robosuite samples its sensors.
 """
 
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -138,7 +139,9 @@ class LiberoEnv:
             env._update_observables(force=True)
 
     def _advance(self, action: FloatArray) -> bool:
-        _, _, success, _ = self._env.step(action)
+        substeps = contextlib.nullcontext() if self.rendering is STOCK else robosuite_env.fused_substeps(self._env)
+        with substeps:
+            _, _, success, _ = self._env.step(action)
         return bool(success)
 
     def _sample(self) -> None:
