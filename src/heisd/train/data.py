@@ -68,11 +68,15 @@ class Samples:
         return OpenVLA(self.model_config)
 
     def train_batch(self, step: int, rng: np.random.Generator) -> Batch:
-        """The ``step``-th batch: the next slice of this epoch's permutation, augmented with ``rng``."""
+        """The ``step``-th batch, augmented with ``rng``."""
+        return self._batch(self.train_indices(step), rng)
+
+    def train_indices(self, step: int) -> IntArray:
+        """Frames of the ``step``-th batch: the next slice of this epoch's permutation."""
         size = self.config.batch_size
         epoch, position = divmod(step, max(1, len(self._train) // size))
         order = np.random.default_rng([self.config.seed, 1, epoch]).permutation(self._train)
-        return self._batch(np.sort(order[position * size : (position + 1) * size]), rng)
+        return np.sort(order[position * size : (position + 1) * size])
 
     def holdout_batches(self) -> Iterator[Batch]:
         """Frames of held-out training episodes, not augmented, evenly spread."""

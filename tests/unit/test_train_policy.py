@@ -1,0 +1,125 @@
+"""The training loop: it learns, and a killed run continues as if nothing had happened."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("libero", reason="the vocabulary is built from LIBERO's instructions (extra libero)")
+
+from heisd.errors import BadArtifact, BadInput
+from heisd.policies.bundle import load_policy
+from heisd.sim.demos import Demos
+from heisd.train.config import TrainConfig, load_config
+from heisd.train.data import Samples
+from heisd.train.policy import Progress, Trainer, export, fit, schedule
+
+TINY = TrainConfig(
+    steps=6, batch_size=8, warmup_steps=2, log_every=100, checkpoint_every=3, threads=1, holdout_every=4,
+    hidden_size=32, n_layers=2, n_heads=2, intermediate_size=48,
+)  # fmt: skip
+
+
+def fake_demos(seed: int = 0, n_episodes: int = 8, length: int = 10) -> Demos:
+    """Episodes whose action is a function of where the hand is, so that there is something to learn."""
+    rng = np.random.default_rng(seed)
+    n = n_episodes * length
+    proprio = rng.normal(size=(n, 25)).astype(np.float32)
+    proprio[:, 3:7] = [1.0, 0.0, 0.0, 0.0]
+    actions = np.tanh(proprio[:, [0, 1, 2, 7, 8, 9, 10]]).astype(np.float32)
+    actions[:, 6] = np.where(proprio[:, 0] > 0, 1.0, -1.0)
+    return Demos(
+        images=rng.integers(0, 255, size=(n, 2, 128, 128, 3), dtype=np.uint8),
+        cameras=("agentview", "wrist"),
+        proprio=proprio,
+        actions=actions,
+        executed=actions,
+        phase=np.zeros(n, dtype=np.int64),
+        episode=np.repeat(np.arange(n_episodes), length),
+        task=np.zeros(n, dtype=np.int64),
+        instructions=("pick up the butter and place it in the basket",) * n_episodes,
+        provenance=(),
+        fingerprint=f"fake-{seed}",
+    )
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in trainer.learner.named_parameters()}
+
+
+def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path) -> None:
+    samples = Samples(fake_demos(), TINY)
+    unbroken = Trainer(TINY, samples, tmp_path)
+    fit(unbroken, Progress(TINY))
+    first = Trainer(TINY, samples, tmp_path)
+    for _ in range(3):
+        first.train_step()
+    first.save()
+    second = Trainer(TINY, samples, tmp_path)
+    second.resume(tmp_path / "checkpoint.safetensors")
+    fit(second, Progress(TINY))
+    assert second.step == unbroken.step == TINY.steps
+    for name, value in weights(unbroken).items():
+        assert torch.equal(value, weights(second)[name]), name
+        assert torch.equal(unbroken.ema[name], second.ema[name]), name
+
+
+def test_a_run_of_other_data_or_another_recipe_is_not_continued(tmp_path: Path) -> None:
+    first = Trainer(TINY, Samples(fake_demos(), TINY), tmp_path)
+    first.train_step()
+    first.save()
+    with pytest.raises(BadInput, match="data"):
+        Trainer(TINY, Samples(fake_demos(seed=1), TINY), tmp_path).resume(tmp_path / "checkpoint.safetensors")
+    other = TINY.model_copy(update={"learning_rate": 1e-3})
+    with pytest.raises(BadInput, match="learning_rate"):
+        Trainer(other, Samples(fake_demos(), other), tmp_path).resume(tmp_path / "checkpoint.safetensors")
+
+
+def test_a_torn_checkpoint_is_refused(tmp_path: Path) -> None:
+    trainer = Trainer(TINY, Samples(fake_demos(), TINY), tmp_path)
+    trainer.train_step()
+    trainer.save()
+    file = tmp_path / "checkpoint.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(BadArtifact, match="checkpoint"):
+        trainer.resume(file)
+
+
+def test_blind_training_learns_and_exports_a_policy_that_loads(tmp_path: Path) -> None:
+    config = TINY.model_copy(update={"blind": True, "steps": 60, "batch_size": 32, "learning_rate": 3e-3})
+    trainer = Trainer(config, Samples(fake_demos(n_episodes=20), config), tmp_path)
+    losses = [trainer.train_step()["loss"] for _ in range(config.steps)]
+    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.5
+    policy = load_policy(export(trainer, tmp_path / "policy", "test"))
+    assert policy.config.cameras == ()
+
+
+def test_held_out_episodes_are_never_trained_on() -> None:
+    samples = Samples(fake_demos(), TINY)
+    held_out = set(np.flatnonzero(np.isin(samples.demos.episode, [3, 7])))
+    seen: set[int] = set()
+    for step in range(20):
+        order = samples.train_indices(step)
+        seen |= set(order.tolist())
+    assert not seen & held_out
+    assert len(seen) > 40
+
+
+def test_schedule_warms_up_and_decays() -> None:
+    config = TrainConfig(steps=1000, warmup_steps=100)
+    values = [schedule(step, config) for step in range(1000)]
+    assert values[0] == pytest.approx(0.01, rel=0.01)
+    assert int(np.argmax(values)) == 99
+    assert values[-1] == pytest.approx(0.02, abs=0.005)
+
+
+def test_recipe_errors_name_the_key(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.json"
+    file.write_text('{"stepz": 3}')
+    with pytest.raises(BadInput, match=r"stepz.*Known keys: .*steps"):
+        load_config(file)
+    file.write_text("{")
+    with pytest.raises(BadInput, match="cannot read"):
+        load_config(file)
+    assert load_config(None, steps=7).steps == 7
