@@ -177,3 +177,19 @@ class _Sensors:
             joint_pos_rad=data.qpos[self._arm_qpos],
             joint_vel_rad_s=data.qvel[self._arm_qvel],
         )
+
+
+_open_env: list[tuple[Any, LiberoEnv]] = []  # at most one
+
+
+def cached_env(suite: str, task_index: int, **options: Any) -> LiberoEnv:
+    """The process's one open environment: the same again for equal arguments, else the old one is closed first.
+
+    Options are those of :class:`LiberoEnv`; they must be hashable. For workers that serve one task after another.
+    """
+    key = (suite, task_index, frozenset(options.items()))
+    if _open_env and _open_env[0][0] != key:
+        _open_env.pop()[1].close()
+    if not _open_env:
+        _open_env.append((key, LiberoEnv(suite, task_index, **options)))
+    return _open_env[0][1]

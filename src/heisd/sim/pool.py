@@ -1,0 +1,224 @@
+"""Run simulator work in spawned processes that survive crashes of the simulator.
+
+Every worker is a fresh interpreter (OpenGL and CUDA do not survive a fork), gets one item at a time, and stays with
+one group of items as long as there are any, so that it can keep that group's environment. A worker that dies is
+replaced and its item is done again; one that merely raises ends the run with its message.
+"""
+
+import contextlib
+import itertools
+import logging
+import multiprocessing
+import signal
+import traceback
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Generic, TypeVar
+
+from heisd.errors import BadInput, HeisdError, WorkerFailed
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_JOIN_TIMEOUT_S = 2.0
+
+
+def run_pool(
+    task_fn: Callable[[Item], Result],
+    items: Sequence[Item],
+    n_workers: int,
+    *,
+    group_key: Callable[[Item], Hashable] | None = None,
+    initializer: Callable[..., None] | None = None,
+    initargs: tuple[Any, ...] = (),
+    max_retries: int = 2,
+) -> Iterator[tuple[Item, Result]]:
+    """Yield ``(item, task_fn(item))`` in order of completion; workers start with the first ``next()``.
+
+    ``task_fn`` and ``initializer`` must be importable functions, items and results picklable. ``initializer`` runs
+    once per worker process (set thread counts there). Items with equal ``group_key`` go to the same worker while
+    others have work of their own. Raises WorkerFailed, naming the item, when ``task_fn`` raises or when its process
+    died more than ``max_retries`` times; a HeisdError keeps its message. Closing the iterator ends all workers.
+    """
+    if n_workers < 1:
+        raise BadInput(f"{n_workers} workers asked for; at least 1 is needed")
+    job = _Job(task_fn, initializer, initargs)
+    queue = _GroupedQueue(items, group_key or (lambda _: None))
+    return _run(job, queue, min(n_workers, max(1, len(items))), max_retries)
+
+
+def _run(job: "_Job", queue: "_GroupedQueue[Item]", n_workers: int, max_retries: int) -> Iterator[tuple[Item, Any]]:
+    workers: list[_Worker[Item]] = []
+    try:
+        for _ in range(n_workers):
+            workers.append(_Worker(job))
+            workers[-1].take_from(queue)
+        while busy := [worker for worker in workers if worker.entry is not None]:
+            for worker in _ready(busy):
+                entry = worker.entry
+                assert entry is not None
+                try:
+                    reply = worker.receive()
+                except EOFError:
+                    entry.n_deaths += 1
+                    _check_deaths(entry, worker, max_retries)
+                    workers[workers.index(worker)] = worker = worker.replaced(job)
+                    worker.give(entry)
+                    continue
+                worker.take_from(queue)
+                yield entry.item, reply.unwrap(entry.item)
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+def _ready(workers: "list[_Worker[Item]]") -> "list[_Worker[Item]]":
+    """Workers that have answered or died; waits for at least one."""
+    answered = set(wait([worker.connection for worker in workers]))
+    return [worker for worker in workers if worker.connection in answered]
+
+
+def _check_deaths(entry: "_Entry[Item]", worker: "_Worker[Item]", max_retries: int) -> None:
+    code = worker.exit_code()
+    if entry.n_deaths > max_retries:
+        raise WorkerFailed(f"the worker process died {entry.n_deaths} times (exit code {code}) on {entry.item!r}")
+    log.warning("a worker died (exit code %s) on %r; doing it again", code, entry.item)
+
+
+@dataclass(slots=True)
+class _Entry(Generic[Item]):
+    item: Item
+    group: Hashable
+    n_deaths: int = 0
+
+
+class _GroupedQueue(Generic[Item]):
+    """Items by group; a worker that asks again gets its own group first, then the group with most left."""
+
+    def __init__(self, items: Sequence[Item], key: Callable[[Item], Hashable]) -> None:
+        self._groups: dict[Hashable, deque[_Entry[Item]]] = {}
+        for item in items:
+            self._groups.setdefault(key(item), deque()).append(_Entry(item, key(item)))
+        self._n_holders: dict[Hashable, int] = dict.fromkeys(self._groups, 0)
+
+    def take(self, current: Hashable) -> _Entry[Item] | None:
+        if self._groups.get(current):
+            return self._groups[current].popleft()
+        if current in self._n_holders:
+            self._n_holders[current] -= 1
+        waiting = [group for group, entries in self._groups.items() if entries]
+        if not waiting:
+            return None
+        # Fewest workers first: a second worker joins a group only when no group is without one.
+        chosen = min(waiting, key=lambda group: (self._n_holders[group], -len(self._groups[group])))
+        self._n_holders[chosen] += 1
+        return self._groups[chosen].popleft()
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    task_fn: Callable[[Any], Any]
+    initializer: Callable[..., None] | None
+    initargs: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """What a worker sends back: a result, or the description of what was raised."""
+
+    value: Any = None
+    error: str = ""
+    is_ours: bool = False  # the error was a HeisdError, whose message is meant for the user
+    trace: str = field(default="", repr=False)
+
+    def unwrap(self, item: object) -> Any:
+        if not self.error:
+            return self.value
+        failure = HeisdError(self.error) if self.is_ours else WorkerFailed(f"{item!r} failed: {self.error}")
+        failure.add_note(self.trace)
+        raise failure
+
+
+_NO_GROUP = object()
+_worker_numbers = itertools.count()
+
+
+class _Worker(Generic[Item]):
+    """The parent's end of one worker process."""
+
+    def __init__(self, job: _Job) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        name = f"heisd-worker-{next(_worker_numbers)}"
+        self._process: BaseProcess = context.Process(target=_serve, args=(theirs, job), name=name, daemon=True)
+        self._process.start()
+        theirs.close()  # so that the child's death reads as end of file
+        self.entry: _Entry[Item] | None = None
+        self._group: Hashable = _NO_GROUP
+
+    def take_from(self, queue: _GroupedQueue[Item]) -> None:
+        entry = queue.take(self._group)
+        if entry is None:
+            self.entry = None
+        else:
+            self.give(entry)
+
+    def give(self, entry: _Entry[Item]) -> None:
+        self.entry, self._group = entry, entry.group
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died: noticed when we wait for it
+            self.connection.send(entry.item)
+
+    def receive(self) -> _Reply:
+        """The reply to the current item; EOFError when the process died."""
+        try:
+            reply = self.connection.recv()
+        except ConnectionResetError as error:
+            raise EOFError from error
+        assert isinstance(reply, _Reply)
+        return reply
+
+    def exit_code(self) -> int | None:
+        self._process.join(_JOIN_TIMEOUT_S)
+        return self._process.exitcode
+
+    def replaced(self, job: _Job) -> "_Worker[Item]":
+        self.stop()
+        return _Worker(job)
+
+    def stop(self) -> None:
+        """End the process, politely first; never leaves it behind."""
+        self.connection.close()
+        self._process.terminate()
+        self._process.join(_JOIN_TIMEOUT_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._process.close()
+
+
+def _serve(connection: Connection, job: _Job) -> None:
+    """The worker's life: answer items until the parent closes the pipe or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    set_up = job.initializer
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            item = connection.recv()
+            reply = _Reply() if set_up is None else _answer(set_up, *job.initargs)
+            if not reply.error:
+                set_up = None
+                reply = _answer(job.task_fn, item)
+            connection.send(reply)
+
+
+def _answer(function: Callable[..., Any], *arguments: Any) -> _Reply:
+    try:
+        return _Reply(value=function(*arguments))
+    except HeisdError as error:
+        return _Reply(error=str(error) or type(error).__name__, is_ours=True, trace=traceback.format_exc())
+    except Exception as error:  # noqa: BLE001 - a process edge: reported to the parent, which raises
+        return _Reply(error=f"{type(error).__name__}: {error}", trace=traceback.format_exc())
