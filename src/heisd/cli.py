@@ -109,7 +109,9 @@ def evaluate(
 @_guarded
 def bench(
     method: Annotated[str, typer.Option(help="Methods, separated by commas.")] = "ar",
-    observations: Annotated[Path | None, typer.Option(help="Recorded observations (.npz); recorded if left out.")] = None,
+    observations: Annotated[
+        Path | None, typer.Option(help="Recorded observations (.npz); recorded if left out.")
+    ] = None,
     suite: Annotated[str, typer.Option(help="Where to record observations when none are given.")] = "libero_object",
     steps: Annotated[int, typer.Option(min=1, help="Timed steps per method.")] = 200,
     warmup: Annotated[int, typer.Option(min=0, help="Untimed steps before, reported apart.")] = 10,
@@ -139,8 +141,9 @@ def report(
     from heisd.bench.report import write_report
 
     path = write_report(runs, out)
-    result = {"report": str(path), "bytes": path.stat().st_size}
-    _emit(result, json, lambda: typer.echo(f"wrote {path} ({result['bytes'] / 1e6:.1f} MB)"))
+    size_bytes = path.stat().st_size
+    result = {"report": str(path), "bytes": size_bytes}
+    _emit(result, json, lambda: typer.echo(f"wrote {path} ({size_bytes / 1e6:.1f} MB)"))
 
 
 @app.command()
@@ -167,7 +170,9 @@ def collect(
 def train_policy(
     data: Annotated[list[Path], typer.Option(help="Demonstration data sets (repeat the option for several).")],
     out: Out,
-    config: Annotated[Path | None, typer.Option(help="JSON file with the recipe; the shipped recipe if left out.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="JSON file with the recipe; the shipped recipe if left out.")
+    ] = None,
     minutes: Annotated[float | None, typer.Option(min=0.0, help="Stop and save after this long.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
     json: Json = False,
@@ -193,16 +198,17 @@ def doctor(json: Json = False) -> None:
 @app.command()
 @_guarded
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Where results, films and the report go.")] = Path("runs/demo"),
+    out: Annotated[Path | None, typer.Option("--out", help="Default: a new directory under runs/.")] = None,
     weights: Weights = "default",
-    workers: Workers = 2,
-    episodes: Annotated[int, typer.Option(min=1, help="Episodes per suite.")] = 6,
+    episodes: Annotated[int, typer.Option(min=1, max=10, help="Episodes per suite, each of another task.")] = 5,
     json: Json = False,
 ) -> None:
     """Watch the bundled policy solve LIBERO tasks: table, films, HTML report."""
+    from time import strftime
+
     from heisd.demo import run_demo, show
 
-    result = run_demo(out, weights=weights, workers=workers, episodes=episodes)
+    result = run_demo(out or Path("runs") / strftime("demo-%Y%m%d-%H%M%S"), weights=weights, episodes=episodes)
     _emit(result, json, lambda: show(result))
 
 

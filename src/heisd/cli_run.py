@@ -48,7 +48,13 @@ class EpisodeBar:
 @contextmanager
 def progress_bar(label: str, total: int) -> Iterator[EpisodeBar]:
     """A bar on stderr; an interrupt inside becomes one that says how many episodes are saved."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=stderr, transient=True) as rich_bar:
         bar = EpisodeBar(rich_bar, total, label)
         try:
@@ -67,7 +73,9 @@ def show_result(result: dict[str, Any], out: Path) -> None:
             stdout.print(latency_table(f"{name}: milliseconds per action", block["ms_per_action"], block["stages"]))
         if block["speedup_vs_baseline"]:
             speed = block["speedup_vs_baseline"]
-            stdout.print(f"{name}: {speed['ratio']:.2f}x, 95 % {speed['ci95'][0]:.2f}-{speed['ci95'][1]:.2f} (full clock)")
+            stdout.print(
+                f"{name}: {speed['ratio']:.2f}x, 95 % {speed['ci95'][0]:.2f}-{speed['ci95'][1]:.2f} (full clock)"
+            )
         if block["paired"]:
             paired = block["paired"]
             stdout.print(
@@ -81,10 +89,8 @@ def success_table(result: dict[str, Any]) -> Table:
     """One row per task, one column per method."""
     methods = result["methods"]
     config = result["config"]
-    table = Table(
-        title=f"{config['suite']} · {config['split']} · {config['condition']} · {config['protocol']} · {config['rendering']}",
-        title_justify="left",
-    )
+    title = " · ".join(str(config[key]) for key in ("suite", "split", "condition", "protocol", "rendering"))
+    table = Table(title=title, title_justify="left")
     table.add_column("task", overflow="fold")
     for name in methods:
         table.add_column(f"{name}", justify="right")
@@ -136,8 +142,8 @@ def show_bench(result: dict[str, Any]) -> None:
         stdout.print(f"{name}: {result['warmup']} warm-up steps, first {block['first_ms']:.1f} ms, not counted above")
     if result["cost_ratio"]["decode_over_prefill"] is not None:
         stdout.print(
-            f"cost ratio 6D/(V+P) = {result['cost_ratio']['decode_over_prefill']:.2f}: without skipping no method can be "
-            f"faster than {result['cost_ratio']['ceiling']:.2f}x"
+            f"cost ratio 6D/(V+P) = {result['cost_ratio']['decode_over_prefill']:.2f}: without skipping no method "
+            f"can be faster than {result['cost_ratio']['ceiling']:.2f}x"
         )
 
 

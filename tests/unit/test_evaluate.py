@@ -75,7 +75,7 @@ def test_a_torn_line_is_dropped_and_only_missing_episodes_are_played(tmp_path):
 
 
 def test_interrupting_loses_nothing_and_leaves_no_result(tmp_path):
-    def stop(record, done, total):
+    def stop(_record, done, _total):
         if done == 3:
             raise KeyboardInterrupt
 

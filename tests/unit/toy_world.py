@@ -1,4 +1,5 @@
 """A one-dimensional toy world for evaluation tests: reach 1.0 within 20 steps. No simulator, no torch."""
+# ruff: noqa: ARG001, ARG002  (the signatures are the protocol's)
 
 import os
 from pathlib import Path
@@ -17,7 +18,12 @@ SETTING_PROVENANCE = {"protocol": {"name": "toy"}, "policy": {"name": "toy", "sh
 def observation(position: float, step: int) -> Observation:
     picture = np.full((16, 16, 3), int(40 + 150 * np.clip(position, 0, 1)), dtype=np.uint8)
     proprio = Proprioception(
-        np.array([position, 0.0, 0.0]), np.array([1.0, 0.0, 0.0, 0.0]), np.zeros(2), np.zeros(2), np.zeros(7), np.zeros(7)
+        np.array([position, 0.0, 0.0]),
+        np.array([1.0, 0.0, 0.0, 0.0]),
+        np.zeros(2),
+        np.zeros(2),
+        np.zeros(7),
+        np.zeros(7),
     )
     return Observation({"agentview": picture, "wrist": picture[::-1].copy()}, proprio, "reach <the> end", step / 20)
 
@@ -97,6 +103,6 @@ def setting(factory: Any = toy_world) -> Setting:
 
 
 def config(**changes: Any) -> EvalConfig:
-    return EvalConfig.model_validate({"suite": "toy", "methods": ("ar",), "split": "validation", "episodes": 4, **changes})
-
-
+    return EvalConfig.model_validate(
+        {"suite": "toy", "methods": ("ar",), "split": "validation", "episodes": 4, **changes}
+    )

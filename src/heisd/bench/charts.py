@@ -29,15 +29,17 @@ def stacked_svg(parts_ms: Mapping[str, float], *, scale_ms: float, width_px: int
     left, pieces = 0.0, []
     for i, (name, ms) in enumerate(parts_ms.items()):
         wide = width_px * ms / scale_ms
-        label = f"{name} {ms:.2f} ms"
+        label, bar_px = f"{name} {ms:.2f} ms", max(wide - 1, 0.5)
         pieces.append(
-            f'<rect class="stage-{i % STAGE_CLASSES}" x="{left:.1f}" y="0" width="{max(wide - 1, 0.5):.1f}" height="34" rx="3">'
+            f'<rect class="stage-{i % STAGE_CLASSES}" x="{left:.1f}" width="{bar_px:.1f}" height="34" rx="3">'
             f"<title>{escape(label)}</title></rect>"
         )
         if wide > 7.2 * len(label):
             pieces.append(f'<text class="onbar" x="{left + 8:.1f}" y="22">{escape(label)}</text>')
         left += wide
-    return f'<svg class="stack" viewBox="0 0 {width_px} 34" role="img" aria-label="time by stage">{"".join(pieces)}</svg>'
+    return (
+        f'<svg class="stack" viewBox="0 0 {width_px} 34" role="img" aria-label="time by stage">{"".join(pieces)}</svg>'
+    )
 
 
 def histogram_svg(values: list[float], *, unit: str, width_px: int = 720, height_px: int = 120, bins: int = 60) -> str:
@@ -56,8 +58,10 @@ def histogram_svg(values: list[float], *, unit: str, width_px: int = 720, height
         if n
     )
     marks = "".join(
-        f'<text class="axis" x="{width_px * f:.0f}" y="{height_px - 4}" text-anchor="{anchor}">{top * f:.1f} {unit}</text>'
+        f'<text class="axis" x="{width_px * f:.0f}" y="{height_px - 4}" text-anchor="{anchor}">'
+        f"{top * f:.1f} {unit}</text>"
         for f, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end"))
     )
     tail = f'<text class="axis" x="{width_px}" y="12" text-anchor="end">{beyond} steps beyond</text>' if beyond else ""
-    return f'<svg class="histogram" viewBox="0 0 {width_px} {height_px}" role="img" aria-label="distribution">{bars}{marks}{tail}</svg>'
+    frame = f'<svg class="histogram" viewBox="0 0 {width_px} {height_px}" role="img" aria-label="distribution">'
+    return f"{frame}{bars}{marks}{tail}</svg>"

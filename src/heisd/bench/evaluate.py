@@ -143,5 +143,3 @@ def _result(
         "machine": machine(),
         "commit": git_commit(checkout_root(Path.cwd())),
     }
-
-

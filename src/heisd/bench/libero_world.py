@@ -98,5 +98,3 @@ class EngineAgent:
         """One action and the record of the step that made it."""
         action: Action = self._engine.act(observation)
         return action, self._sink.records.pop()
-
-

@@ -13,6 +13,7 @@ from typing import Any
 from heisd.bench.charts import histogram_svg, interval_svg, stacked_svg
 from heisd.bench.results import RESULT_NAME, EpisodeRecord, RunDirectory, read_json
 from heisd.bench.summary import outcomes
+from heisd.bench.videos import poster_jpeg
 from heisd.errors import BadArtifact, BadInput
 
 
@@ -39,7 +40,9 @@ class Run:
 def load_run(path: Path) -> Run:
     """A finished run; BadArtifact when it is not one, or not finished."""
     if not (path / RESULT_NAME).is_file():
-        raise BadArtifact(f"{path} holds no {RESULT_NAME}: not a run of heisd eval, or not finished (repeat its command)")
+        raise BadArtifact(
+            f"{path} holds no {RESULT_NAME}: not a run of heisd eval, or not finished (repeat its command)"
+        )
     result = read_json(path / RESULT_NAME)
     if missing := {"methods", "config", "status"} - result.keys():
         raise BadArtifact(f"{path / RESULT_NAME} lacks {sorted(missing)}: not a result of this version of heisd")
@@ -61,12 +64,22 @@ def write_report(run_paths: Sequence[Path], out: Path) -> Path:
 def render_page(runs: Sequence[Run]) -> str:
     """The whole page: nothing in it refers to another file or address."""
     style = files("heisd.bench").joinpath("report.css").read_text(encoding="utf-8")
-    sections = (_header(runs), _films(runs), _success(runs), _latency(runs), _comparison(runs), _reading(), _setup(runs))
+    sections = (
+        _header(runs),
+        _films(runs),
+        _success(runs),
+        _latency(runs),
+        _comparison(runs),
+        _reading(),
+        _setup(runs),
+    )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>heisd: {escape(', '.join(dict.fromkeys(run.suite for run in runs)))}</title>"
-        f"<style>\n{style}</style></head>\n<body><main>\n" + "\n".join(s for s in sections if s) + "\n</main></body></html>\n"
+        f"<style>\n{style}</style></head>\n<body><main>\n"
+        + "\n".join(s for s in sections if s)
+        + "\n</main></body></html>\n"
     )
 
 
@@ -76,8 +89,8 @@ def _header(runs: Sequence[Run]) -> str:
     warning = f'<p class="note bad">{invalid} episodes could not be played and are in no rate.</p>' if invalid else ""
     return (
         "<header><h1>What the policy did, and how fast</h1>"
-        "<p>Closed-loop episodes in LIBERO, simulated with MuJoCo: the policy sees two cameras, the arm's own state and a "
-        f"sentence, and answers every control step. Rates carry Wilson 95 % intervals.</p></header>"
+        "<p>Closed-loop episodes in LIBERO, simulated by MuJoCo. The policy sees two cameras, the arm's own "
+        f"state and a sentence, and answers every control step. Rates carry Wilson 95 % intervals.</p></header>"
         f'<div class="cards">{cards}</div>{warning}'
     )
 
@@ -86,10 +99,11 @@ def _card(run: Run, name: str, block: dict[str, Any]) -> str:
     result = run.result
     chips = (result["split"] + " split", result["condition"], result["config"]["protocol"] + " protocol",
              result["rendering"] + " rendering", result["config"]["dtype"])  # fmt: skip
-    rate = "–" if block["pc_success"] is None else f"{block['pc_success']:.0f}<small> %</small>"
-    interval = "" if block["wilson95"] is None else f"{block['wilson95'][0]:.0f}–{block['wilson95'][1]:.0f} % · "
+    rate = "none" if block["pc_success"] is None else f"{block['pc_success']:.0f}<small> %</small>"
+    interval = "" if block["wilson95"] is None else f"{block['wilson95'][0]:.0f} to {block['wilson95'][1]:.0f} % · "
     return (
-        f'<div class="card"><div class="name">{escape(run.suite)} · <b>{escape(name)}</b></div><div class="big">{rate}</div>'
+        f'<div class="card"><div class="name">{escape(run.suite)} · <b>{escape(name)}</b></div>'
+        f'<div class="big">{rate}</div>'
         f'<div class="sub">{interval}{block["n_episodes"]} episodes</div>'
         + "".join(f'<span class="chip">{escape(chip)}</span>' for chip in chips)
         + "</div>"
@@ -103,8 +117,8 @@ def _films(runs: Sequence[Run]) -> str:
         return ""
     figures = "".join(_figure(run, record) for run, record in filmed)
     return (
-        "<h2>Films</h2><p class='lead'>In real time: both cameras as the policy sees them, enlarged, with the step and the "
-        "action it chose. The first failure of every task is shown as well, if there was one.</p>"
+        "<h2>Films</h2><p class='lead'>In real time: both cameras as the policy sees them, enlarged, with the step and "
+        "the action it chose. The first failure of every task is shown as well, if there was one.</p>"
         f'<div class="films">{figures}</div>'
     )
 
@@ -114,10 +128,13 @@ def _figure(run: Run, record: EpisodeRecord) -> str:
     path = run.path / record.video
     if not path.is_file():
         return f'<figure><figcaption class="quiet">{escape(record.video)} is no longer there</figcaption></figure>'
-    film = base64.b64encode(path.read_bytes()).decode()
-    verdict = '<span class="verdict good">solved</span>' if record.success else '<span class="verdict bad">not solved</span>'
+    film, poster = (base64.b64encode(data).decode() for data in (path.read_bytes(), poster_jpeg(path)))
+    verdict = (
+        '<span class="verdict good">solved</span>' if record.success else '<span class="verdict bad">not solved</span>'
+    )
     return (
-        f'<figure><video controls muted loop playsinline preload="metadata" src="data:video/mp4;base64,{film}"></video>'
+        f'<figure><video controls muted loop playsinline preload="metadata" '
+        f'poster="data:image/jpeg;base64,{poster}" src="data:video/mp4;base64,{film}"></video>'
         f'<figcaption><span class="what">{escape(record.instruction)}</span>{verdict}'
         f'<span class="quiet"> after {record.n_steps} steps · {escape(record.suite)} task {record.task_index} · '
         f"{escape(record.method)}</span></figcaption></figure>"
@@ -135,14 +152,15 @@ def _success_table(run: Run, name: str, block: dict[str, Any]) -> str:
     total = _success_row("all tasks", {**block, "n_successes": successes}, "total") if block["n_episodes"] else ""
     return (
         f"<h3>{escape(run.suite)} · {escape(name)} · {escape(run.result['condition'])}</h3><div class='wide'><table>"
-        '<tr><th>task</th><th class="num">solved</th><th>0 – 100 %</th><th class="num">mean steps</th></tr>'
+        '<tr><th>task</th><th class="num">solved</th><th>0 to 100 %</th><th class="num">mean steps</th></tr>'
         f"{rows}{total}</table></div>"
     )
 
 
 def _success_row(label: str, block: dict[str, Any], kind: str = "") -> str:
     return (
-        f'<tr class="{kind}"><td>{escape(label)}</td><td class="num">{block["n_successes"]} / {block["n_episodes"]}</td>'
+        f'<tr class="{kind}"><td>{escape(label)}</td>'
+        f'<td class="num">{block["n_successes"]} / {block["n_episodes"]}</td>'
         f"<td>{interval_svg(block['pc_success'], *block['wilson95'])}</td>"
         f'<td class="num">{block["mean_steps"]:.0f}</td></tr>'
     )
@@ -152,14 +170,14 @@ def _latency(runs: Sequence[Run]) -> str:
     timed = [(run, name, block) for run in runs for name, block in run.methods.items() if block["ms_per_action"]["n"]]
     if not timed:
         return (
-            "<h2>Latency</h2><p class='note'>Not measured in these runs: only <code>heisd eval --timing</code> (serial, "
-            "nothing beside it) and <code>heisd bench</code> report times.</p>"
+            "<h2>Latency</h2><p class='note'>Not measured in these runs: only <code>heisd eval --timing</code> "
+            "(serial, nothing beside it) and <code>heisd bench</code> report times.</p>"
         )
     scale = max(block["ms_per_action"]["mean"] for _, _, block in timed)
     parts = "".join(_latency_block(run, name, block, scale) for run, name, block in timed)
     return (
-        "<h2>Latency by stage</h2><p class='lead'>Full clock: from the observation handed over to the action handed back. "
-        f"Bars are means, on one scale.</p>{parts}"
+        "<h2>Latency by stage</h2><p class='lead'>Full clock: from the observation handed over to the action handed "
+        f"back. Bars are means, on one scale.</p>{parts}"
     )
 
 
@@ -168,7 +186,8 @@ def _latency_block(run: Run, name: str, block: dict[str, Any], scale_ms: float) 
     rest = max(block["ms_per_action"]["mean"] - sum(stages.values()), 0.0)
     series = [ms for r in run.records if r.method == name and r.timing for ms in r.timing.latency_ms]
     rows = "".join(
-        f'<tr class="{"total" if stage == "full clock" else ""}"><td>{escape(stage)}</td><td class="num">{row["n"]}</td>'
+        f'<tr class="{"total" if stage == "full clock" else ""}"><td>{escape(stage)}</td>'
+        f'<td class="num">{row["n"]}</td>'
         + "".join(f'<td class="num">{row[k]:.2f}</td>' for k in ("p50", "p95", "p99", "mean"))
         + "</tr>"
         for stage, row in {**block["stages"], "full clock": block["ms_per_action"]}.items()
@@ -198,7 +217,9 @@ def _comparison(runs: Sequence[Run]) -> str:
 def _comparison_row(run: Run, name: str, block: dict[str, Any]) -> str:
     paired, speed = block["paired"], block["speedup_vs_baseline"]
     points = f"{paired['difference_points']:+.1f} ({paired['ci95'][0]:+.1f} to {paired['ci95'][1]:+.1f})"
-    ratio = "not timed" if speed is None else f"{speed['ratio']:.2f}x ({speed['ci95'][0]:.2f}–{speed['ci95'][1]:.2f})"
+    ratio = (
+        "not timed" if speed is None else f"{speed['ratio']:.2f}x ({speed['ci95'][0]:.2f} to {speed['ci95'][1]:.2f})"
+    )
     forwards = block["speculation"]["lm_forwards_per_action"]
     return (
         f'<tr><td>{escape(run.suite)} · {escape(name)}</td><td class="num">{points}</td><td class="num">{ratio}</td>'
@@ -210,9 +231,9 @@ def _reading() -> str:
     return (
         "<h2>How to read this</h2><p class='lead'>LIBERO's targets hardly move between its shipped starts, so a policy "
         "that ignores its cameras can get surprisingly far: read a rate beside the blind baseline and the jittered "
-        "condition. An episode that ended in an error is not a failure of the policy; it is left out and counted apart. "
-        "The bundled policy saw other demonstrations, cameras and proprioception than OpenVLA-7B: the two do not belong in "
-        "one table.</p>"
+        "condition. An episode that ended in an error is not a failure of the policy; it is left out and counted "
+        "apart. The bundled policy saw other demonstrations, cameras and proprioception than OpenVLA-7B: the two do "
+        "not belong in one table.</p>"
     )
 
 

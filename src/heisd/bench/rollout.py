@@ -119,7 +119,7 @@ def play_or_report(world: World, job: EpisodeJob) -> EpisodeRecord:
         return play(world, job)
     except (HeisdError, OSError, MemoryError):
         raise
-    except Exception as error:  # noqa: BLE001 - a process edge: reported in the record and retried
+    except Exception as error:  # a process edge: logged, reported in the record, retried
         log.warning("%s (%s) could not be played: %s", job.start.key, job.method, error, exc_info=True)
         return _invalid(job, f"{type(error).__name__}: {error}")
 

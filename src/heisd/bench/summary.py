@@ -38,7 +38,7 @@ def summarise(config: EvalConfig, records: Sequence[EpisodeRecord]) -> dict[str,
     baseline = by_method[config.methods[0]]
     return {
         **_lerobot_fields(baseline, config.suite),
-        "methods": {name: _method_block(config, mine, baseline) for name, mine in by_method.items()},
+        "methods": {name: _method_block(mine, baseline) for name, mine in by_method.items()},
         "invalid": {"n": len(unplayed(records)), "episodes": unplayed(records)},
     }
 
@@ -75,9 +75,7 @@ def _lerobot_totals(records: Sequence[EpisodeRecord]) -> dict[str, Any]:
     }
 
 
-def _method_block(
-    config: EvalConfig, records: Sequence[EpisodeRecord], baseline: Sequence[EpisodeRecord]
-) -> dict[str, Any]:
+def _method_block(records: Sequence[EpisodeRecord], baseline: Sequence[EpisodeRecord]) -> dict[str, Any]:
     rate = wilson(sum(r.success for r in records), len(records))
     is_baseline = records is baseline
     return {

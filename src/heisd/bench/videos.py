@@ -1,8 +1,10 @@
 """Rollout films: two cameras side by side, enlarged, with task, step and action written under them."""
 
+import io
 import logging
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import imageio.v2 as imageio
 import numpy as np
@@ -93,9 +95,26 @@ def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 def _encode(path: Path, frames: list[ImageArray]) -> None:
     """H.264, even sides, widely playable pixel format; the last frame is held for a moment."""
-    with imageio.get_writer(
-        path, format="FFMPEG", fps=FPS, codec="libx264", pixelformat="yuv420p", macro_block_size=2,
-        output_params=["-crf", "27", "-preset", "veryfast", "-movflags", "+faststart"], ffmpeg_log_level="error",
-    ) as writer:  # fmt: skip
+    writer: Any = imageio.get_writer(
+        path,
+        format="FFMPEG",  # type: ignore[arg-type]  # imageio declares only its plugin names
+        fps=FPS,
+        codec="libx264",
+        pixelformat="yuv420p",
+        macro_block_size=2,
+        output_params=["-crf", "27", "-preset", "veryfast", "-movflags", "+faststart"],
+        ffmpeg_log_level="error",
+    )
+    with writer:
         for frame in [*frames, *frames[-1:] * _HOLD_FRAMES]:
             writer.append_data(frame)
+
+
+def poster_jpeg(film: Path) -> bytes:
+    """The last frame of a film as a JPEG: where things ended up, and the verdict."""
+    reader: Any = imageio.get_reader(film, format="FFMPEG")  # type: ignore[arg-type]
+    with reader:
+        frame = reader.get_data(max(reader.count_frames() - 2, 0))
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()

@@ -1,0 +1,182 @@
+"""``heisd bench``: time per action and stage on recorded observations, methods interleaved in one process."""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from heisd.bench.observations import load_observations, save_observations
+from heisd.bench.provenance import machine, versions
+from heisd.bench.rollout import Agent, World, observation_hash, peak_rss_mb
+from heisd.bench.stats import distribution, ratio_of_sums
+from heisd.config import EvalConfig
+from heisd.sim.splits import EpisodeStart, Split, episode_starts
+from heisd.types import Observation
+
+log = logging.getLogger(__name__)
+
+N_RECORDED = 60  # control steps recorded when no file is given: approach and first grasp of one episode
+
+
+@dataclass(frozen=True, slots=True)
+class BenchConfig:
+    """What to time."""
+
+    methods: tuple[str, ...]  # the first one is the baseline
+    suite: str = "libero_object"
+    steps: int = 200  # timed steps per method
+    warmup: int = 10  # steps before, reported apart
+    weights: str = "default"
+    dtype: str = "float32"
+    threads: int = 0  # 0: torch's own choice
+
+
+@dataclass(slots=True)
+class Series:
+    """Times of one method."""
+
+    latency_ms: list[float] = field(default_factory=list)
+    stage_ms: dict[str, list[float]] = field(default_factory=dict)
+    warmup_ms: list[float] = field(default_factory=list)
+    cpu_s: float = 0.0
+
+    def add(self, latency_ms: float, stages: Mapping[str, float], cpu_s: float) -> None:
+        """One timed step."""
+        self.latency_ms.append(latency_ms)
+        self.cpu_s += cpu_s
+        for name, ms in stages.items():
+            self.stage_ms.setdefault(name, []).append(ms)
+
+    def total_ms(self, *stages: str) -> float:
+        """Sum over all steps of some stages."""
+        return sum(sum(self.stage_ms.get(stage, [])) for stage in stages)
+
+
+def measure(config: BenchConfig, observations: Path | None) -> dict[str, Any]:
+    """Load the policy, get observations, time every method on them; the result object of ``heisd bench``."""
+    from heisd.bench.libero_world import LiberoWorld, libero_setting
+
+    world_config = EvalConfig(
+        suite=config.suite, methods=config.methods, weights=config.weights, dtype=config.dtype, split=Split.VALIDATION
+    )
+    setting = libero_setting(world_config)
+    recorded = load_observations(observations) if observations else None
+    world = LiberoWorld(world_config, n_threads=config.threads or None)
+    if recorded is None:
+        observations, recorded = _recorded_once(world, config, str(setting.provenance["policy"]["sha256"]))
+        world.close()
+    agents = {method: world.agent(method) for method in config.methods}
+    series = interleave(agents, recorded, config.steps, config.warmup)
+    return {
+        **summarise(series, config),
+        "observations": {"file": str(observations), "n": len(recorded), "sha256": _joint_hash(recorded)},
+        "policy": setting.provenance["policy"],
+        "threads": _torch_threads(),
+        "versions": versions(),
+        "machine": machine(),
+    }
+
+
+def record(world: World, config: BenchConfig, n_steps: int) -> list[Observation]:
+    """Observations of the first validation episode of task 0, driven by the first method (again if it ends early)."""
+    start: EpisodeStart = episode_starts(config.suite, 1, Split.VALIDATION, 1)[0]
+    env, agent = world.env(0), world.agent(config.methods[0])
+    observation, _ = env.reset(start)
+    agent.reset()
+    recorded: list[Observation] = []
+    while len(recorded) < n_steps:
+        recorded.append(observation)
+        action, _ = agent.act(observation)
+        observation, _, success, truncated, _ = env.step(action.values)
+        if success or truncated:
+            observation, _ = env.reset(start)
+    return recorded
+
+
+def _recorded_once(world: World, config: BenchConfig, policy_hash: str) -> tuple[Path, list[Observation]]:
+    """Record on first use, then reuse the file in the cache directory."""
+    from heisd.sim.cache import cache_dir
+
+    path = cache_dir() / "observations" / f"{config.suite}-{policy_hash[:12]}.npz"
+    if not path.is_file():
+        log.warning("recording %d observations of %s into %s", N_RECORDED, config.suite, path)
+        save_observations(path, record(world, config, N_RECORDED))
+    return path, load_observations(path)
+
+
+def interleave(
+    agents: Mapping[str, Agent],
+    observations: Sequence[Observation],
+    steps: int,
+    warmup: int,
+    *,
+    seed: int = 0,
+    now_ns: Callable[[], int] = time.perf_counter_ns,
+) -> dict[str, Series]:
+    """At every step all methods answer the same observation, in random order; the first ``warmup`` are kept apart."""
+    rng, names = np.random.default_rng(seed), list(agents)
+    series = {name: Series() for name in names}
+    for step in range(warmup + steps):
+        observation = observations[step % len(observations)]
+        for name in rng.permutation(names).tolist():
+            if step % len(observations) == 0:
+                agents[name].reset()
+            cpu_s, began_ns = time.process_time(), now_ns()
+            _, telemetry = agents[name].act(observation)
+            latency_ms = (now_ns() - began_ns) / 1e6
+            if step < warmup:
+                series[name].warmup_ms.append(latency_ms)
+            else:
+                series[name].add(latency_ms, telemetry.stage_ms, time.process_time() - cpu_s)
+    return series
+
+
+def summarise(series: Mapping[str, Series], config: BenchConfig) -> dict[str, Any]:
+    """Distributions per method and stage, ratios to the baseline, and the cost ratio that bounds them."""
+    baseline = series[config.methods[0]]
+    return {
+        "methods": {name: _method_block(mine, baseline) for name, mine in series.items()},
+        "cost_ratio": cost_ratio(baseline),
+        "steps": config.steps,
+        "warmup": config.warmup,
+        "dtype": config.dtype,
+    }
+
+
+def _method_block(mine: Series, baseline: Series) -> dict[str, Any]:
+    ratio = None if mine is baseline else ratio_of_sums(baseline.latency_ms, mine.latency_ms)
+    return {
+        "ms_per_action": distribution(mine.latency_ms),
+        "stages": {name: distribution(values) for name, values in mine.stage_ms.items()},
+        "cpu_s_per_action": mine.cpu_s / len(mine.latency_ms) if mine.latency_ms else None,
+        "first_ms": mine.warmup_ms[0] if mine.warmup_ms else None,
+        "warmup_ms": distribution(mine.warmup_ms),
+        "speedup_vs_baseline": None if ratio is None else {"clock": "full", "ratio": ratio.value, "ci95": ratio.ci95},
+        "peak_rss_mb": peak_rss_mb(),
+    }
+
+
+def cost_ratio(plain: Series) -> dict[str, float | None]:
+    """Time of the six decode steps over vision plus prefill (6D/(V+P)), and the speed-up it allows without skipping.
+
+    A proposal that is always accepted saves all decode steps and nothing else: the ceiling is 1 + 6D/(V+P).
+    """
+    fixed_ms, decode_ms = plain.total_ms("encode", "prefill"), plain.total_ms("decode")
+    if fixed_ms <= 0:
+        return {"decode_over_prefill": None, "ceiling": None}
+    return {"decode_over_prefill": decode_ms / fixed_ms, "ceiling": 1 + decode_ms / fixed_ms}
+
+
+def _joint_hash(observations: Sequence[Observation]) -> str:
+    return hashlib.sha256("".join(observation_hash(o) for o in observations).encode()).hexdigest()
+
+
+def _torch_threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
