@@ -9,9 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from heisd.errors import BadInput, DatasetError
 from heisd.sim.dataset import DatasetSpec, EpisodeEntry
 from heisd.sim.dataset_writer import DatasetWriter
 from heisd.sim.demonstrate import Attempt, AttemptResult, run_attempt
+from heisd.sim.pool import run_pool
 from heisd.sim.protocols import parse_protocol
 from heisd.sim.rendering import NONE, parse_rendering
 from heisd.sim.suites import suite_info
@@ -260,17 +259,12 @@ def _checked_tasks(suite: str, n_tasks: int, tasks: Sequence[int] | None, n_epis
 def _pool(workers: int) -> Execute:
     if workers <= 0:
         return lambda attempts: ((attempt, run_attempt(attempt)) for attempt in attempts)
-    return lambda attempts: _spawned(attempts, workers)
+    return lambda attempts: run_pool(run_attempt, attempts, workers, group_key=_visit)
 
 
-def _spawned(attempts: Sequence[Attempt], workers: int) -> Iterator[tuple[Attempt, AttemptResult]]:
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    try:
-        jobs = {pool.submit(run_attempt, attempt): attempt for attempt in attempts}
-        for job in as_completed(jobs):
-            yield jobs.pop(job), job.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _visit(attempt: Attempt) -> tuple[int, int]:
+    """Attempts that one worker makes in a row, with one environment."""
+    return attempt.task_index, attempt.number // ATTEMPTS_PER_VISIT
 
 
 def _progress() -> Progress:
