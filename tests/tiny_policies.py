@@ -57,7 +57,7 @@ def policy(seed: int = 0, dtype: torch.dtype = torch.float32, **changes: object)
 def observation(rng: np.random.Generator, instruction: str = INSTRUCTIONS[0], size_px: int = SIZE_PX) -> Observation:
     quat = rng.normal(size=4)
     proprio = Proprioception(
-        eef_pos_m=rng.normal(0.0, 0.2, 3) + [0, 0, 1],
+        eef_pos_m=rng.normal([0.0, 0.0, 1.0], 0.2),
         eef_quat_xyzw=quat / np.linalg.norm(quat),
         gripper_qpos_m=rng.uniform(-0.04, 0.04, 2),
         gripper_qvel_m_s=rng.normal(0.0, 0.05, 2),

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-import tiny_policies as tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tiny_policies as tiny
 from heisd.errors import BadInput
 from heisd.policies.config import DecoderConfig
 from heisd.policies.decoder import LlamaDecoder

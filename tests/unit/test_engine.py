@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_policies as tiny
 
+import tiny_policies as tiny
 from heisd.presets import ar
 from heisd.telemetry import Clock, JsonlSink, MemorySink
 from heisd.types import TokenOrigin

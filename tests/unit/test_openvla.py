@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-import tiny_policies as tiny
 import torch
 
+import tiny_policies as tiny
 from heisd.errors import BadInput
 from heisd.policies import proprio
 from heisd.policies.config import OpenVLAConfig, ProprioConfig

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_policies as tiny
 
+import tiny_policies as tiny
 from heisd.errors import BadArtifact, BadInput, UnknownName
 from heisd.policies.bundle import list_bundled, load_policy, save_policy
 from heisd.policies.norm_stats import codec_from_stats

@@ -1,9 +1,9 @@
 """Published OpenVLA checkpoints (``openvla-7b-finetuned-libero-*``), read without remote code.
 
 Facts relied on: ``config.json`` in the layout of ``PrismaticConfig`` (``timm_model_ids``, ``image_sizes``,
-``use_fused_vision_backbone``, ``text_config``, ``pad_to_multiple_of``, ``norm_stats``), sharded safetensors with an
-index, action ids counted back from the vocabulary without its padding rows, and towers whose layer scales are
-called ``scale_factor`` (timm calls them ``gamma``).
+``text_config``, ``pad_to_multiple_of``, ``norm_stats``), ``preprocessor_config.json`` with ``means`` and
+``stds``, sharded safetensors with an index, action ids counted back from the vocabulary without its padding
+rows, and towers whose layer scales are called ``scale_factor`` (timm calls them ``gamma``).
 """
 
 from pathlib import Path
@@ -24,8 +24,6 @@ from heisd.policies.target import OpenVLAPolicy
 from heisd.policies.tokenizer import PublishedTokenizer
 
 _INDEX = "model.safetensors.index.json"
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_SIGLIP = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 # LlamaConfig's defaults: published files name only what differs from Llama-2-7B.
 _LLAMA_7B = {
     "hidden_size": 4096,
@@ -46,7 +44,7 @@ def load_published(
     The centre crop of checkpoints trained with augmentation (all LIBERO fine-tunes) is on.
     """
     raw = read_json(directory / "config.json")
-    config = config_from_published(raw, directory / "config.json")
+    config = config_from_published(raw, read_json(directory / "preprocessor_config.json"), directory)
     model = _model_with_weights(config, directory, dtype)
     statistics = directory / "dataset_statistics.json"
     stats = read_json(statistics) if statistics.exists() else raw.get("norm_stats", {})
@@ -57,13 +55,17 @@ def load_published(
     return policy
 
 
-def config_from_published(raw: dict[str, Any], path: Path) -> OpenVLAConfig:
-    """Translate a ``PrismaticConfig`` dictionary. BadArtifact for another kind of model."""
+def config_from_published(raw: dict[str, Any], pixels: dict[str, Any], directory: Path) -> OpenVLAConfig:
+    """Translate ``config.json`` and ``preprocessor_config.json``. BadArtifact for another kind of model.
+
+    The pixel statistics must be the published ones: they were rounded to bfloat16 (0.484375 for 0.485).
+    """
+    path = directory / "config.json"
     if raw.get("model_type") != "openvla":
         raise BadArtifact(f"{path} describes model_type {raw.get('model_type')!r}; expected 'openvla'")
     try:
         llama = _LLAMA_7B | raw["text_config"]
-        names = tuple(raw["timm_model_ids"])
+        names = raw["timm_model_ids"]
         if llama.get("num_key_value_heads", llama["num_attention_heads"]) != llama["num_attention_heads"]:
             raise BadArtifact(f"{path}: grouped-query attention is not supported")
         return OpenVLAConfig(
@@ -71,8 +73,8 @@ def config_from_published(raw: dict[str, Any], path: Path) -> OpenVLAConfig:
             vision=VitTowersConfig(
                 image_size=raw["image_sizes"][0],
                 names=names,
-                means=tuple(_normalisation(name)[0] for name in names),
-                stds=tuple(_normalisation(name)[1] for name in names),
+                means=pixels["means"],
+                stds=pixels["stds"],
                 centre_crop_area=0.9,
             ),
             decoder=DecoderConfig(
@@ -90,10 +92,6 @@ def config_from_published(raw: dict[str, Any], path: Path) -> OpenVLAConfig:
         )
     except (KeyError, TypeError, IndexError, ValidationError) as error:
         raise BadArtifact(f"{path} is not the configuration of an OpenVLA checkpoint: {error!r}") from None
-
-
-def _normalisation(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    return _SIGLIP if "siglip" in name else _IMAGENET
 
 
 def _model_with_weights(config: OpenVLAConfig, directory: Path, dtype: torch.dtype) -> OpenVLA:

@@ -13,21 +13,17 @@ def as_transformers(decoder: LlamaDecoder) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = decoder.config
-    llama = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_hidden_layers=config.n_layers,
-            num_attention_heads=config.n_heads,
-            rms_norm_eps=config.rms_eps,
-            rope_theta=config.rope_theta,
-            max_position_embeddings=2048,
-            pad_token_id=None,
-            bos_token_id=None,
-            eos_token_id=None,
-        )
-    )
+    shape: dict[str, Any] = {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "rms_norm_eps": config.rms_eps,
+        "rope_theta": config.rope_theta,
+    }
+    no_special_tokens: dict[str, Any] = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+    llama: Any = LlamaForCausalLM(LlamaConfig(**shape, **no_special_tokens))
     llama.load_state_dict(decoder.state_dict())
     return llama.to(decoder.lm_head.weight.dtype).eval()
 

@@ -2,13 +2,17 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from heisd.errors import BadArtifact
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 PROMPT_START = "In: What action should the robot take to"
 PROMPT_END = "?\nOut:"
 _PAD, _BOS, _UNKNOWN = "[PAD]", "<s>", "[UNK]"
+_LLAMA_BOS = 1
 _TRAILING_BLANK = 29871  # Llama's empty token, with which OpenVLA's training prompts ended
 
 
@@ -33,12 +37,7 @@ class WordTokenizer:
     """
 
     def __init__(self, serialised: str) -> None:
-        from tokenizers import Tokenizer
-
-        try:
-            self._tokenizer = Tokenizer.from_str(serialised)
-        except Exception as error:  # noqa: BLE001  (the library raises bare Exception on malformed JSON)
-            raise BadArtifact(f"not a tokenizer file: {error}") from None
+        self._tokenizer = _parse(serialised)
 
     @classmethod
     def build(cls, instructions: Iterable[str]) -> "WordTokenizer":
@@ -80,17 +79,31 @@ class WordTokenizer:
 
 
 class PublishedTokenizer:
-    """The tokenizer files inside a published OpenVLA directory."""
+    """The ``tokenizer.json`` inside a published OpenVLA directory.
+
+    Read with ``tokenizers`` and not through ``AutoTokenizer``: the file alone says how text is cut, while newer
+    ``transformers`` rebuild Llama tokenizers from the vocabulary with rules of their own.
+    """
 
     def __init__(self, directory: Path) -> None:
-        from transformers import AutoTokenizer
-
+        path = directory / "tokenizer.json"
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BadArtifact(f"{directory}: its tokenizer files cannot be read: {error}") from None
+            self._tokenizer = _parse(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, BadArtifact) as error:
+            raise BadArtifact(f"{path}: {error}") from None
 
     def encode(self, instruction: str) -> list[int]:
         """Prompt ids, BOS first, ending with the empty token as in OpenVLA's training data."""
-        ids = [int(i) for i in self._tokenizer(prompt(instruction))["input_ids"]]
+        ids = [int(i) for i in self._tokenizer.encode(prompt(instruction)).ids]
+        if ids[0] != _LLAMA_BOS:
+            ids.insert(0, _LLAMA_BOS)
         return ids if ids[-1] == _TRAILING_BLANK else [*ids, _TRAILING_BLANK]
+
+
+def _parse(serialised: str) -> "Tokenizer":
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_str(serialised)
+    except Exception as error:  # noqa: BLE001  (the library raises bare Exception on malformed JSON)
+        raise BadArtifact(f"not a tokenizer file: {error}") from None
