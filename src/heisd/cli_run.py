@@ -16,6 +16,7 @@ from heisd.errors import BadInput
 
 stderr = Console(stderr=True)
 stdout = Console()
+LINE_EVERY = 5  # episodes, where there is no terminal for a bar
 
 
 def evaluate(config: EvalConfig, out: Path) -> dict[str, Any]:
@@ -40,6 +41,8 @@ class EpisodeBar:
         self.done, self.total = done, total
         self._seen += record.valid
         self._solved += record.success
+        if not stderr.is_terminal and (done % LINE_EVERY == 0 or done == total):
+            stderr.print(f"{self._label}: {done}/{total} episodes, solved {self._solved}/{self._seen}", highlight=False)
         self._bar.update(
             self._task, completed=done, total=total, description=f"{self._label}  solved {self._solved}/{self._seen}"
         )
@@ -55,7 +58,7 @@ def progress_bar(label: str, total: int) -> Iterator[EpisodeBar]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=stderr, transient=True) as rich_bar:
+    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as rich_bar:
         bar = EpisodeBar(rich_bar, total, label)
         try:
             yield bar

@@ -120,9 +120,10 @@ def test_report_and_its_refusal(tmp_path):
 
 
 def test_demo_plays_both_suites_and_writes_a_page(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "heisd.demo.demo_config", lambda suite, weights, episodes: toy_world.config(suite=suite, videos=1)
-    )
+    def toy_config(suite, *_):
+        return toy_world.config(suite=suite, videos=1)
+
+    monkeypatch.setattr("heisd.demo.demo_config", toy_config)
     done = run("demo", "--out", tmp_path / "demo", "--json")
     result = json.loads(done.stdout)
     assert set(result["results"]) == {"libero_object", "libero_spatial"}

@@ -171,7 +171,7 @@ def test_worker_processes_give_the_same_result(tmp_path):
 
 def test_films_are_made_for_first_success_and_first_failure(tmp_path):
     result = evaluate(config(videos=1), tmp_path / "run", setting())
-    films = sorted(p.name for p in (tmp_path / "run" / "videos").iterdir())
+    films = sorted(p.name for p in (tmp_path / "run" / "videos").glob("*.mp4"))
     assert films == ["ar_task00_success.mp4", "ar_task01_failure.mp4"]
     assert result["overall"]["video_paths"] == [f"videos/{name}" for name in films]
 

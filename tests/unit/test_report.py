@@ -28,7 +28,7 @@ def page(tmp_path_factory):
 
 def test_the_page_is_self_contained(page):
     html = page.read_text()
-    outside = [url for url in re.findall(r'(?:src|href|url)\s*[=(]\s*["\']?([^"\')\s>]{1,80})', html)]
+    outside = re.findall(r'(?:src|href|url)\s*[=(]\s*["\']?([^"\')\s>]{1,80})', html)
     assert outside
     assert all(url.startswith("data:") for url in outside)
     assert html.count("<video") == 2

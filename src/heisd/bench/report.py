@@ -13,7 +13,7 @@ from typing import Any
 from heisd.bench.charts import histogram_svg, interval_svg, stacked_svg
 from heisd.bench.results import RESULT_NAME, EpisodeRecord, RunDirectory, read_json
 from heisd.bench.summary import outcomes
-from heisd.bench.videos import poster_jpeg
+from heisd.bench.videos import poster_path
 from heisd.errors import BadArtifact, BadInput
 
 
@@ -126,9 +126,9 @@ def _films(runs: Sequence[Run]) -> str:
 def _figure(run: Run, record: EpisodeRecord) -> str:
     assert record.video is not None
     path = run.path / record.video
-    if not path.is_file():
+    if not (path.is_file() and poster_path(path).is_file()):
         return f'<figure><figcaption class="quiet">{escape(record.video)} is no longer there</figcaption></figure>'
-    film, poster = (base64.b64encode(data).decode() for data in (path.read_bytes(), poster_jpeg(path)))
+    film, poster = (base64.b64encode(data).decode() for data in (path.read_bytes(), poster_path(path).read_bytes()))
     verdict = (
         '<span class="verdict good">solved</span>' if record.success else '<span class="verdict bad">not solved</span>'
     )

@@ -1,6 +1,5 @@
 """Rollout films: two cameras side by side, enlarged, with task, step and action written under them."""
 
-import io
 import logging
 import textwrap
 from pathlib import Path
@@ -42,9 +41,11 @@ class Film:
             return None
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{start.init_state or start.seed}.{target.name}")
+        last = len(self._frames) - 1
+        frames = [render_frame(*f, method, success if i == last else None) for i, f in enumerate(self._frames)]
         try:
-            _encode(partial, [render_frame(*frame, method, success if i == len(self._frames) - 1 else None)
-                              for i, frame in enumerate(self._frames)])  # fmt: skip
+            _encode(partial, frames)
+            Image.fromarray(frames[-1]).save(poster_path(target), quality=80)
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
@@ -97,7 +98,7 @@ def _encode(path: Path, frames: list[ImageArray]) -> None:
     """H.264, even sides, widely playable pixel format; the last frame is held for a moment."""
     writer: Any = imageio.get_writer(
         path,
-        format="FFMPEG",  # type: ignore[arg-type]  # imageio declares only its plugin names
+        format="FFMPEG",
         fps=FPS,
         codec="libx264",
         pixelformat="yuv420p",
@@ -110,11 +111,6 @@ def _encode(path: Path, frames: list[ImageArray]) -> None:
             writer.append_data(frame)
 
 
-def poster_jpeg(film: Path) -> bytes:
-    """The last frame of a film as a JPEG: where things ended up, and the verdict."""
-    reader: Any = imageio.get_reader(film, format="FFMPEG")  # type: ignore[arg-type]
-    with reader:
-        frame = reader.get_data(max(reader.count_frames() - 2, 0))
-    buffer = io.BytesIO()
-    Image.fromarray(frame).save(buffer, "JPEG", quality=80)
-    return buffer.getvalue()
+def poster_path(film: Path) -> Path:
+    """Where the still picture of a film lies: its last frame, how things ended and the verdict."""
+    return film.with_suffix(".jpg")
