@@ -68,7 +68,7 @@ class Scene:
     def shoulder_m(self) -> FloatArray:
         """(3,) where the arm's reach is measured from: the Panda's second joint."""
         base: FloatArray = self._env.sim.data.get_body_xpos("robot0_base")
-        return base + [0.0, 0.0, _SHOULDER_ABOVE_BASE_M]
+        return base + np.array([0.0, 0.0, _SHOULDER_ABOVE_BASE_M])
 
     def is_site(self, name: str) -> bool:
         """Whether the name is a region of something (a drawer, a burner, a basket's inside)."""

@@ -6,7 +6,12 @@ from heisd.types import FloatArray
 
 # The Panda with its hand pointing down: the wrist centre sits above and, towards the base, behind the grasp point,
 # and a straight elbow lets it come this far from the shoulder.
-_WRIST_UP_M, _WRIST_BACK_M, _REACH_M = 0.21, 0.088, 0.695
+_WRIST_UP_M, _WRIST_BACK_M, _REACH_M = 0.21, 0.088, 0.69
+
+
+def up(height_m: float) -> FloatArray:
+    """(3,) a displacement straight up."""
+    return np.array([0.0, 0.0, height_m])
 
 
 def wrap_yaw(yaw_rad: float) -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from heisd.sim.experts.geometry import reach_excess, wrap_yaw
+from heisd.sim.experts.geometry import reach_excess, up, wrap_yaw
 from heisd.sim.experts.style import Style
 from heisd.sim.scene import Pose, Scene
 from heisd.types import FloatArray
@@ -17,7 +17,7 @@ from heisd.types import FloatArray
 RIM_GRASPED = ("bowl", "mug", "plate")  # thin walls, wider than the gripper: one finger inside, one outside
 _MAX_WIDTH_M = 0.076  # the open fingers are 0.08 m apart
 _FINGER_REACH_M = 0.035  # how far down a tall object the fingers go before the hand touches its top
-_RIM_DEPTH_M = 0.02
+_RIM_DEPTH_M = 0.023
 _RIM_INSET_M = 0.004
 _YAW_COST_M = 0.012  # price of one radian of wrist rotation, in metres of object width
 _SLIDE_COST = 0.3
@@ -62,11 +62,11 @@ def plan_grasp(scene: Scene, name: str, style: Style) -> Grasp:
 
     def cost_m(candidate: _Candidate) -> float:
         contacts = contact_cost_m(nearby, candidate.point_m, candidate.yaw_rad)
-        too_far = reach_excess(candidate.point_m + [0.0, 0.0, _LIFT_M], scene.shoulder_m)
-        return candidate.cost_m + contacts + _REACH_COST * too_far
+        too_far = (reach_excess(candidate.point_m + up(lift), scene.shoulder_m) for lift in (0.0, _LIFT_M))
+        return candidate.cost_m + contacts + _REACH_COST * max(too_far)
 
     best = min(found, key=cost_m)
-    point = best.point_m - [0.0, 0.0, style.grasp_depth_m]
+    point = best.point_m - up(style.grasp_depth_m)
     return Grasp(pose.to_body(point), best.yaw_rad, pose)
 
 

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from heisd.sim.experts.geometry import ceiling, corridor_height, ramp, travel, wrap_yaw
+from heisd.sim.experts.geometry import ceiling, corridor_height, ramp, travel, up, wrap_yaw
 from heisd.sim.experts.grasps import Grasp, plan_grasp
 from heisd.sim.experts.style import Style
 from heisd.sim.scene import Scene
@@ -172,10 +172,12 @@ class CloseUntilStill:
         return Status.DONE
 
     def command(self, scene: Scene, hand: Hand) -> Command:
-        """Stay where the grasp was planned and close."""
+        """Stay where the grasp was planned and close; along the closing axis the fingers centre themselves."""
         grasp = self._hold.grasp
         assert grasp is not None, "closing comes after an approach"
         move = grasp.point(scene.pose(self._hold.name)) - hand.position_m
+        axis = np.array([-np.sin(grasp.yaw_rad), np.cos(grasp.yaw_rad), 0.0])
+        move = move - axis * (axis @ move)
         return Command(move, hand.turn_to(grasp.yaw_rad), CLOSED, is_delicate=True)
 
 
@@ -274,7 +276,7 @@ class Retreat:
     def command(self, scene: Scene, hand: Hand) -> Command:  # noqa: ARG002
         """Up."""
         assert self._hold.grasp is not None
-        move = self._anchor_m + [0.0, 0.0, self._rise_m] - hand.position_m
+        move = self._anchor_m + up(self._rise_m) - hand.position_m
         return Command(move, hand.turn_to(self._hold.grasp.yaw_rad), OPEN)
 
 

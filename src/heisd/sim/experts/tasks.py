@@ -6,6 +6,7 @@ import numpy as np
 
 from heisd.errors import BadInput
 from heisd.sim.experts.expert import Expert, Skill
+from heisd.sim.experts.geometry import up
 from heisd.sim.experts.primitives import Approach, Carry, CloseUntilStill, Hold, Release, Retreat
 from heisd.sim.experts.style import Style
 from heisd.sim.scene import Goal, Scene
@@ -44,8 +45,8 @@ def pick_and_place(goal: Goal, place: Place, style: Style) -> Skill:
 def _place(scene: Scene, target: str) -> Place:
     """Where to put things that go in or on a target."""
     if not scene.is_site(target):
-        return lambda now: now.pose(target).position_m + [0.0, 0.0, 0.006]
+        return lambda now: now.pose(target).position_m + up(0.006)
     is_container = "contain" in target
     # Into a container one drops from its rim's height: hand and walls do not meet.
     lift_m = 0.0 if is_container else 0.005
-    return lambda now: now.pose(target).position_m + [0.0, 0.0, lift_m]
+    return lambda now: now.pose(target).position_m + up(lift_m)
