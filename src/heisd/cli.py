@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 done but not well (says what), 2 bad input or missing piec
 import errno
 import functools
 import logging
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -163,6 +164,8 @@ def collect(
 
     result = cli_run.check(check) if check else cli_run.collect(suite, episodes, out, workers, seed, _indices(tasks))
     _emit(result, json, lambda: cli_run.show_mapping(result))
+    if not result.get("is_ok", True):
+        _fail(f"{check}: {len(result['problems'])} problems; first: {result['problems'][0]}", 1)
 
 
 @train.command("policy")
@@ -170,18 +173,23 @@ def collect(
 def train_policy(
     data: Annotated[list[Path], typer.Option(help="Demonstration data sets (repeat the option for several).")],
     out: Out,
-    config: Annotated[
-        Path | None, typer.Option(help="JSON file with the recipe; the shipped recipe if left out.")
-    ] = None,
-    minutes: Annotated[float | None, typer.Option(min=0.0, help="Stop and save after this long.")] = None,
+    config: Annotated[Path | None, typer.Option(help="JSON file with the recipe; the shipped one if left out.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Override the recipe's number of steps.")] = None,
+    blind: Annotated[bool, typer.Option("--blind", help="The baseline without cameras.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Override the recipe's seed.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
     json: Json = False,
 ) -> None:
-    """Behaviour cloning of the bundled policy."""
-    from heisd import cli_run
+    """Behaviour cloning of the bundled policy; Ctrl-C saves, --resume goes on."""
+    logging.getLogger("heisd").setLevel(logging.INFO)
+    from heisd.train.config import load_config
 
-    result = cli_run.train_policy(data, out, config, minutes, resume)
-    _emit(result, json, lambda: cli_run.show_mapping(result))
+    recipe = load_config(config, steps=steps, blind=blind or None, seed=seed)
+    from heisd.train.policy import run
+
+    policy = run(data, out, recipe, command=shlex.join(["heisd", *sys.argv[1:]]), resume=resume)
+    result = {"policy": str(policy), "config": recipe.model_dump(mode="json")}
+    _emit(result, json, lambda: typer.echo(f"wrote {policy}; try it: heisd eval --weights {policy} --split validation"))
 
 
 @app.command()
@@ -198,17 +206,17 @@ def doctor(json: Json = False) -> None:
 @app.command()
 @_guarded
 def demo(
-    out: Annotated[Path | None, typer.Option("--out", help="Default: a new directory under runs/.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Page and runs go here; every demo plays anew.")] = Path(
+        "runs/demo"
+    ),
     weights: Weights = "default",
     episodes: Annotated[int, typer.Option(min=1, max=10, help="Episodes per suite, each of another task.")] = 5,
     json: Json = False,
 ) -> None:
     """Watch the bundled policy solve LIBERO tasks: table, films, HTML report."""
-    from time import strftime
-
     from heisd.demo import run_demo, show
 
-    result = run_demo(out or Path("runs") / strftime("demo-%Y%m%d-%H%M%S"), weights=weights, episodes=episodes)
+    result = run_demo(out, weights=weights, episodes=episodes)
     _emit(result, json, lambda: show(result))
 
 

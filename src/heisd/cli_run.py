@@ -168,15 +168,6 @@ def check(path: Path) -> dict[str, Any]:
     return check_dataset(path).as_dict()
 
 
-def train_policy(
-    data: Sequence[Path], out: Path, config: Path | None, minutes: float | None, resume: bool
-) -> dict[str, Any]:
-    """Train the bundled policy."""
-    from heisd.train.policy import run
-
-    return run(data, out, config, minutes, resume)
-
-
 def show_mapping(result: dict[str, Any]) -> None:
     """A flat result as two columns."""
     table = Table(show_header=False)

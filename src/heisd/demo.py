@@ -23,7 +23,7 @@ def demo_config(suite: str, weights: str, episodes: int) -> EvalConfig:
 
 
 def run_demo(out: Path, *, weights: str, episodes: int) -> dict[str, Any]:
-    """Evaluate on both suites, write the report; returns results and paths. The same ``out`` resumes."""
+    """Evaluate on both suites into a new directory under ``out`` and write ``out/report.html``."""
     from heisd import cli_run
     from heisd.bench.libero_world import libero_setting
     from heisd.bench.report import write_report
@@ -32,8 +32,9 @@ def run_demo(out: Path, *, weights: str, episodes: int) -> dict[str, Any]:
     configs = [demo_config(suite, weights, episodes) for suite in SUITES]
     for config in configs:  # whatever is missing is said before anything is played
         libero_setting(config)
-    results = {config.suite: cli_run.evaluate(config, out / config.suite) for config in configs}
-    page = write_report([out / suite for suite in results], out / "report.html")
+    runs = {config.suite: out / time.strftime("%Y%m%d-%H%M%S") / config.suite for config in configs}
+    results = {config.suite: cli_run.evaluate(config, runs[config.suite]) for config in configs}
+    page = write_report(list(runs.values()), out / "report.html")
     return {"elapsed_s": round(time.monotonic() - began, 1), "report": str(page), "results": results}
 
 

@@ -5,7 +5,8 @@ out of disk resumes with the same command. The result file appears only when eve
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,12 @@ def evaluate(
         if config.split is Split.TEST:
             append_test_log(out, config, "started", n_done=len(outcomes(records)))
         run.result_path.unlink(missing_ok=True)  # a whole result never stands beside unfinished episodes
-        for record in _play_missing(config, run, starts, records, setting.world_factory):
-            run.append(record)
-            records.append(record)
-            progress(record, len(outcomes(records)), len(starts) * len(config.methods))
+        # Closed by name: whatever interrupts the loop must end the worker processes at once.
+        with closing(_play_missing(config, run, starts, records, setting.world_factory)) as played:
+            for record in played:
+                run.append(record)
+                records.append(record)
+                progress(record, len(outcomes(records)), len(starts) * len(config.methods))
         result = _result(config, setting, starts, records)
         write_json_atomically(run.result_path, result)
     if config.split is Split.TEST:
@@ -66,7 +69,7 @@ def _play_missing(
     starts: Sequence[EpisodeStart],
     records: list[EpisodeRecord],
     world_factory: WorldFactory,
-) -> Iterator[EpisodeRecord]:
+) -> Generator[EpisodeRecord, None, None]:
     """Rounds over the episodes without an outcome; an invalid one is tried ``MAX_TRIES`` times in all."""
     for attempt in range(MAX_TRIES):
         done = {(r.method, r.key) for r in outcomes(records)}
@@ -88,7 +91,9 @@ def filmed_tasks(config: EvalConfig, starts: Sequence[EpisodeStart]) -> set[int]
     return {tasks[i * len(tasks) // n] for i in range(n)}
 
 
-def _play_all(jobs: Sequence[EpisodeJob], workers: int, world_factory: WorldFactory) -> Iterator[EpisodeRecord]:
+def _play_all(
+    jobs: Sequence[EpisodeJob], workers: int, world_factory: WorldFactory
+) -> Generator[EpisodeRecord, None, None]:
     if workers == 1:
         for job in jobs:
             yield play_or_report(_world(world_factory, job.config, n_threads=None), job)
@@ -96,8 +101,9 @@ def _play_all(jobs: Sequence[EpisodeJob], workers: int, world_factory: WorldFact
     from heisd.sim.pool import run_pool
 
     items = [(world_factory, job) for job in jobs]
-    for _, record in run_pool(play_in_worker, items, workers, group_key=_task_of):
-        yield record
+    with closing(run_pool(play_in_worker, items, workers, group_key=_task_of)) as pool:  # type: ignore[type-var]
+        for _, record in pool:
+            yield record
 
 
 def _task_of(item: tuple[WorldFactory, EpisodeJob]) -> int:
