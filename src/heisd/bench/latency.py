@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from heisd.bench.methods import parse_methods
 from heisd.bench.observations import load_observations, save_observations
 from heisd.bench.provenance import machine, versions
 from heisd.bench.rollout import Agent, World, observation_hash, peak_rss_mb
 from heisd.bench.stats import distribution, ratio_of_sums
+from heisd.bench.weights import describe_weights, resolve_weights
 from heisd.config import EvalConfig
 from heisd.sim.splits import EpisodeStart, Split, episode_starts
 from heisd.types import Observation
@@ -59,23 +61,25 @@ class Series:
 
 def measure(config: BenchConfig, observations: Path | None) -> dict[str, Any]:
     """Load the policy, get observations, time every method on them; the result object of ``heisd bench``."""
-    from heisd.bench.libero_world import LiberoWorld, libero_setting
+    from heisd.bench.libero_world import LiberoWorld, require_dtype
 
+    parse_methods(config.methods)
+    require_dtype(config.dtype)
+    policy = describe_weights(resolve_weights(config.weights, config.suite))
     world_config = EvalConfig(
         suite=config.suite, methods=config.methods, weights=config.weights, dtype=config.dtype, split=Split.VALIDATION
     )
-    setting = libero_setting(world_config)
     recorded = load_observations(observations) if observations else None
     world = LiberoWorld(world_config, n_threads=config.threads or None)
     if recorded is None:
-        observations, recorded = _recorded_once(world, config, str(setting.provenance["policy"]["sha256"]))
+        observations, recorded = _recorded_once(world, config, policy["sha256"])
         world.close()
     agents = {method: world.agent(method) for method in config.methods}
     series = interleave(agents, recorded, config.steps, config.warmup)
     return {
         **summarise(series, config),
         "observations": {"file": str(observations), "n": len(recorded), "sha256": _joint_hash(recorded)},
-        "policy": setting.provenance["policy"],
+        "policy": policy,
         "threads": _torch_threads(),
         "versions": versions(),
         "machine": machine(),

@@ -23,12 +23,17 @@ def libero_setting(config: EvalConfig) -> Setting:
     """
     parse_methods(config.methods)
     protocol, _ = parse_protocol(config.protocol), parse_rendering(config.rendering)
-    if config.dtype not in DTYPES:
-        raise UnknownName("dtype", config.dtype, DTYPES)
+    require_dtype(config.dtype)
     info = suite_info(config.suite)
     policy = describe_weights(resolve_weights(config.weights, config.suite))
     provenance = {"protocol": protocol.as_dict(), "policy": policy}
     return Setting(info.n_tasks, libero_world, provenance)
+
+
+def require_dtype(name: str) -> None:
+    """UnknownName unless results may be given in this precision."""
+    if name not in DTYPES:
+        raise UnknownName("dtype", name, DTYPES)
 
 
 def libero_world(config: EvalConfig, *, n_threads: int | None) -> "LiberoWorld":

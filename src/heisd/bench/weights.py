@@ -2,7 +2,6 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 from heisd.errors import BadArtifact
 
@@ -26,7 +25,7 @@ def resolve_weights(weights: str, suite: str) -> Path:
     return find_policy(suite if suite in seeing else seeing[0])
 
 
-def describe_weights(directory: Path) -> dict[str, Any]:
+def describe_weights(directory: Path) -> dict[str, str]:
     """Name and hash of a policy, echoed in results and compared when a run is resumed.
 
     The files themselves are verified against their manifest when the policy is loaded.
