@@ -185,3 +185,21 @@ def test_filmed_tasks_are_spread():
 def test_timing_is_serial():
     with pytest.raises(BadInput, match="--timing is serial"):
         EvalConfig(suite="s", methods=("ar",), timing=True, workers=2)
+
+
+def test_warm_up_is_apart_from_the_episodes_times(tmp_path):
+    result = evaluate(config(timing=True, episodes=2), tmp_path / "run", setting())
+    block = result["methods"]["ar"]
+    assert block["warmup_ms"]["n"] == 4
+    assert block["ms_per_action"]["n"] == 2 * block["mean_steps"]
+
+
+def test_an_episode_counts_without_its_film(tmp_path, monkeypatch):
+    def broken(*_):
+        raise OSError("ffmpeg went away")
+
+    monkeypatch.setattr("heisd.bench.videos._encode", broken)
+    result = evaluate(config(videos=2), tmp_path / "run", setting())
+    assert result["overall"]["pc_success"] == 75.0
+    assert result["overall"]["video_paths"] == []
+    assert list((tmp_path / "run" / "videos").iterdir()) == []

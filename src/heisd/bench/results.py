@@ -29,6 +29,7 @@ class EpisodeTiming:
     stage_ms: dict[str, list[float]]  # stage name -> (n_steps,)
     cpu_s: float  # process CPU time of all policy calls together
     shadow_ms: list[float]  # (n_steps,) the baseline on the same observations; empty for the baseline itself
+    warmup_ms: list[float]  # untimed calls before the first step
 
 
 @dataclass(frozen=True, slots=True)

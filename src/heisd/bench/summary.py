@@ -119,6 +119,7 @@ def _latency_blocks(records: Sequence[EpisodeRecord]) -> dict[str, Any]:
         "ms_per_episode": distribution([sum(t.latency_ms) for t in timings]),
         "cpu_s_per_action": sum(t.cpu_s for t in timings) / len(steps) if steps else None,
         "stages": stages,
+        "warmup_ms": distribution([ms for t in timings for ms in t.warmup_ms]),
     }
 
 

@@ -47,6 +47,9 @@ class Film:
             _encode(partial, frames)
             Image.fromarray(frames[-1]).save(poster_path(target), quality=80)
             partial.replace(target)
+        except OSError as error:  # a film is a by-product: the episode counts without it
+            log.warning("no film of %s: %s", start.key, error)
+            return None
         finally:
             partial.unlink(missing_ok=True)
         return str(relative)
