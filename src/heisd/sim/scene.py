@@ -67,8 +67,8 @@ class Scene:
     @property
     def shoulder_m(self) -> FloatArray:
         """(3,) where the arm's reach is measured from: the Panda's second joint."""
-        base: FloatArray = self._env.sim.data.get_body_xpos("robot0_base")
-        return base + np.array([0.0, 0.0, _SHOULDER_ABOVE_BASE_M])
+        base = np.asarray(self._env.sim.data.get_body_xpos("robot0_base"), dtype=np.float64)
+        return np.asarray(base + np.array([0.0, 0.0, _SHOULDER_ABOVE_BASE_M]))
 
     def is_site(self, name: str) -> bool:
         """Whether the name is a region of something (a drawer, a burner, a basket's inside)."""
@@ -142,7 +142,7 @@ def _surface(model: Any, geom: int) -> FloatArray:
         angle, height = np.meshgrid(_CIRCLE, np.linspace(-size[1], size[1], 8))
         return np.stack([size[0] * np.cos(angle), size[0] * np.sin(angle), height], axis=-1).reshape(-1, 3)
     if kind == mujoco.mjtGeom.mjGEOM_SPHERE:
-        return np.concatenate([np.eye(3), -np.eye(3)]) * size[0]
+        return np.asarray(np.concatenate([np.eye(3), -np.eye(3)]) * size[0])
     axes = [np.linspace(-1.0, 1.0, 1 + int(np.ceil(2.0 * half_m / _SPACING_M))) for half_m in size]
     grid = np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 3)
     return np.asarray(grid[np.abs(grid).max(axis=1) == 1.0] * size)

@@ -61,6 +61,6 @@ def reach_excess(hand_m: FloatArray, shoulder_m: FloatArray) -> float:
 
 def ceiling(xy_m: FloatArray, shoulder_m: FloatArray) -> float:
     """Greatest height [m] the down-pointing hand reaches over (2,) a place; the shoulder's level if too far."""
-    across = np.linalg.norm(xy_m - shoulder_m[:2]) - _WRIST_BACK_M
-    up = np.sqrt(max(0.0, _REACH_M**2 - across**2))
-    return float(shoulder_m[2] - _WRIST_UP_M + up)
+    across = float(np.linalg.norm(xy_m - shoulder_m[:2])) - _WRIST_BACK_M
+    rise = np.sqrt(max(0.0, _REACH_M**2 - across**2))
+    return float(shoulder_m[2] - _WRIST_UP_M + rise)

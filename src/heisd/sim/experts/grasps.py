@@ -82,13 +82,15 @@ def _count_inside(obstacles: FloatArray, point_m: FloatArray, yaw_rad: float, ma
     across = np.abs(offset[:, 1] * np.cos(yaw_rad) - offset[:, 0] * np.sin(yaw_rad))
     along = np.abs(offset[:, 0] * np.cos(yaw_rad) + offset[:, 1] * np.sin(yaw_rad))
     up = offset[:, 2] + margin_m
-    fingers = (np.abs(across - 0.048) < 0.012 + margin_m) & (along < 0.012 + margin_m) & (up > -0.010) & (up < 0.05)
+    # What lies between the fingers would be grasped with the object.
+    fingers = (across < 0.060 + margin_m) & (along < 0.012 + margin_m) & (up > -0.010) & (up < 0.05)
     hand = (across < 0.105 + margin_m) & (along < 0.034 + margin_m) & (up > 0.042) & (up < 0.20)
     return int((fingers | hand).sum())
 
 
 def _near(points: FloatArray, centre: FloatArray) -> FloatArray:
-    return points[np.linalg.norm(points[:, :2] - centre[:2], axis=1) < 0.22]
+    is_near = np.linalg.norm(points[:, :2] - centre[:2], axis=1) < 0.22
+    return np.asarray(points[is_near])
 
 
 def _width_candidates(surface: FloatArray, style: Style) -> Iterator[_Candidate]:
@@ -128,7 +130,7 @@ def _rim_candidates(surface: FloatArray, pose: Pose, style: Style) -> Iterator[_
         yaw = wrap_yaw(float(np.arctan2(-outward[0], outward[1])))
         turn = abs(yaw - style.grasp_yaw_bias_rad)
         # Of a tilted rim the higher side leaves the hand more air.
-        yield _Candidate(point, yaw, 2 * _YAW_COST_M * turn - 0.2 * point[2])
+        yield _Candidate(point, yaw, 2 * _YAW_COST_M * turn - 0.4 * point[2])
 
 
 def _midrange(values: FloatArray) -> float:

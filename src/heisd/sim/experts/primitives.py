@@ -240,7 +240,8 @@ class Release:
 
     def __init__(self, hold: Hold) -> None:
         self._hold = hold
-        self._anchor_m, self._held_width_m = np.zeros(3), 0.0
+        self._anchor_m: FloatArray = np.zeros(3)
+        self._held_width_m = 0.0
 
     def start(self, scene: Scene, hand: Hand) -> None:  # noqa: ARG002
         """Remember where and how wide."""
@@ -263,7 +264,7 @@ class Retreat:
 
     def __init__(self, hold: Hold, rise_m: float = 0.08) -> None:
         self._hold, self._rise_m = hold, rise_m
-        self._anchor_m = np.zeros(3)
+        self._anchor_m: FloatArray = np.zeros(3)
 
     def start(self, scene: Scene, hand: Hand) -> None:  # noqa: ARG002
         """Remember where it began."""

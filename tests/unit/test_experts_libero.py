@@ -1,0 +1,52 @@
+"""The experts in the simulator: physics only, a few episodes."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("libero", reason="needs the extra `libero`")
+
+from heisd.sim.experts import Style, UnsupportedTask, build_expert
+from heisd.sim.experts.measure import Trial, run_task
+from heisd.sim.libero import LiberoEnv
+from heisd.sim.rendering import NONE
+from heisd.sim.scene import Scene
+from heisd.sim.splits import EpisodeStart
+
+pytestmark = pytest.mark.libero
+
+
+@pytest.mark.parametrize(("suite", "task"), [("libero_object", 1), ("libero_spatial", 4)])
+def test_the_nominal_expert_succeeds_without_a_retry(suite, task):
+    trial = Trial(suite, n_states=1, is_sampled=False, is_fresh=False, jitter_m=0.0, seed=0)
+    (outcome,) = run_task(trial, task)
+    assert outcome.is_success
+    assert (outcome.n_retries, outcome.n_stalls) == (0, 0)
+    assert outcome.n_steps < 130
+
+
+def test_the_same_seed_gives_the_same_demonstration():
+    env = LiberoEnv("libero_object", 0, rendering=NONE)
+    try:
+        runs = []
+        for _ in range(2):
+            observation, _ = env.reset(EpisodeStart("libero_object", 0, 0, None))
+            rng = np.random.default_rng(5)
+            expert = build_expert(Scene(env.robosuite_env), Style.sample(rng), rng)
+            labels = []
+            for _ in range(15):
+                step = expert.act(observation.proprio)
+                labels.append(step.action)
+                observation, *_ = env.step(step.executed)
+            runs.append(np.array(labels))
+        assert np.array_equal(*runs)
+    finally:
+        env.close()
+
+
+def test_a_goal_nobody_has_scripted_is_refused():
+    env = LiberoEnv("libero_goal", 0, rendering=NONE)
+    try:
+        with pytest.raises(UnsupportedTask, match="scripted so far"):
+            build_expert(Scene(env.robosuite_env), Style.nominal(), np.random.default_rng(0))
+    finally:
+        env.close()
