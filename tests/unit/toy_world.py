@@ -72,6 +72,9 @@ class ToyWorld:
     def agent(self, method: str, *, shadow: bool = False) -> ToyAgent:
         return ToyAgent(1.0 if method == "ar" else 0.9)
 
+    def close(self) -> None:
+        pass
+
 
 class FragileAgent(ToyAgent):
     """Raises once per marker file: a policy whose process trips over something, then recovers."""

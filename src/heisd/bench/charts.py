@@ -24,7 +24,7 @@ def interval_svg(percent: float, low: float, high: float, *, width_px: int = 240
     )
 
 
-def stacked_svg(parts_ms: Mapping[str, float], *, scale_ms: float, width_px: int = 720) -> str:
+def stacked_svg(parts_ms: Mapping[str, float], *, scale_ms: float, width_px: int = 960) -> str:
     """Stage means side by side; ``scale_ms`` fills the width, so that bars of several methods compare."""
     left, pieces = 0.0, []
     for i, (name, ms) in enumerate(parts_ms.items()):
@@ -34,7 +34,7 @@ def stacked_svg(parts_ms: Mapping[str, float], *, scale_ms: float, width_px: int
             f'<rect class="stage-{i % STAGE_CLASSES}" x="{left:.1f}" width="{bar_px:.1f}" height="34" rx="3">'
             f"<title>{escape(label)}</title></rect>"
         )
-        if wide > 7.2 * len(label):
+        if wide > 16 + 7.5 * len(label):
             pieces.append(f'<text class="onbar" x="{left + 8:.1f}" y="22">{escape(label)}</text>')
         left += wide
     return (
@@ -42,7 +42,7 @@ def stacked_svg(parts_ms: Mapping[str, float], *, scale_ms: float, width_px: int
     )
 
 
-def histogram_svg(values: list[float], *, unit: str, width_px: int = 720, height_px: int = 120, bins: int = 60) -> str:
+def histogram_svg(values: list[float], *, unit: str, width_px: int = 960, height_px: int = 120, bins: int = 60) -> str:
     """Distribution of per-step values up to their 99.5th percentile (a longer tail is counted in the label)."""
     ordered = sorted(values)
     top = ordered[min(int(0.995 * len(ordered)), len(ordered) - 1)] or 1.0
@@ -62,6 +62,10 @@ def histogram_svg(values: list[float], *, unit: str, width_px: int = 720, height
         f"{top * f:.1f} {unit}</text>"
         for f, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end"))
     )
-    tail = f'<text class="axis" x="{width_px}" y="12" text-anchor="end">{beyond} steps beyond</text>' if beyond else ""
+    tail = (
+        f'<text class="axis" x="{width_px}" y="12" text-anchor="end">{beyond} slower steps not shown</text>'
+        if beyond
+        else ""
+    )
     frame = f'<svg class="histogram" viewBox="0 0 {width_px} {height_px}" role="img" aria-label="distribution">'
     return f"{frame}{bars}{marks}{tail}</svg>"

@@ -95,8 +95,9 @@ def _play_all(
     jobs: Sequence[EpisodeJob], workers: int, world_factory: WorldFactory
 ) -> Generator[EpisodeRecord, None, None]:
     if workers == 1:
-        for job in jobs:
-            yield play_or_report(_world(world_factory, job.config, n_threads=None), job)
+        with closing(world_factory(jobs[0].config, n_threads=None)) as world:
+            for job in jobs:
+                yield play_or_report(world, job)
         return
     from heisd.sim.pool import run_pool
 
@@ -113,17 +114,17 @@ def _task_of(item: tuple[WorldFactory, EpisodeJob]) -> int:
 def play_in_worker(item: tuple[WorldFactory, EpisodeJob]) -> EpisodeRecord:
     """What a worker process runs for one episode: one policy thread, the world kept between episodes."""
     world_factory, job = item
-    return play_or_report(_world(world_factory, job.config, n_threads=1), job)
+    return play_or_report(_world_of_process(world_factory, job.config), job)
 
 
-_worlds: dict[tuple[WorldFactory, str], World] = {}  # at most one: the world of the configuration this process works on
+_worlds: dict[tuple[WorldFactory, str], World] = {}  # at most one: what this worker process works on
 
 
-def _world(factory: WorldFactory, config: EvalConfig, *, n_threads: int | None) -> World:
+def _world_of_process(factory: WorldFactory, config: EvalConfig) -> World:
     key = (factory, content_hash(config.model_dump(mode="json")))
     if key not in _worlds:
         _worlds.clear()
-        _worlds[key] = factory(config, n_threads=n_threads)
+        _worlds[key] = factory(config, n_threads=1)
     return _worlds[key]
 
 

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from heisd.bench.charts import histogram_svg, interval_svg, stacked_svg
+from heisd.bench.charts import STAGE_CLASSES, histogram_svg, interval_svg, stacked_svg
 from heisd.bench.results import RESULT_NAME, EpisodeRecord, RunDirectory, read_json
 from heisd.bench.summary import outcomes
 from heisd.bench.videos import poster_path
@@ -133,7 +133,7 @@ def _figure(run: Run, record: EpisodeRecord) -> str:
         '<span class="verdict good">solved</span>' if record.success else '<span class="verdict bad">not solved</span>'
     )
     return (
-        f'<figure><video controls muted loop playsinline preload="metadata" '
+        f"<figure><video controls autoplay muted loop playsinline "
         f'poster="data:image/jpeg;base64,{poster}" src="data:video/mp4;base64,{film}"></video>'
         f'<figcaption><span class="what">{escape(record.instruction)}</span>{verdict}'
         f'<span class="quiet"> after {record.n_steps} steps · {escape(record.suite)} task {record.task_index} · '
@@ -185,18 +185,23 @@ def _latency_block(run: Run, name: str, block: dict[str, Any], scale_ms: float) 
     stages = {stage: row["mean"] for stage, row in block["stages"].items()}
     rest = max(block["ms_per_action"]["mean"] - sum(stages.values()), 0.0)
     series = [ms for r in run.records if r.method == name and r.timing for ms in r.timing.latency_ms]
-    rows = "".join(
-        f'<tr class="{"total" if stage == "full clock" else ""}"><td>{escape(stage)}</td>'
-        f'<td class="num">{row["n"]}</td>'
-        + "".join(f'<td class="num">{row[k]:.2f}</td>' for k in ("p50", "p95", "p99", "mean"))
-        + "</tr>"
-        for stage, row in {**block["stages"], "full clock": block["ms_per_action"]}.items()
-    )
+    shown = {**block["stages"], "other": None, "full clock": block["ms_per_action"]}
+    rows = "".join(_stage_row(i, stage, row) for i, (stage, row) in enumerate(shown.items()) if row)
     head = "".join(f'<th class="num">{title}</th>' for title in ("n", "p50", "p95", "p99", "mean [ms]"))
     return (
         f"<h3>{escape(run.suite)} · {escape(name)}</h3><div class='wide'>"
         f"{stacked_svg({**stages, 'other': rest}, scale_ms=scale_ms)}<table><tr><th>stage</th>{head}</tr>{rows}</table>"
         f"{histogram_svg(series, unit='ms')}</div>"
+    )
+
+
+def _stage_row(position: int, stage: str, row: dict[str, Any]) -> str:
+    is_total = stage == "full clock"
+    swatch = "" if is_total else f'<i class="swatch stage-{position % STAGE_CLASSES}"></i>'
+    figures = "".join(f'<td class="num">{row[key]:.2f}</td>' for key in ("p50", "p95", "p99", "mean"))
+    return (
+        f'<tr class="{"total" if is_total else ""}"><td>{swatch}{escape(stage)}</td>'
+        f'<td class="num">{row["n"]}</td>{figures}</tr>'
     )
 
 

@@ -52,6 +52,8 @@ class World(Protocol):
 
     def agent(self, method: str, *, shadow: bool = False) -> Agent: ...
 
+    def close(self) -> None: ...
+
 
 class WorldFactory(Protocol):
     """A picklable module-level function that builds the world of one process."""
