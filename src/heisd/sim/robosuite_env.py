@@ -98,6 +98,11 @@ class SoftReset:
         self._env = env
         model = env.sim.model._model
         self._pristine = {name: getattr(model, name).copy() for name in _MUTABLE_MODEL_FIELDS}
+        # The first reset finds every fixture at the origin. A later one would place the objects that belong on a
+        # fixture around where it stood before, and add where it stands now.
+        for body in (env.obj_body_id[name] for name in env.fixtures_dict if name in env.obj_body_id):
+            self._pristine["body_pos"][body] = 0.0
+            self._pristine["body_quat"][body] = (1.0, 0.0, 0.0, 0.0)
 
     def __call__(self, seed: int) -> None:
         """Sample a start from ``seed``; raises HeisdError when objects cannot be placed."""
