@@ -6,6 +6,7 @@ allowed (demonstrations record the release). Images and proprioception are sampl
 
 import contextlib
 import logging
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from heisd.sim import robosuite_env
 from heisd.sim.gl import choose_backend, choose_backend_if_any
 from heisd.sim.jitter import TargetJitter
 from heisd.sim.protocols import OPENVLA, Protocol
-from heisd.sim.rendering import FAST, NONE, STOCK, Rendering, make_renderer
+from heisd.sim.rendering import FAST, NONE, STOCK, Renderer, Rendering, make_renderer
 from heisd.sim.splits import EpisodeStart
 from heisd.sim.suites import init_states, suite_info
 from heisd.types import FloatArray, ImageArray, Observation, Proprioception
@@ -59,6 +60,8 @@ class LiberoEnv:
         self._proprio = self._sensors.read()
         self._step = 0
         robosuite_env.observe_with(self._env, self._sample)
+        # Also at interpreter exit, while OpenGL can still be called.
+        self._free = weakref.finalize(self, _free, self._renderer, self._env)
 
     @property
     def instruction(self) -> str:
@@ -107,11 +110,9 @@ class LiberoEnv:
         return self._observation(), float(success), success, self._step >= self.horizon, {"success": success}
 
     def close(self) -> None:
-        """Free the renderer and the simulation."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
-        self._env.close()
+        """Free the renderer and the simulation; the environment cannot be used afterwards."""
+        self._renderer = None
+        self._free()
 
     def _place(self, start: EpisodeStart) -> None:
         if (start.suite, start.task_index) != (self.suite, self.task.index):
@@ -152,6 +153,12 @@ class LiberoEnv:
 
     def _observation(self) -> Observation:
         return Observation(self._images, self._proprio, self.instruction, self._step * CONTROL_STEP_S)
+
+
+def _free(renderer: Renderer | None, env: Any) -> None:
+    if renderer is not None:
+        renderer.close()
+    env.close()
 
 
 class _Sensors:

@@ -68,7 +68,7 @@ def decimate_cached(mesh: Mesh, n_faces: int) -> Mesh:
     """:func:`decimate`, remembered on disk by content."""
     path = cache_dir() / "meshes" / f"{_digest(mesh, n_faces)}.npz"
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return Mesh(*(stored[field.name] for field in fields(Mesh)))
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         log.debug("decimating a mesh of %d faces", len(mesh.faces))
