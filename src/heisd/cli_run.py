@@ -41,7 +41,7 @@ class EpisodeBar:
         self.done, self.total = done, total
         self._seen += record.valid
         self._solved += record.success
-        if not stderr.is_terminal and (done % LINE_EVERY == 0 or done == total):
+        if record.valid and not stderr.is_terminal and (done % LINE_EVERY == 0 or done == total):
             stderr.print(f"{self._label}: {done}/{total} episodes, solved {self._solved}/{self._seen}", highlight=False)
         self._bar.update(
             self._task, completed=done, total=total, description=f"{self._label}  solved {self._solved}/{self._seen}"

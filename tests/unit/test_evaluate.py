@@ -9,7 +9,7 @@ from toy_world import config, setting
 from heisd.bench.evaluate import evaluate, filmed_tasks
 from heisd.bench.results import EPISODES_NAME, RESULT_NAME, RunDirectory, open_run
 from heisd.config import EvalConfig
-from heisd.errors import BadArtifact, BadInput
+from heisd.errors import BadArtifact, BadInput, MissingExtra
 from heisd.sim.splits import Split, episode_starts
 
 
@@ -203,3 +203,14 @@ def test_an_episode_counts_without_its_film(tmp_path, monkeypatch):
     assert result["overall"]["pc_success"] == 75.0
     assert result["overall"]["video_paths"] == []
     assert list((tmp_path / "run" / "videos").iterdir()) == []
+
+
+@pytest.mark.parametrize(("cause", "expected"), [(KeyboardInterrupt(), KeyboardInterrupt), (None, MissingExtra)])
+def test_an_interrupted_import_is_an_interrupt_and_a_broken_one_stops_the_run(tmp_path, monkeypatch, cause, expected):
+    def broken(*_):
+        raise ImportError("initialization failed") from cause
+
+    monkeypatch.setattr(toy_world.ToyWorld, "env", broken)
+    with pytest.raises(expected):
+        evaluate(config(), tmp_path / "run", setting())
+    assert not (tmp_path / "run" / EPISODES_NAME).exists()

@@ -15,7 +15,7 @@ import numpy as np
 from heisd.bench.results import EpisodeRecord, EpisodeTiming
 from heisd.bench.videos import Film
 from heisd.config import EvalConfig
-from heisd.errors import HeisdError
+from heisd.errors import HeisdError, MissingExtra
 from heisd.sim.splits import EpisodeStart
 from heisd.types import Action, FloatArray, Observation, StepRecord
 
@@ -123,9 +123,20 @@ def play_or_report(world: World, job: EpisodeJob) -> EpisodeRecord:
         return play(world, job)
     except (HeisdError, MemoryError):
         raise
+    except ImportError as error:
+        if _holds_interrupt(error):
+            raise KeyboardInterrupt from error
+        raise MissingExtra(f"a part of the simulator cannot be imported ({error}): heisd doctor says why") from error
     except Exception as error:  # a process edge: logged, reported in the record, retried
         log.warning("%s (%s) could not be played: %s", job.start.key, job.method, error, exc_info=True)
         return _invalid(job, f"{type(error).__name__}: {error}")
+
+
+def _holds_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: an interrupted import of an extension module reads as ImportError."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def play(world: World, job: EpisodeJob) -> EpisodeRecord:
