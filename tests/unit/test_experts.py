@@ -67,10 +67,13 @@ def test_corridor_sees_what_is_ahead_and_nothing_else():
 
 def test_the_ceiling_is_where_the_reach_ends():
     for x in np.linspace(-0.3, 0.1, 9):
-        place = np.array([x, 0.1])
-        top = geometry.ceiling(place, SHOULDER_M)
-        assert geometry.reach_excess(np.append(place, top - 0.01), SHOULDER_M) == 0.0
-        assert geometry.reach_excess(np.append(place, top + 0.01), SHOULDER_M) > 0.0
+        top = geometry.ceiling(np.array([x, 0.1, 0.9]), SHOULDER_M)
+        assert geometry.reach_excess(np.array([x, 0.1, top - 0.01]), SHOULDER_M) == 0.0
+        assert geometry.reach_excess(np.array([x, 0.1, top + 0.01]), SHOULDER_M) > 0.0
+
+
+def test_the_ceiling_never_presses_a_hand_down_that_noise_pushed_out_of_reach():
+    assert geometry.ceiling(np.array([0.3, 0.0, 1.14]), SHOULDER_M) == 1.14
 
 
 def test_hand_turns_to_a_yaw_by_the_rotation_that_is_missing():

@@ -59,8 +59,8 @@ def reach_excess(hand_m: FloatArray, shoulder_m: FloatArray) -> float:
     return max(0.0, float(np.hypot(across, up)) - _REACH_M)
 
 
-def ceiling(xy_m: FloatArray, shoulder_m: FloatArray) -> float:
-    """Greatest height [m] the down-pointing hand reaches over (2,) a place; the shoulder's level if too far."""
-    across = float(np.linalg.norm(xy_m - shoulder_m[:2])) - _WRIST_BACK_M
-    rise = np.sqrt(max(0.0, _REACH_M**2 - across**2))
-    return float(shoulder_m[2] - _WRIST_UP_M + rise)
+def ceiling(hand_m: FloatArray, shoulder_m: FloatArray) -> float:
+    """Greatest height [m] the arm reaches right above or below the hand (3,); never below where the hand is."""
+    across = np.linalg.norm(hand_m[:2] - shoulder_m[:2]) - _WRIST_BACK_M
+    rise = np.sqrt(np.maximum(0.0, _REACH_M**2 - across**2))
+    return float(max(hand_m[2], shoulder_m[2] - _WRIST_UP_M + rise))

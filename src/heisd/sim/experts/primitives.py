@@ -131,10 +131,11 @@ class Approach:
         move = point - hand.position_m
         distance = float(np.linalg.norm(move[:2]))
         openness = max(ramp(distance, 0.010, self._style.funnel_m), ramp(float(np.linalg.norm(turn)), 0.10, 0.5))
-        height = point[2] + self._style.hover_m * openness
+        # The root keeps the fingers above a rim until they are nearly in place, should the hand be pushed aside.
+        height = point[2] + self._style.hover_m * openness**0.5
         if distance > 0.07:
             height = max(height, corridor_height(self._around(scene), hand.position_m, point, 0.06) + 0.03)
-        move[2] = min(height, ceiling(hand.position_m[:2], scene.shoulder_m)) - hand.position_m[2]
+        move[2] = min(height, ceiling(hand.position_m, scene.shoulder_m)) - hand.position_m[2]
         return Command(travel(move, 0.05, self._style.approach_bend_rad), turn, OPEN, is_delicate=openness == 0.0)
 
     def _target(self, scene: Scene, hand: Hand) -> tuple[FloatArray, FloatArray]:
@@ -207,7 +208,7 @@ class Carry:
         move = self._to_place(scene, hand)
         distance = float(np.linalg.norm(move[:2]))
         rise = max(self._clearance(scene, hand, move), move[2])
-        rise = min(rise, ceiling(hand.position_m[:2], scene.shoulder_m) - hand.position_m[2])
+        rise = min(rise, ceiling(hand.position_m, scene.shoulder_m) - hand.position_m[2])
         move[2] += (rise - move[2]) * ramp(distance, 0.012, 0.05)
         return Command(
             travel(move, self._style.lift_blend_m, self._style.carry_bend_rad),
@@ -236,7 +237,7 @@ class Release:
     """Open the fingers on the spot until the object is free."""
 
     phase = Phase.RELEASE
-    _FREE_M = 0.015
+    _FREE_M = 0.025  # less, and one finger may drag a tall object up again
 
     def __init__(self, hold: Hold) -> None:
         self._hold = hold

@@ -65,7 +65,7 @@ class Style:
             speed_variation=rng.uniform(0.05, 0.15),
             approach_bend_rad=rng.uniform(-0.6, 0.6),
             carry_bend_rad=rng.uniform(-0.45, 0.45),
-            hover_m=rng.uniform(0.05, 0.10),
+            hover_m=rng.uniform(0.06, 0.10),
             funnel_m=rng.uniform(0.04, 0.08),
             grasp_yaw_bias_rad=rng.uniform(-0.3, 0.3),
             grasp_slide_m=rng.uniform(-0.006, 0.006),

@@ -31,7 +31,7 @@ def _skill(scene: Scene, goal: Goal, style: Style) -> Skill:
     if goal.predicate not in ("in", "on") or goal.arguments[0] not in scene.objects:
         given = f"{goal.predicate}({', '.join(goal.arguments)})"
         raise UnsupportedTask(f"no expert for the goal {given}; scripted so far: in/on of movable objects")
-    return pick_and_place(goal, _place(scene, goal.arguments[1]), style)
+    return pick_and_place(goal, _place(scene, *goal.arguments), style)
 
 
 def pick_and_place(goal: Goal, place: Place, style: Style) -> Skill:
@@ -42,11 +42,13 @@ def pick_and_place(goal: Goal, place: Place, style: Style) -> Skill:
     )
 
 
-def _place(scene: Scene, target: str) -> Place:
-    """Where to put things that go in or on a target."""
+def _place(scene: Scene, name: str, target: str) -> Place:
+    """Where to put an object that goes in or on a target."""
     if not scene.is_site(target):
         return lambda now: now.pose(target).position_m + up(0.006)
-    is_container = "contain" in target
-    # Into a container one drops from its rim's height: hand and walls do not meet.
-    lift_m = 0.0 if is_container else 0.005
+    lift_m = 0.005
+    if "contain" in target:
+        # Small things drop from the middle of a container, so that hand and walls do not meet; tall ones, held higher
+        # up, go further down, so that their middle is inside.
+        lift_m = -float(np.clip(np.ptp(scene.points(name)[:, 2]) - 0.05, 0.0, 0.04))
     return lambda now: now.pose(target).position_m + up(lift_m)
