@@ -4,6 +4,7 @@
 allowed (demonstrations record the release). Images and proprioception are sampled when robosuite samples its sensors.
 """
 
+import atexit
 import contextlib
 import logging
 import weakref
@@ -60,8 +61,10 @@ class LiberoEnv:
         self._proprio = self._sensors.read()
         self._step = 0
         robosuite_env.observe_with(self._env, self._sample)
-        # Also at interpreter exit, while OpenGL can still be called.
         self._free = weakref.finalize(self, _free, self._renderer, self._env)
+        # At interpreter exit it must run before mujoco ends OpenGL: the last to register is the first to run.
+        self._free.atexit = False
+        atexit.register(self._free)
 
     @property
     def instruction(self) -> str:
@@ -113,6 +116,7 @@ class LiberoEnv:
         """Free the renderer and the simulation; the environment cannot be used afterwards."""
         self._renderer = None
         self._free()
+        atexit.unregister(self._free)
 
     def _place(self, start: EpisodeStart) -> None:
         if (start.suite, start.task_index) != (self.suite, self.task.index):
