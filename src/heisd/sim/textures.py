@@ -26,9 +26,10 @@ def with_small_textures(xml: str) -> str:
 
 
 def _small(original: Path) -> Path:
-    """Path of a reduction of ``original``, or ``original`` itself when it is small or nothing can be cached."""
+    """Path of a reduction of ``original``, or ``original`` itself when it is small, has an alpha channel, or nothing can be cached."""
     with Image.open(original) as image:
-        if max(image.size) <= _MAX_SIDE_PX:
+        # MuJoCo draws a texture with an alpha channel differently (darker) than the same colours without one.
+        if max(image.size) <= _MAX_SIDE_PX or image.mode in ("RGBA", "LA"):
             return original
         digest = hashlib.blake2b(original.read_bytes(), digest_size=16).hexdigest()
         reduced = cache_dir() / "textures" / f"{digest}-{_MAX_SIDE_PX}.png"
