@@ -13,8 +13,8 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: int = 7_000
-    batch_size: int = 64
+    steps: int = 3_400
+    batch_size: int = 48
     learning_rate: float = 8e-4
     warmup_steps: int = 150
     weight_decay: float = 0.05
@@ -29,7 +29,8 @@ class TrainConfig(BaseModel):
     holdout_every: int = 25  # every 25th episode only measures, never trains
     log_every: int = 50
     checkpoint_every: int = 250
-    validate_episodes: int = 20  # closed-loop episodes of the validation split per suite, at the end
+    validate_every: int = 1_700  # steps between closed-loop validations (0: none); one at the end in any case
+    validate_episodes: int = 20  # of the validation split, for each suite in the data
     threads: int = 2
     seed: int = 0
     # The shape of the policy (chosen by validation success and by the decode share, docs/policy.md).

@@ -63,6 +63,11 @@ class Samples:
         """Read data sets written by `heisd collect`; raises DatasetError and LeakError."""
         return cls(load_demos(paths, ConvTowerConfig().image_size), config)
 
+    @property
+    def suites(self) -> list[str]:
+        """The suites that were demonstrated."""
+        return sorted({origin.start.suite for origin in self.demos.provenance})
+
     def build_model(self) -> OpenVLA:
         """A fresh policy of the recipe's shape."""
         return OpenVLA(self.model_config)

@@ -9,15 +9,19 @@ import logging
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from heisd.config import EvalConfig
 from heisd.errors import BadInput
 from heisd.policies.bundle import save_policy
+from heisd.sim.splits import Split
 from heisd.train import checkpoint
 from heisd.train.augment import soft_targets
 from heisd.train.config import TrainConfig
@@ -161,8 +165,11 @@ def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
 
 
-def fit(trainer: Trainer, progress: "Progress") -> None:
-    """Run to the end of the recipe; Ctrl-C or a kill loses at most ``checkpoint_every`` steps."""
+def fit(trainer: Trainer, progress: "Progress", validate: Callable[[], None] | None = None) -> None:
+    """Run to the end of the recipe; Ctrl-C or a kill loses at most ``checkpoint_every`` steps.
+
+    ``validate`` is called every ``validate_every`` steps, after the checkpoint.
+    """
     config = trainer.config
     try:
         while trainer.step < config.steps:
@@ -170,10 +177,18 @@ def fit(trainer: Trainer, progress: "Progress") -> None:
             if trainer.step % config.checkpoint_every == 0:
                 trainer.save()
                 progress.holdout(trainer.step, trainer.holdout())
+            if validate and _validates_at(trainer.step, config):
+                trainer.save()
+                validate()
     except KeyboardInterrupt:
         trainer.save()
         raise
     trainer.save()
+
+
+def _validates_at(step: int, config: TrainConfig) -> bool:
+    """Whether a validation is due on the way (the one at the end is not counted)."""
+    return 0 < config.validate_every and step % config.validate_every == 0 and step < config.steps
 
 
 class Progress:
@@ -202,6 +217,16 @@ class Progress:
         )
         self._rows, self._since = [], time.monotonic()
 
+    def validation(self, step: int, scores: dict[str, dict[str, Any]]) -> None:
+        """Log closed-loop success by suite."""
+        for suite, score in scores.items():
+            low, high = score["wilson95"]
+            log.info(
+                "step %d validation %s: %.0f %% of %d episodes solved (95 %%: %.0f to %.0f)",
+                step, suite, score["pc_success"], score["n_episodes"], low, high,
+            )  # fmt: skip
+        self._since = time.monotonic()
+
     def holdout(self, step: int, scalars: dict[str, float]) -> None:
         """Log the held-out scalars."""
         log.info("step %d held out: %s", step, " ".join(f"{k} {v:.3f}" for k, v in scalars.items()))
@@ -222,15 +247,36 @@ def run(data: list[Path], out: Path, config: TrainConfig, *, command: str = "", 
     if file.exists():
         trainer.resume(file)
         log.info("continuing at step %d of %d", trainer.step, config.steps)
-    fit(trainer, Progress(config))
-    return export(trainer, out / "policy", command)
+    progress = Progress(config)
+    fit(trainer, progress, lambda: progress.validation(trainer.step, validate(trainer, command)))
+    scores = validate(trainer, command)
+    progress.validation(trainer.step, scores)
+    return export(trainer, out / "policy", command, scores)
 
 
-def export(trainer: Trainer, directory: Path, command: str) -> Path:
+def validate(trainer: Trainer, command: str) -> dict[str, dict[str, Any]]:
+    """Closed-loop success of the moving average on the validation split, by suite; resumes like any evaluation."""
+    from heisd.bench.evaluate import evaluate
+    from heisd.bench.libero_world import libero_setting
+
+    n = trainer.config.validate_episodes
+    home = trainer.out / "validation" / f"step{trainer.step:06d}"
+    policy = export(trainer, home / "policy", command) if n else home
+    scores = {}
+    for suite in trainer.samples.suites if n else ():
+        config = EvalConfig(
+            suite=suite, methods=("ar",), split=Split.VALIDATION, episodes=n, weights=str(policy), workers=2
+        )  # fmt: skip
+        block = evaluate(config, home / suite, libero_setting(config))["methods"]["ar"]
+        scores[suite] = {key: block[key] for key in ("pc_success", "wilson95", "n_episodes")}
+    return scores
+
+
+def export(trainer: Trainer, directory: Path, command: str, validation: dict[str, Any] | None = None) -> Path:
     """Write the moving average as a bundle, with how it was made."""
     demos = trainer.samples.demos
     data = {"fingerprint": demos.fingerprint, "n_episodes": len(demos.instructions), "n_frames": len(demos)}
-    scores = {"step": trainer.step, "held_out_demonstrations": trainer.holdout()}
+    scores = {"step": trainer.step, "held_out_demonstrations": trainer.holdout(), "validation": validation or {}}
     with trainer.averaged_weights():
         # save_policy seals the head in place, so it gets a copy: training may go on.
         model = copy.deepcopy(trainer.model)
