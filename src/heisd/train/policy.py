@@ -188,7 +188,7 @@ def fit(trainer: Trainer, progress: "Progress", validate: Callable[[], None] | N
 
 def _validates_at(step: int, config: TrainConfig) -> bool:
     """Whether a validation is due on the way (the one at the end is not counted)."""
-    return 0 < config.validate_every and step % config.validate_every == 0 and step < config.steps
+    return config.validate_every > 0 and step % config.validate_every == 0 and step < config.steps
 
 
 class Progress:
