@@ -1,6 +1,6 @@
 """Plain decoding against ``transformers.generate`` on the same weights, interleaved in one process.
 
-    python benchmarks/plain_decoding.py [--policy NAME_OR_DIR] [--steps 200] [--threads 1] [--dtype float32] [--compile]
+    python benchmarks/plain_decoding.py [--policy NAME_OR_DIR] [--steps 200] [--threads 1] [--dtype float32]
 
 Both sides share the encoder and the codec; what differs is the decoder. Full clock: observation in, action out.
 Prints ratios of sums with a bootstrap interval over steps, a stage profile of this engine, and whether every token
@@ -108,17 +108,6 @@ def summary(rows: np.ndarray, n_different: int, sink: MemorySink) -> dict[str, A
     return result
 
 
-def compile_decoder(policy: OpenVLAPolicy) -> float:
-    """Let ``torch.compile`` loose on the decoder's forward; returns the seconds its warm-up took."""
-    began = time.perf_counter()
-    runtime: Any = policy.runtime
-    runtime.forward = torch.compile(runtime.forward, dynamic=True)
-    engine = Engine(policy)
-    for step in range(3):
-        engine.act(random_observation(np.random.default_rng(step), policy))
-    return time.perf_counter() - began
-
-
 def main() -> None:
     """Parse, measure, print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -129,7 +118,6 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -138,9 +126,8 @@ def main() -> None:
     else:
         policy = random_policy(args.dtype, args.layers, args.hidden, args.heads)
     llama = as_transformers(policy.model.language_model)
-    warm_up_s = compile_decoder(policy) if args.compile else 0.0
     result = measure(policy, llama, args.steps)
-    print(json.dumps({**vars(args), "compile_warm_up_s": warm_up_s, "torch": torch.__version__} | result, indent=2))
+    print(json.dumps({**vars(args), "torch": torch.__version__} | result, indent=2))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -26,6 +26,7 @@ def test_ids_and_centres_are_those_of_the_published_tokenizer() -> None:
     np.testing.assert_array_equal(decoded, CODEC.centres[np.clip(V - every - 1, 0, 254)])
 
 
+@settings(deadline=None)
 @given(ACTIONS)
 def test_encode_is_the_published_formula(actions: np.ndarray) -> None:
     low, high = np.array(LOW), np.array(HIGH)
@@ -36,6 +37,7 @@ def test_encode_is_the_published_formula(actions: np.ndarray) -> None:
     assert ((expected >= 31_744) & (expected <= 31_999)).all()
 
 
+@settings(deadline=None)
 @given(ACTIONS)
 def test_round_trip_is_within_half_a_bin(actions: np.ndarray) -> None:
     inside = np.clip(actions, LOW, HIGH)
@@ -46,6 +48,7 @@ def test_round_trip_is_within_half_a_bin(actions: np.ndarray) -> None:
     assert (error[:, 6] == 0).all()
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.int64, (4, 7), elements=st.integers(V - 255, V - 1)))
 def test_tokens_of_decoded_tokens_are_the_same_tokens(tokens: np.ndarray) -> None:
     np.testing.assert_array_equal(CODEC.encode(CODEC.decode(tokens))[:, :6], tokens[:, :6])
