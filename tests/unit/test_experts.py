@@ -76,6 +76,13 @@ def test_the_ceiling_never_presses_a_hand_down_that_noise_pushed_out_of_reach():
     assert geometry.ceiling(np.array([0.3, 0.0, 1.14]), SHOULDER_M) == 1.14
 
 
+def test_an_arm_is_trapped_only_where_it_is_stretched_more_than_its_way_asks_for():
+    near, far = np.array([-0.2, 0.0, 1.0]), np.array([0.2, 0.0, 1.0])
+    assert geometry.trap(far, near - far, SHOULDER_M) == 1.0
+    assert geometry.trap(far, np.zeros(3), SHOULDER_M) == 0.0
+    assert geometry.trap(near, far - near, SHOULDER_M) == 0.0
+
+
 def test_hand_turns_to_a_yaw_by_the_rotation_that_is_missing():
     hand = Hand.of(proprio(rotation=Rotation.from_euler("z", 0.4)))
     assert hand.yaw_rad == pytest.approx(0.4)
@@ -125,7 +132,9 @@ def test_start_displacement_is_smooth_open_handed_and_repeatable():
 
 
 class FakeScene:
-    """A scene whose only fact is whether the goal holds."""
+    """A scene that knows whether the goal holds, and where the arm is."""
+
+    shoulder_m = SHOULDER_M
 
     def __init__(self, holds: list[bool]) -> None:
         self._answers = iter(holds)
@@ -198,3 +207,10 @@ def test_consecutive_labels_of_a_sampled_style_rarely_repeat_and_rarely_saturate
     bins = np.digitize(labels[:, :3], np.linspace(-1.0, 1.0, 257))
     assert (np.diff(bins, axis=0) == 0).mean() < 0.5
     assert (np.abs(labels[:, :3]) >= 1.0).mean() < 0.01
+
+
+def test_a_trapped_arm_is_drawn_back_towards_the_base_first():
+    runner = expert([Scripted(move_m=(-0.02, 0.0, 0.0))])
+    free = runner.act(proprio((-0.2, 0.0, 1.0))).action
+    trapped = runner.act(proprio((0.12, 0.0, 1.0))).action
+    assert trapped[0] < free[0] == pytest.approx(-0.6)

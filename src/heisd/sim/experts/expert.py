@@ -1,11 +1,11 @@
 """The expert: runs skills one after the other and turns their commands into actions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from heisd.sim.experts.geometry import limit
+from heisd.sim.experts.geometry import limit, trap
 from heisd.sim.experts.primitives import Command, Hand, Phase, Primitive, Status
 from heisd.sim.experts.style import Disturbance, SmoothNoise, Style
 from heisd.sim.scene import Goal, Scene
@@ -13,6 +13,7 @@ from heisd.types import FloatArray, Proprioception
 
 METRES_PER_UNIT, RADIANS_PER_UNIT = 0.05, 0.5  # OSC_POSE: what an action component of 1 asks for
 _GAIN = 1.5  # above 1 the hand keeps its pace until close; the controller's own damping keeps it stable
+_PULL_BACK_M = 0.06  # how far a fully stretched arm is drawn back before it goes on
 _STALL_WINDOW, _STALL_M = 25, 0.012  # a hand that should move and comes no further than this in so many steps is stuck
 _PATIENCE_STEPS = 150  # and so is a primitive that takes longer than this
 
@@ -60,7 +61,7 @@ class Expert:
             still = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
             return ExpertStep(still, still.copy(), Phase.RETREAT)
         command = self._current.command(self._scene, hand)
-        label = self._label(command)
+        label = self._label(self._freed(command, hand))
         push = self._disturbance.step() * (0.4 if command.is_delicate else 1.0)
         executed = np.append(np.clip(label[:6] + push, -1.0, 1.0), label[6])
         return ExpertStep(label, executed, self._current.phase)
@@ -108,6 +109,16 @@ class Expert:
         if not self.done:
             self._current.start(self._scene, hand)
 
+    def _freed(self, command: Command, hand: Hand) -> Command:
+        """Where the arm is stretched more than the way asks for: first back towards the base, turning later."""
+        shoulder = self._scene.shoulder_m
+        stretched = trap(hand.position_m, command.move_m, shoulder)
+        if stretched == 0.0:
+            return command
+        inward = np.append(shoulder[:2] - hand.position_m[:2], 0.0)
+        move = command.move_m + _PULL_BACK_M * stretched * inward / np.linalg.norm(inward)
+        return replace(command, move_m=move, turn_rad=command.turn_rad * (1.0 - stretched))
+
     def _label(self, command: Command) -> FloatArray:
         """The command as an action, at this style's pace and with its tremor."""
         style = self._style
@@ -115,8 +126,8 @@ class Expert:
         move = limit(_GAIN * command.move_m / METRES_PER_UNIT, min(0.97, style.speed * pace))
         turn = limit(command.turn_rad / RADIANS_PER_UNIT, style.rotation_speed * pace)
         motion = np.concatenate([move, turn]) * self._pause()
-        gain = np.repeat([style.jitter_std, style.rotation_jitter_std], 3) * (0.5 if command.is_delicate else 1.0)
-        return np.append(np.clip(motion + gain * self._tremor.step(), -1.0, 1.0), command.gripper)
+        tremor = np.repeat([style.jitter_std, style.rotation_jitter_std], 3) * (0.5 if command.is_delicate else 1.0)
+        return np.append(np.clip(motion + tremor * self._tremor.step(), -1.0, 1.0), command.gripper)
 
     def _pause(self) -> float:
         """0 during a short stop, else 1."""

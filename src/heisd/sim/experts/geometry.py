@@ -54,9 +54,22 @@ def corridor_height(obstacles: FloatArray, start_m: FloatArray, end_m: FloatArra
 
 def reach_excess(hand_m: FloatArray, shoulder_m: FloatArray) -> float:
     """How far [m] beyond the arm's reach a position (3,) of the down-pointing hand is; 0 inside."""
+    return max(0.0, _stretch_m(hand_m, shoulder_m) - _REACH_M)
+
+
+def trap(hand_m: FloatArray, move_m: FloatArray, shoulder_m: FloatArray) -> float:
+    """0 to 1: how much straighter the elbow is here than where ``move_m`` leads.
+
+    With the elbow at its stop the controller balances position against orientation and stays where it is.
+    """
+    here, there = (ramp(_stretch_m(at, shoulder_m), _REACH_M - 0.025, _REACH_M) for at in (hand_m, hand_m + move_m))
+    return max(0.0, here - there)
+
+
+def _stretch_m(hand_m: FloatArray, shoulder_m: FloatArray) -> float:
+    """Distance from the shoulder to the wrist of the down-pointing hand."""
     across = np.linalg.norm(hand_m[:2] - shoulder_m[:2]) - _WRIST_BACK_M
-    up = hand_m[2] + _WRIST_UP_M - shoulder_m[2]
-    return max(0.0, float(np.hypot(across, up)) - _REACH_M)
+    return float(np.hypot(across, hand_m[2] + _WRIST_UP_M - shoulder_m[2]))
 
 
 def ceiling(hand_m: FloatArray, shoulder_m: FloatArray) -> float:
