@@ -129,9 +129,7 @@ def episode_starts(
     starts = []
     for i in range(n_episodes):
         task, which = chosen[i % len(chosen)], owned[i // len(chosen)]
-        starts.append(
-            EpisodeStart(suite, task, None if fresh else which, which if fresh else None, condition)
-        )
+        starts.append(EpisodeStart(suite, task, None if fresh else which, which if fresh else None, condition))
     return starts
 
 

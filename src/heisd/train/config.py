@@ -13,7 +13,7 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: int = 3_400
+    steps: int = 3_000
     batch_size: int = 48
     learning_rate: float = 8e-4
     warmup_steps: int = 150
@@ -29,7 +29,7 @@ class TrainConfig(BaseModel):
     holdout_every: int = 25  # every 25th episode only measures, never trains
     log_every: int = 50
     checkpoint_every: int = 250
-    validate_every: int = 1_700  # steps between closed-loop validations (0: none); one at the end in any case
+    validate_every: int = 1_500  # steps between closed-loop validations (0: none); one at the end in any case
     validate_episodes: int = 20  # of the validation split, for each suite in the data
     threads: int = 2
     seed: int = 0

@@ -285,6 +285,7 @@ def export(trainer: Trainer, directory: Path, command: str, validation: dict[str
         model,
         trainer.samples.tokenizer,
         trainer.samples.codec,
+        store_dtype="float16",  # half the bytes in the repository; computed with in float32
         command=command,
         seed=trainer.config.seed,
         data=data | {"recipe": trainer.config.model_dump(mode="json")},
