@@ -52,9 +52,9 @@ def corridor_height(obstacles: FloatArray, start_m: FloatArray, end_m: FloatArra
     return float(obstacles[(gap < radius_m) & (ahead > 0.02), 2].max(initial=-np.inf))
 
 
-def reach_excess(hand_m: FloatArray, shoulder_m: FloatArray) -> float:
-    """How far [m] beyond the arm's reach a position (3,) of the down-pointing hand is; 0 inside."""
-    return max(0.0, _stretch_m(hand_m, shoulder_m) - _REACH_M)
+def reach_excess(hand_m: FloatArray, shoulder_m: FloatArray, *, margin_m: float = 0.0) -> float:
+    """How far [m] beyond the arm's reach, less a margin, a position (3,) of the down-pointing hand is; 0 inside."""
+    return max(0.0, _stretch_m(hand_m, shoulder_m) - _REACH_M + margin_m)
 
 
 def trap(hand_m: FloatArray, move_m: FloatArray, shoulder_m: FloatArray) -> float:

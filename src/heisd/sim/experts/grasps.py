@@ -22,6 +22,7 @@ _RIM_INSET_M = 0.004
 _YAW_COST_M = 0.012  # price of one radian of wrist rotation, in metres of object width
 _SLIDE_COST = 0.3
 _REACH_COST = 15.0
+_STRETCH_MARGIN_M = 0.03  # a nearly straight arm descends badly
 _LIFT_M = 0.08  # a grasp is only good if the hand can rise this far above it
 _TOUCH_COST_M = 0.03  # price of obstacle points inside the gripper's volume, per e-fold of their number
 _CLOSE_COST_M = 0.008  # and of those inside a margin around it
@@ -62,8 +63,11 @@ def plan_grasp(scene: Scene, name: str, style: Style) -> Grasp:
 
     def cost_m(candidate: _Candidate) -> float:
         contacts = contact_cost_m(nearby, candidate.point_m, candidate.yaw_rad)
-        too_far = (reach_excess(candidate.point_m + up(lift), scene.shoulder_m) for lift in (0.0, _LIFT_M))
-        return candidate.cost_m + contacts + _REACH_COST * max(too_far)
+        too_far = max(
+            reach_excess(candidate.point_m, scene.shoulder_m, margin_m=_STRETCH_MARGIN_M),
+            reach_excess(candidate.point_m + up(_LIFT_M), scene.shoulder_m),
+        )
+        return candidate.cost_m + contacts + _REACH_COST * too_far
 
     best = min(found, key=cost_m)
     point = best.point_m - up(style.grasp_depth_m)
