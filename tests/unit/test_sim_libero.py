@@ -121,6 +121,18 @@ def test_fast_rendering_shows_the_published_scene_with_the_published_physics(
             assert correlation > 0.95 > mirrored
 
 
+def test_environments_of_one_process_do_not_draw_into_each_other(fast: LiberoEnv) -> None:
+    stock = LiberoEnv(SUITE, TASK, rendering=STOCK)
+    alone, _ = stock.reset(start())
+    fast_alone, _ = fast.reset(start())
+    again, _ = stock.reset(start())
+    stock.close()
+    fast_again, _ = fast.reset(start())
+    for camera in ("agentview", "wrist"):
+        np.testing.assert_array_equal(again.images[camera], alone.images[camera])
+        np.testing.assert_array_equal(fast_again.images[camera], fast_alone.images[camera])
+
+
 def test_rendering_does_not_change_the_physics_over_a_rollout(fast: LiberoEnv) -> None:
     fast.reset(start())
     drawn = trajectory(fast)

@@ -6,6 +6,7 @@ allowed (demonstrations record the release). Images and proprioception are sampl
 
 import atexit
 import contextlib
+import gc
 import logging
 import weakref
 from collections.abc import Mapping, Sequence
@@ -117,6 +118,7 @@ class LiberoEnv:
         self._renderer = None
         self._free()
         atexit.unregister(self._free)
+        gc.collect()  # robosuite's objects refer to one another in circles: 130 MB would wait for a late collection
 
     def _place(self, start: EpisodeStart) -> None:
         if (start.suite, start.task_index) != (self.suite, self.task.index):

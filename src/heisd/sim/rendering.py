@@ -54,6 +54,7 @@ class StockRenderer:
 
     def render(self) -> dict[str, ImageArray]:
         """See :class:`Renderer`."""
+        self._sim._render_context_offscreen.gl_ctx.make_current()  # robosuite leaves another environment's current
         return {
             name: _upright(self._sim.render(self._size, self._size, camera_name=CAMERAS[name]))
             for name in self._cameras
