@@ -26,7 +26,7 @@ def with_small_textures(xml: str) -> str:
 
 
 def _small(original: Path) -> Path:
-    """Path of a reduction of ``original``, or ``original`` itself when it is small, has an alpha channel, or nothing can be cached."""
+    """A reduction of ``original``; itself when small, when it has an alpha channel, or when nothing can be cached."""
     with Image.open(original) as image:
         # MuJoCo draws a texture with an alpha channel differently (darker) than the same colours without one.
         if max(image.size) <= _MAX_SIDE_PX or image.mode in ("RGBA", "LA"):
