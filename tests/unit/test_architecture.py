@@ -13,12 +13,12 @@ PACKAGE = Path(heisd.__file__).parent
 # A module may import from its own layer or an earlier one (docs/architecture.md).
 LAYERS = [
     {"types", "errors"},
-    {"kinematics", "codec", "config", "telemetry"},
+    {"kinematics", "codec", "telemetry"},
     {"propose", "accept", "verify", "policies"},
     {"route", "engine"},
     {"presets"},
-    {"sim", "train", "bench", "serve", "testing", "doctor", "demo"},
-    {"cli"},
+    {"sim", "train", "bench", "serve", "testing", "doctor", "config"},
+    {"cli", "cli_run", "demo"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

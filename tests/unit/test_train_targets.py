@@ -29,7 +29,8 @@ def test_disturbed_bins_leave_the_gripper_and_stay_in_range(rng: np.random.Gener
     bins = torch.randint(0, 256, (500, 7))
     out = augment.disturbed_bins(bins, rng, share=0.5)
     assert torch.equal(out[:, -1], bins[:, -1])
-    assert 0 <= int(out.min()) and int(out.max()) <= 255
+    assert int(out.min()) >= 0
+    assert int(out.max()) <= 255
     assert 0.3 < float((out[:, :-1] != bins[:, :-1]).float().mean()) < 0.55
 
 
@@ -42,4 +43,6 @@ def test_soft_targets_are_distributions_centred_on_the_label() -> None:
 def test_recolouring_keeps_the_range(rng: np.random.Generator) -> None:
     images = torch.rand(4, 2, 3, 8, 8) * 255
     out = augment.recoloured(images.clone(), rng)
-    assert float(out.min()) >= 0 and float(out.max()) <= 255 and not torch.equal(out, images)
+    assert float(out.min()) >= 0
+    assert float(out.max()) <= 255
+    assert not torch.equal(out, images)
