@@ -4,6 +4,7 @@ Attempts of a task are numbered; a dropped one is replaced by the next number. R
 order of their numbers, so which attempts are kept does not depend on which worker was faster.
 """
 
+import hashlib
 import logging
 import sys
 import time
@@ -17,6 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from heisd.bench.provenance import versions
 from heisd.errors import BadInput, DatasetError
 from heisd.sim.dataset import DatasetSpec, EpisodeEntry
 from heisd.sim.dataset_writer import DatasetWriter
@@ -160,7 +162,9 @@ def collect(
     parse_protocol(protocol)
     if parse_rendering(rendering) is NONE:
         raise BadInput("demonstrations need pictures: rendering is fast or stock, not none")
-    settings = {"seed": seed, "rendering": rendering, "protocol": protocol}
+    # Demonstrations of two versions of the experts or of the simulator do not belong in one data set.
+    code = {"versions": versions(), "code": _code_hash()}
+    settings = {"seed": seed, "rendering": rendering, "protocol": protocol} | code
     spec = DatasetSpec(suite, tuple(t.instruction for t in info.tasks), tuple(cameras), image_size, settings)
 
     def attempt(task_index: int, number: int) -> Attempt:
@@ -244,6 +248,15 @@ class Collector:
             frames_per_s=(writer.n_frames - self._frames_before) / max(elapsed_s, 1e-9),
             size_mb=sum(path.stat().st_size for path in writer.root.glob("data/*/*.parquet")) / 1e6,
         )
+
+
+def _code_hash() -> str:
+    """SHA-256 of the source of everything that makes a demonstration: the package this module is in."""
+    home = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(home.rglob("*.py")):
+        digest.update(path.relative_to(home).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _checked_tasks(suite: str, n_tasks: int, tasks: Sequence[int] | None, n_episodes: int) -> list[int]:

@@ -20,7 +20,7 @@ class TrainConfig(BaseModel):
     weight_decay: float = 0.05
     grad_clip: float = 1.0
     ema_decay: float = 0.998
-    soft_bin_sigma: float = 1.5
+    soft_bin_sigma: float = 3.0
     token_noise_share: float = 0.15
     proprio_noise: float = 0.02
     max_shift_px: int = 3

@@ -19,7 +19,8 @@ _MAX_WIDTH_M = 0.076  # the open fingers are 0.08 m apart
 _FINGER_REACH_M = 0.035  # how far down a tall object the fingers go before the hand touches its top
 _RIM_DEPTH_M = 0.023
 _RIM_INSET_M = 0.004
-_YAW_COST_M = 0.012  # price of one radian of wrist rotation, in metres of object width
+_YAW_COST_M = 0.02  # price of wrist rotation by one radian, in metres of object width; grows with its square
+_SIDE_COST_M = 0.03  # price of a place on the rim's right half; nothing on its leftmost point
 _SLIDE_COST = 0.3
 _REACH_COST = 15.0
 _STRETCH_MARGIN_M = 0.03  # a nearly straight arm descends badly
@@ -109,14 +110,14 @@ def _width_candidates(surface: FloatArray, style: Style) -> Iterator[_Candidate]
     for yaw in np.deg2rad(np.arange(-88.0, 90.0, 4.0)):
         across, along = np.array([-np.sin(yaw), np.cos(yaw)]), np.array([np.cos(yaw), np.sin(yaw)])
         width, length = np.ptp(section @ across), np.ptp(section @ along)
-        turn = abs(yaw - style.grasp_yaw_bias_rad)
+        turn = yaw - style.grasp_yaw_bias_rad
         too_wide = max(0.0, float(width) - _MAX_WIDTH_M) * 50.0
         middle = across * _midrange(section @ across) + along * _midrange(section @ along)
         for slide in (0.0, 0.01, -0.01, 0.02, -0.02, 0.03, -0.03):
             if abs(slide) > 0.35 * length:
                 continue
             xy = middle + along * (slide + min(1.0, length / 0.05) * style.grasp_slide_m)
-            cost = float(width) + _YAW_COST_M * turn + _SLIDE_COST * abs(slide) + too_wide
+            cost = float(width) + _YAW_COST_M * turn**2 + _SLIDE_COST * abs(slide) + too_wide
             yield _Candidate(np.append(xy, z), float(yaw), cost)
 
 
@@ -132,9 +133,11 @@ def _rim_candidates(surface: FloatArray, pose: Pose, style: Style) -> Iterator[_
         radial /= np.linalg.norm(radial)
         point = pose.position_m + axis * (height.max() - _RIM_DEPTH_M) + radial * (radius - _RIM_INSET_M)
         yaw = wrap_yaw(float(np.arctan2(-outward[0], outward[1])))
-        turn = abs(yaw - style.grasp_yaw_bias_rad)
-        # Of a tilted rim the higher side leaves the hand more air.
-        yield _Candidate(point, yaw, 2 * _YAW_COST_M * turn - 0.4 * point[2])
+        turn = yaw - style.grasp_yaw_bias_rad
+        # Of a tilted rim the higher side leaves the hand more air. Of two equal sides always the left one: a choice
+        # that nobody can see coming would be two modes in the demonstrations, and a policy between them misses both.
+        far_side = _SIDE_COST_M * (1.0 - outward[1])
+        yield _Candidate(point, yaw, _YAW_COST_M * turn**2 + far_side - 0.4 * point[2])
 
 
 def _midrange(values: FloatArray) -> float:

@@ -88,7 +88,6 @@ class Hold:
     name: str
     grasp: Grasp | None = None
     object_in_hand_m: FloatArray | None = None  # (3,) in the hand's frame, once the fingers have closed
-    hand_above_bottom_m: float = 0.0
 
 
 class Primitive(Protocol):
@@ -169,7 +168,6 @@ class CloseUntilStill:
         if self._n_steps < self._MAX_STEPS and (self._n_steps <= self._MIN_STEPS or self._n_still < 2):
             return Status.RUNNING
         self._hold.object_in_hand_m = in_hand(scene, self._hold.name, hand)
-        self._hold.hand_above_bottom_m = float(hand.position_m[2] - scene.points(self._hold.name)[:, 2].min())
         return Status.DONE
 
     def command(self, scene: Scene, hand: Hand) -> Command:
@@ -199,13 +197,13 @@ class Carry:
         slip = in_hand(scene, self._hold.name, hand) - self._hold.object_in_hand_m
         if np.linalg.norm(slip) > _LOST_M:
             return Status.LOST
-        move = self._to_place(scene, hand)
+        move = self._to_place(scene)
         return Status.DONE if np.linalg.norm(move[:2]) < 0.015 and move[2] > -0.012 else Status.RUNNING
 
     def command(self, scene: Scene, hand: Hand) -> Command:
         """Head for the place at the height that what lies between asks for."""
         assert self._hold.grasp is not None
-        move = self._to_place(scene, hand)
+        move = self._to_place(scene)
         distance = float(np.linalg.norm(move[:2]))
         rise = max(self._clearance(scene, hand, move), move[2])
         rise = min(rise, ceiling(hand.position_m, scene.shoulder_m) - hand.position_m[2])
@@ -221,15 +219,18 @@ class Carry:
         """How much to rise [m] so that the object passes over everything on its way."""
         obstacles = scene.obstacles(besides=self._hold.name)
         over = corridor_height(obstacles, hand.position_m, hand.position_m + move_m, 0.08)
-        bottom = hand.position_m[2] - self._hold.hand_above_bottom_m
-        return float(over + self._style.carry_clearance_m - bottom)
+        return float(over + self._style.carry_clearance_m - self._bottom_m(scene))
 
-    def _to_place(self, scene: Scene, hand: Hand) -> FloatArray:
+    def _bottom_m(self, scene: Scene) -> float:
+        """Height of the held object's lowest point: measured, because objects slip and tip in the hand."""
+        return float(scene.points(self._hold.name)[:, 2].min())
+
+    def _to_place(self, scene: Scene) -> FloatArray:
         """(3,) displacement of the hand that puts the object's bottom just above the place."""
         place = self._place(scene)
         move = place - scene.pose(self._hold.name).position_m
         move[:2] += self._style.place_offset_m
-        move[2] = place[2] + self._style.release_height_m + self._hold.hand_above_bottom_m - hand.position_m[2]
+        move[2] = place[2] + self._style.release_height_m - self._bottom_m(scene)
         return move
 
 
