@@ -6,6 +6,7 @@ import pytest
 pytest.importorskip("libero", reason="needs the extra `libero`")
 
 from heisd.sim.experts import Style, UnsupportedTask, build_expert
+from heisd.sim.experts.grasps import plan_grasp
 from heisd.sim.experts.measure import Trial, run_task
 from heisd.sim.libero import LiberoEnv
 from heisd.sim.rendering import NONE
@@ -22,6 +23,26 @@ def test_the_nominal_expert_succeeds_without_a_retry(suite, task):
     assert outcome.is_success
     assert (outcome.n_retries, outcome.n_stalls) == (0, 0)
     assert outcome.n_steps < 130
+
+
+@pytest.mark.parametrize(("suite", "task"), [("libero_object", 3), ("libero_spatial", 9)])
+def test_an_object_is_always_grasped_from_the_same_side(suite, task):
+    """A bowl offers both sides of its rim and a flat bottle turns of the hand either way: one must be the habit."""
+    env = LiberoEnv(suite, task, rendering=NONE)
+    try:
+        yaws_rad, sides_m = [], []
+        for number in range(8):
+            rng = np.random.default_rng(number)
+            env.reset(EpisodeStart(suite, task, number, None), extra_jitter_m=0.02, rng=rng)
+            scene = Scene(env.robosuite_env)
+            name = scene.goals[0].arguments[0]
+            grasp = plan_grasp(scene, name, Style.sample(rng))
+            yaws_rad.append(grasp.yaw_rad)
+            sides_m.append((grasp.point(scene.pose(name)) - scene.pose(name).position_m)[1])
+        assert np.ptp(yaws_rad) < 1.2
+        assert np.ptp(sides_m) < 0.05
+    finally:
+        env.close()
 
 
 def test_the_same_seed_gives_the_same_demonstration():

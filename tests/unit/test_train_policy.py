@@ -11,6 +11,7 @@ pytest.importorskip("libero", reason="the vocabulary is built from LIBERO's inst
 from heisd.errors import BadArtifact, BadInput
 from heisd.policies.bundle import load_policy
 from heisd.sim.demos import Demos
+from heisd.train.augment import soft_targets
 from heisd.train.config import TrainConfig, load_config
 from heisd.train.data import Samples
 from heisd.train.policy import Progress, Trainer, export, fit, schedule
@@ -123,3 +124,24 @@ def test_recipe_errors_name_the_key(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="cannot read"):
         load_config(file)
     assert load_config(None, steps=7).steps == 7
+
+
+def test_the_exported_head_is_the_smooth_one_that_was_trained(tmp_path: Path) -> None:
+    trainer = Trainer(TINY, Samples(fake_demos(), TINY), tmp_path)
+    for _ in range(4):
+        trainer.train_step()
+    model = trainer.averaged_model()
+    with trainer.averaged_weights(), torch.no_grad():
+        assert torch.equal(model.action_head_rows(), trainer.head_rows(trainer.model))
+        assert not torch.equal(model.action_head_rows(), trainer.model.action_head_rows())
+
+
+def test_smoothing_takes_the_ripples_out_of_a_head() -> None:
+    rows = torch.randn(256, 32, generator=torch.Generator().manual_seed(0))
+    assert (soft_targets(5.0) @ rows).diff(dim=0).norm() < 0.05 * rows.diff(dim=0).norm()
+
+
+def test_no_smoothing_leaves_the_head_alone(tmp_path: Path) -> None:
+    config = TINY.model_copy(update={"head_smoothing_bins": 0.0})
+    trainer = Trainer(config, Samples(fake_demos(), config), tmp_path)
+    assert torch.equal(trainer.head_rows(trainer.model), trainer.model.action_head_rows())

@@ -121,6 +121,12 @@ class OpenVLA(nn.Module):
         end = self.config.action_vocab_size
         return self.language_model.lm_head.weight[end - N_BINS : end].flip(0)
 
+    @torch.no_grad()
+    def set_action_head_rows(self, rows: Tensor) -> None:
+        """Replace what :meth:`action_head_rows` returns."""
+        end = self.config.action_vocab_size
+        self.language_model.lm_head.weight[end - N_BINS : end] = rows.flip(0)
+
     def action_logits(
         self, images: Tensor, input_ids: Tensor, n_text: Tensor, proprio_features: Tensor | None, action_tokens: Tensor
     ) -> Tensor:

@@ -51,6 +51,8 @@ def disturbed_bins(bins: Tensor, rng: np.random.Generator, share: float = 0.15, 
 
 
 def soft_targets(sigma_bins: float, n_bins: int = 256) -> Tensor:
-    """(n_bins, n_bins) rows of Gaussian label smoothing over neighbouring bins; rows sum to one."""
+    """(n_bins, n_bins) rows of Gaussian smoothing over neighbouring bins; rows sum to one. The identity for 0."""
+    if sigma_bins == 0:
+        return torch.eye(n_bins)
     bins = torch.arange(n_bins, dtype=torch.float32)
     return torch.softmax(-((bins[:, None] - bins) ** 2) / (2 * sigma_bins**2), dim=-1)

@@ -21,6 +21,7 @@ class TrainConfig(BaseModel):
     grad_clip: float = 1.0
     ema_decay: float = 0.998
     soft_bin_sigma: float = 3.0
+    head_smoothing_bins: float = 5.0  # std of the average over neighbouring bins' rows of the head; 0: none
     token_noise_share: float = 0.15
     proprio_noise: float = 0.02
     max_shift_px: int = 3

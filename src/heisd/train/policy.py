@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from heisd.config import EvalConfig
 from heisd.errors import BadInput
 from heisd.policies.bundle import save_policy
+from heisd.policies.openvla import OpenVLA
 from heisd.sim.splits import Split
 from heisd.train import checkpoint
 from heisd.train.augment import soft_targets
@@ -56,6 +57,7 @@ class Trainer:
         self.ema = {name: p.detach().clone() for name, p in self.learner.named_parameters()}
         self.optimizer = _optimizer(self.learner, config)
         self.soft = soft_targets(config.soft_bin_sigma)
+        self.head_kernel = soft_targets(config.head_smoothing_bins)
         self.step = 0
         self.history: deque[dict[str, float]] = deque(maxlen=20)
 
@@ -99,7 +101,7 @@ class Trainer:
         hidden = self.model.action_hidden(batch.images, batch.input_ids, batch.n_text, batch.proprio, batch.fed_tokens)
         # The first state has read the prompt and no action token yet.
         event_gap = self.event_head(hidden[:, 0]) - batch.event_offset_m / EVENT_SCALE_M
-        log_p = F.log_softmax(self.model.bin_logits(hidden), dim=-1)
+        log_p = F.log_softmax(F.linear(hidden, self.head_rows(self.model)), dim=-1)
         motion = -(self.soft[batch.bins[:, :6]] * log_p[:, :6]).sum(-1).mean()
         gripper = F.nll_loss(log_p[:, 6], batch.bins[:, 6])
         event = F.smooth_l1_loss(event_gap, torch.zeros_like(event_gap))
@@ -112,6 +114,21 @@ class Trainer:
             "gripper_error": (gap[:, 6] > 64).float().mean().item(),
             "event_cm": 100 * EVENT_SCALE_M * event_gap.detach().abs().mean().item(),
         }
+
+    def head_rows(self, model: OpenVLA) -> Tensor:
+        """(256, d) rows of the head in bin order, averaged over neighbouring bins.
+
+        Bins are ordered, a plain head does not know it: its 256 free rows leave ripples on a broad distribution, and
+        greedy decoding jumps between their tops and sticks to them. Exported weights have the average baked in.
+        """
+        return self.head_kernel @ model.action_head_rows()
+
+    def averaged_model(self) -> OpenVLA:
+        """A copy of the policy as it is to be run: moving average, smooth head."""
+        with self.averaged_weights(), torch.no_grad():
+            model = copy.deepcopy(self.model)  # save_policy seals the head in place; training may go on
+            model.set_action_head_rows(self.head_rows(model))
+        return model
 
     @torch.no_grad()
     def holdout(self) -> dict[str, float]:
@@ -277,12 +294,9 @@ def export(trainer: Trainer, directory: Path, command: str, validation: dict[str
     demos = trainer.samples.demos
     data = {"fingerprint": demos.fingerprint, "n_episodes": len(demos.instructions), "n_frames": len(demos)}
     scores = {"step": trainer.step, "held_out_demonstrations": trainer.holdout(), "validation": validation or {}}
-    with trainer.averaged_weights():
-        # save_policy seals the head in place, so it gets a copy: training may go on.
-        model = copy.deepcopy(trainer.model)
     return save_policy(
         directory,
-        model,
+        trainer.averaged_model(),
         trainer.samples.tokenizer,
         trainer.samples.codec,
         store_dtype="float16",  # half the bytes in the repository; computed with in float32
