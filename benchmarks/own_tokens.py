@@ -1,6 +1,7 @@
 """How hard the bundled policy's own greedy tokens are to draft, and whether ``transformers.generate`` gives the same.
 
     python benchmarks/own_tokens.py --suite libero_object [--episodes 20] [--policy NAME_OR_DIR] [--out FILE]
+        [--record OBSERVATIONS.npz]
 
 Plays validation episodes greedily and prints, over all control steps: acceptance of the previous control step's
 tokens (persistence) and of the nearest frame of another episode of the task, both as a prefix of the seven tokens and
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from heisd.bench.libero_world import LiberoWorld
+from heisd.bench.observations import save_observations
 from heisd.bench.provenance import machine, versions
 from heisd.bench.weights import describe_weights, resolve_weights
 from heisd.config import EvalConfig
@@ -26,6 +28,7 @@ from heisd.policies.target import OpenVLAPolicy
 from heisd.sim.regularity import measure
 from heisd.sim.splits import Split, episode_starts
 from heisd.sim.suites import suite_info
+from heisd.types import Observation
 
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90)
 
@@ -34,6 +37,7 @@ class Steps:
     """What every control step of every episode left behind."""
 
     def __init__(self) -> None:
+        self.observations: list[Observation] = []
         self.rows: list[dict[str, Any]] = []
         self.n_solved = 0
 
@@ -49,6 +53,7 @@ class Steps:
         is_over = False
         while not is_over:
             action, record = agent.act(seen)
+            self.observations.append(seen)
             row = {"episode": number, "task": start.task_index, "proprio": flatten(seen.proprio)}
             row |= {"tokens": np.asarray(action.tokens), "margins": np.asarray(record.margins)}
             row["action"] = np.asarray(action.values)
@@ -82,6 +87,7 @@ def main() -> None:
     parser.add_argument("--policy", default="default")
     parser.add_argument("--no-reference", action="store_true", help="skip transformers.generate")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--record", type=Path, help="also save the observations, for the other benchmarks")
     options = parser.parse_args()
     weights = resolve_weights(options.policy, options.suite)
     policy = load_policy(weights, "float32")
@@ -106,6 +112,8 @@ def main() -> None:
     }
     if llama is None:
         del result["differing_tokens_vs_generate"]
+    if options.record:
+        save_observations(options.record, steps.observations)
     text = json.dumps(result, indent=1)
     print(text)
     if options.out:

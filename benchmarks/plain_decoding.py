@@ -1,6 +1,7 @@
 """Plain decoding against ``transformers.generate`` on the same weights, interleaved in one process.
 
-    python benchmarks/plain_decoding.py [--policy NAME_OR_DIR] [--steps 200] [--threads 1] [--dtype float32]
+    python benchmarks/plain_decoding.py [--policy NAME_OR_DIR] [--observations FILE.npz] [--steps 200] [--threads 1]
+        [--dtype float32]
 
 Both sides share the encoder and the codec; what differs is the decoder. Full clock: observation in, action out.
 Prints ratios of sums with a bootstrap interval over steps, a stage profile of this engine, and whether every token
@@ -10,12 +11,14 @@ agreed. Without ``--policy`` the weights are random in the bundled policy's shap
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from heisd.bench.observations import load_observations
 from heisd.bench.stats import ratio_of_sums
 from heisd.codec import ActionCodec
 from heisd.engine import Engine
@@ -65,7 +68,7 @@ def timed(call: Callable[[], Any]) -> tuple[float, float, Any]:
     return 1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu), value
 
 
-def measure(policy: OpenVLAPolicy, llama: Any, n_steps: int) -> dict[str, Any]:
+def measure(policy: OpenVLAPolicy, llama: Any, n_steps: int, recorded: Sequence[Observation] = ()) -> dict[str, Any]:
     """Interleave the two decoders on the same observations, in random order within each step."""
     rng, sink = np.random.default_rng(0), MemorySink()
     engine = Engine(policy, sink=sink)
@@ -77,7 +80,7 @@ def measure(policy: OpenVLAPolicy, llama: Any, n_steps: int) -> dict[str, Any]:
 
     rows, n_different = [], 0
     for step in range(WARM_UP + n_steps):
-        seen = random_observation(rng, policy)
+        seen = recorded[step * len(recorded) // (WARM_UP + n_steps)] if recorded else random_observation(rng, policy)
         calls = {"ours": lambda seen=seen: engine.act(seen).tokens.tolist(), "hf": lambda seen=seen: reference(seen)}
         order = list(calls) if rng.random() < 0.5 else list(calls)[::-1]
         took = {name: timed(calls[name]) for name in order}
@@ -112,6 +115,7 @@ def main() -> None:
     """Parse, measure, print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy")
+    parser.add_argument("--observations", type=Path, help="recorded ones, spread evenly over the steps; else noise")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtype", default="float32")
@@ -126,8 +130,10 @@ def main() -> None:
     else:
         policy = random_policy(args.dtype, args.layers, args.hidden, args.heads)
     llama = as_transformers(policy.model.language_model)
-    result = measure(policy, llama, args.steps)
-    print(json.dumps({**vars(args), "torch": torch.__version__} | result, indent=2))
+    recorded = load_observations(args.observations) if args.observations else []
+    result = measure(policy, llama, args.steps, recorded)
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+    print(json.dumps({**given, "torch": torch.__version__} | result, indent=2))
 
 
 if __name__ == "__main__":

@@ -156,13 +156,18 @@ def collect(
     tasks: Annotated[str, typer.Option(help="Only these task indices, e.g. 0,3,7.")] = "",
     seed: Annotated[int, typer.Option(help="Root of all random choices.")] = 0,
     workers: Workers = 2,
+    driver: Annotated[
+        str | None, typer.Option(help="A policy (name or directory) that drives first; the expert takes over.")
+    ] = None,
     check: Annotated[Path | None, typer.Option(help="Read this data set back and verify it; collects nothing.")] = None,
     json: Json = False,
 ) -> None:
     """Scripted experts -> a LeRobot v3 data set; with --check, read one back."""
     from heisd import cli_run
 
-    result = cli_run.check(check) if check else cli_run.collect(suite, episodes, out, workers, seed, _indices(tasks))
+    result = (
+        cli_run.check(check) if check else cli_run.collect(suite, episodes, out, workers, seed, _indices(tasks), driver)
+    )
     _emit(result, json, lambda: cli_run.show_mapping(result))
     if not result.get("is_ok", True):
         _fail(f"{check}: {len(result['problems'])} problems; first: {result['problems'][0]}", 1)
@@ -177,6 +182,9 @@ def train_policy(
     steps: Annotated[int | None, typer.Option(min=1, help="Override the recipe's number of steps.")] = None,
     blind: Annotated[bool, typer.Option("--blind", help="The baseline without cameras.")] = False,
     seed: Annotated[int | None, typer.Option(help="Override the recipe's seed.")] = None,
+    origin: Annotated[
+        Path | None, typer.Option("--from", help="Directory of a finished run whose weights this one starts with.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
     json: Json = False,
 ) -> None:
@@ -187,7 +195,7 @@ def train_policy(
     recipe = load_config(config, steps=steps, blind=blind or None, seed=seed)
     from heisd.train.policy import run
 
-    policy = run(data, out, recipe, command=shlex.join(["heisd", *sys.argv[1:]]), resume=resume)
+    policy = run(data, out, recipe, command=shlex.join(["heisd", *sys.argv[1:]]), resume=resume, origin=origin)
     result = {"policy": str(policy), "config": recipe.model_dump(mode="json")}
     _emit(result, json, lambda: typer.echo(f"wrote {policy}; try it: heisd eval --weights {policy} --split validation"))
 

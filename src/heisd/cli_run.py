@@ -151,14 +151,20 @@ def show_bench(result: dict[str, Any]) -> None:
 
 
 def collect(
-    suite: str, episodes: int, out: Path | None, workers: int, seed: int, tasks: tuple[int, ...] | None
+    suite: str,
+    episodes: int,
+    out: Path | None,
+    workers: int,
+    seed: int,
+    tasks: tuple[int, ...] | None,
+    driver: str | None = None,
 ) -> dict[str, Any]:
     """Collect demonstrations."""
     if out is None:
         raise BadInput("collect needs --out DIR (or --check DIR to read a data set back)")
     from heisd.sim.collect import collect as run_collection
 
-    return run_collection(suite, episodes, out, workers=workers, seed=seed, tasks=tasks).as_dict()
+    return run_collection(suite, episodes, out, workers=workers, seed=seed, tasks=tasks, driver=driver).as_dict()
 
 
 def check(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ pytest.importorskip("libero", reason="needs the extra `libero`")
 from heisd.sim.experts import Style, UnsupportedTask, build_expert
 from heisd.sim.experts.grasps import plan_grasp
 from heisd.sim.experts.measure import Trial, run_task
+from heisd.sim.experts.primitives import Phase
 from heisd.sim.libero import LiberoEnv
 from heisd.sim.rendering import NONE
 from heisd.sim.scene import Scene
@@ -41,6 +42,30 @@ def test_an_object_is_always_grasped_from_the_same_side(suite, task):
             sides_m.append((grasp.point(scene.pose(name)) - scene.pose(name).position_m)[1])
         assert np.ptp(yaws_rad) < 1.2
         assert np.ptp(sides_m) < 0.05
+    finally:
+        env.close()
+
+
+@pytest.mark.parametrize("n_before", [5, 60])
+def test_another_expert_takes_over_before_and_after_the_grasp(n_before):
+    env = LiberoEnv("libero_spatial", 2, rendering=NONE)
+    try:
+        observation, _ = env.reset(EpisodeStart("libero_spatial", 2, 0, None))
+        scene, rng = Scene(env.robosuite_env), np.random.default_rng(0)
+        name = scene.goals[0].arguments[0]
+        for expert, n_steps in ((build_expert(scene, Style.nominal(), rng), n_before), (None, 120)):
+            assert scene.is_held(name) == (expert is None and n_before == 60)
+            expert = expert or build_expert(scene, Style.nominal(), rng)
+            phases = []
+            for _ in range(n_steps):
+                step = expert.act(observation.proprio)
+                phases.append(step.phase)
+                observation, _, is_success, *_ = env.step(step.executed)
+                if is_success:
+                    break
+        assert is_success
+        assert expert.n_retries == 0
+        assert phases[0] == (Phase.TRANSPORT if n_before == 60 else Phase.APPROACH)
     finally:
         env.close()
 

@@ -145,3 +145,28 @@ def test_no_smoothing_leaves_the_head_alone(tmp_path: Path) -> None:
     config = TINY.model_copy(update={"head_smoothing_bins": 0.0})
     trainer = Trainer(config, Samples(fake_demos(), config), tmp_path)
     assert torch.equal(trainer.head_rows(trainer.model), trainer.model.action_head_rows())
+
+
+def test_a_run_may_begin_with_the_weights_and_scales_of_another(tmp_path: Path) -> None:
+    first = Trainer(TINY, Samples(fake_demos(), TINY), tmp_path)
+    for _ in range(4):
+        first.train_step()
+    first.save()
+    base = load_policy(export(first, tmp_path / "policy", "test"))
+    second = Trainer(TINY, Samples(fake_demos(seed=1), TINY, base), tmp_path)
+    second.begin_with(tmp_path / "checkpoint.safetensors")
+    assert second.step == 0
+    assert second.samples.codec.q01 == first.samples.codec.q01
+    assert second.samples.model_config == first.samples.model_config
+    for name, value in weights(second).items():
+        assert torch.equal(value, first.ema[name]), name
+    assert second.identity() != Trainer(TINY, Samples(fake_demos(seed=1), TINY, base), tmp_path).identity()
+
+
+def test_a_run_of_another_shape_is_no_origin(tmp_path: Path) -> None:
+    first = Trainer(TINY, Samples(fake_demos(), TINY), tmp_path)
+    first.train_step()
+    first.save()
+    wider = TINY.model_copy(update={"hidden_size": 64})
+    with pytest.raises(BadArtifact, match="shape"):
+        Trainer(wider, Samples(fake_demos(), wider), tmp_path).begin_with(tmp_path / "checkpoint.safetensors")

@@ -6,6 +6,7 @@ order of their numbers, so which attempts are kept does not depend on which work
 
 import hashlib
 import logging
+import math
 import sys
 import time
 from collections import Counter
@@ -19,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from heisd.bench.provenance import versions
+from heisd.bench.weights import describe_weights, resolve_weights
 from heisd.errors import BadInput, DatasetError
 from heisd.sim.dataset import DatasetSpec, EpisodeEntry
 from heisd.sim.dataset_writer import DatasetWriter
@@ -77,6 +79,7 @@ class TaskQueue:
     task_index: int
     n_wanted: int
     lengths: list[int] = field(default_factory=list)  # of the episodes kept, in order of attempt
+    length_ratio: float = LENGTH_RATIO
     next_number: int = 0
     n_tries: int = 0
     _judged: int = 0
@@ -130,7 +133,7 @@ class TaskQueue:
     def _judge_lengths(self) -> Iterator[tuple[AttemptResult, str]]:
         waiting, self._waiting = self._waiting, []
         for result in waiting:
-            if result.n_steps > LENGTH_RATIO * float(np.median(self._reference)):
+            if result.n_steps > self.length_ratio * float(np.median(self._reference)):
                 yield result, UNUSUAL_LENGTH
             else:
                 self.lengths.append(result.n_steps)
@@ -149,13 +152,15 @@ def collect(
     image_size: int = 128,
     rendering: str = "fast",
     protocol: str = "openvla",
+    driver: Path | str | None = None,
     execute: Execute | None = None,
 ) -> CollectSummary:
     """Fill ``out`` up to ``n_episodes`` demonstrations, evenly over ``tasks`` (all of the suite by default).
 
-    Run again with the same arguments, it goes on where it stopped. ``execute`` replaces the pool of
-    ``workers`` processes (0: this process). Raises UnknownName, IncompleteSuite or BadInput for bad
-    arguments, DatasetError for an unusable directory, a full disk or a task the expert cannot do.
+    Run again with the same arguments, it goes on where it stopped. With ``driver``, the name or directory of a
+    policy, that policy drives first and the expert takes over wherever it is then (DAgger, with whole corrections).
+    ``execute`` replaces the pool of ``workers`` processes (0: this process). Raises UnknownName, IncompleteSuite or
+    BadInput for bad arguments, DatasetError for an unusable directory, a full disk or a task the expert cannot do.
     """
     info = suite_info(suite)
     chosen = _checked_tasks(suite, info.n_tasks, tasks, n_episodes)
@@ -165,11 +170,14 @@ def collect(
     # Demonstrations of two versions of the experts or of the simulator do not belong in one data set.
     code = {"versions": versions(), "code": _code_hash()}
     settings = {"seed": seed, "rendering": rendering, "protocol": protocol} | code
+    if driver is not None:
+        settings["driver"] = describe_weights(resolve_weights(str(driver), suite))["sha256"]
+        driver = str(resolve_weights(str(driver), suite))
     spec = DatasetSpec(suite, tuple(t.instruction for t in info.tasks), tuple(cameras), image_size, settings)
 
     def attempt(task_index: int, number: int) -> Attempt:
         return Attempt(suite, task_index, number, seed, cameras=tuple(cameras), image_size=image_size,
-                       rendering=rendering, protocol=protocol)  # fmt: skip
+                       rendering=rendering, protocol=protocol, driver=driver)  # fmt: skip
 
     with DatasetWriter(out, spec) as writer:
         return Collector(writer, chosen, n_episodes, attempt, execute or _pool(workers)).run()
@@ -189,6 +197,9 @@ class Collector:
         wanted = Counter(tasks[i % len(tasks)] for i in range(n_episodes))
         self._writer, self._attempt, self._execute = writer, attempt, execute
         self._queues = {t: TaskQueue.resume(t, wanted[t], writer.entries) for t in tasks}
+        if "driver" in (writer.spec.settings or {}):  # where the expert takes over decides the length
+            for queue in self._queues.values():
+                queue.length_ratio = math.inf
         self._n_episodes = n_episodes
         self._n_before, self._frames_before = len(writer.entries), writer.n_frames
         self._n_tries, self._dropped = 0, Counter[str]()

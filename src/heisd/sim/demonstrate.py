@@ -6,6 +6,8 @@ can be repeated alone and gives the same frames, whatever ran before it.
 
 import zlib
 from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +24,8 @@ from heisd.types import FloatArray, Observation
 STEPS_AFTER_SUCCESS = 3  # so that the opening hand is seen
 STALL_STEPS = 25  # control steps without motion of hand or fingers that make a demonstration useless
 STALL_HAND_M, STALL_FINGERS_M = 5e-4, 1e-4  # motion per step below which the robot stands still
-FAILED, RETRIED, STALLED = "failed", "retried", "stalled"
+FAILED, RETRIED, STALLED, SOLVED = "failed", "retried", "stalled", "solved by the driver"
+DRIVER_STEPS = (10, 110)  # control steps a driving policy gets before the expert takes over
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class Attempt:
     image_size: int = 128
     rendering: str = "fast"
     protocol: str = "openvla"
+    driver: str | None = None  # directory of a policy that drives first, so that its own mistakes are recovered from
 
     def rngs(self, n: int) -> list[np.random.Generator]:
         """``n`` independent generators that belong to this attempt."""
@@ -75,6 +79,9 @@ class Recording:
         self.executed.append(np.asarray(executed, dtype=np.float32))
         self.phase.append(phase)
 
+    def __len__(self) -> int:
+        return len(self.actions)
+
     def episode(self, provenance: Provenance) -> Episode:
         """The finished episode."""
         return Episode(self.jpegs, np.stack(self.proprio), np.stack(self.actions), np.stack(self.executed),
@@ -99,8 +106,15 @@ def run_attempt(attempt: Attempt) -> AttemptResult:
     start = draw_start(attempt, start_rng)
     jitter_m = attempt.jitter_m if start_rng.random() < attempt.jitter_share else 0.0
     observation, _ = env.reset(start, extra_jitter_m=jitter_m, rng=jitter_rng)
-    for action in start_displacement(move_rng):
-        observation, *_ = env.step(action)
+    if attempt.driver is None:
+        for action in start_displacement(move_rng):
+            observation, *_ = env.step(action)
+    else:
+        n_driven = int(move_rng.integers(*DRIVER_STEPS))
+        driven = _drive(env, _engine(attempt.driver), observation, n_driven)
+        if driven is None:
+            return AttemptResult(None, SOLVED, n_driven)
+        observation = driven
     style = Style.sample(style_rng)
     expert = build_expert(Scene(env.robosuite_env), style, expert_rng)
     recording, succeeded = _perform(env, expert, observation, attempt.cameras)
@@ -113,16 +127,37 @@ def run_attempt(attempt: Attempt) -> AttemptResult:
     return AttemptResult(recording.episode(provenance), "", len(proprio))
 
 
+def _drive(env: LiberoEnv, engine: Any, observation: Observation, n_steps: int) -> Observation | None:
+    """What is seen after a policy has driven for some steps; None when it solved the task on the way."""
+    engine.reset()
+    for _ in range(n_steps):
+        observation, _, is_solved, _, _ = env.step(engine.act(observation).values)
+        if is_solved:
+            return None
+    return observation
+
+
+@lru_cache(maxsize=1)
+def _engine(policy: str) -> Any:
+    """A plain engine around the driving policy, one per worker."""
+    import torch
+
+    from heisd.engine import Engine
+    from heisd.policies.bundle import load_policy
+
+    torch.set_num_threads(1)  # workers already share the cores
+    return Engine(load_policy(policy))
+
+
 def _perform(
     env: LiberoEnv, expert: Expert, observation: Observation, cameras: tuple[str, ...]
 ) -> tuple[Recording, bool]:
-    """Run the expert until a few steps after success, or until the horizon."""
+    """Run the expert until a few steps after success, or for as long as a policy gets."""
     recording, left = Recording(cameras), None
-    truncated = False
-    while not truncated and left != 0:
+    while len(recording) < env.horizon and left != 0:
         step = expert.act(observation.proprio)
         recording.add(observation, step.action, step.executed, int(step.phase))
-        observation, _, terminated, truncated, _ = env.step(step.executed)
+        observation, _, terminated, _, _ = env.step(step.executed)
         if left is not None:
             left -= 1
         elif terminated:

@@ -105,6 +105,11 @@ class Scene:
         """(V, 3) collision points of everything but the named object."""
         return np.concatenate([self.points(n) for n in self.solids if n != besides])
 
+    def is_held(self, name: str) -> bool:
+        """Whether both fingers touch an object."""
+        gripper = self._env.robots[0].gripper
+        return bool(self._env._check_grasp(gripper=gripper, object_geoms=self._env.get_object(name)))
+
     def holds(self, goal: Goal) -> bool:
         """Whether this conjunct of the goal is true now, by the benchmark's own predicate."""
         return bool(self._env._eval_predicate([goal.predicate, *goal.arguments]))

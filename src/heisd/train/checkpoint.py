@@ -38,6 +38,20 @@ def read_meta(path: Path) -> dict[str, Any]:
         raise BadArtifact(f"{path} is not a readable training checkpoint ({error}); delete it to start over") from error
 
 
+def load_average(path: Path, model: nn.Module) -> None:
+    """Give a model of the same shape the averaged weights of another run. Raises BadArtifact when they do not fit."""
+    with safe_open(path, framework="pt") as file:
+        for name, p in model.named_parameters():
+            try:
+                value = file.get_tensor(f"ema.{name}")
+            except SafetensorError as error:
+                raise BadArtifact(f"{path} has no weights for {name}: it is of another kind of policy") from error
+            if value.shape != p.shape:
+                found, wanted = tuple(value.shape), tuple(p.shape)
+                raise BadArtifact(f"{path}: {name} has shape {found} where the recipe asks for {wanted}")
+            p.data.copy_(value)
+
+
 def load(path: Path, model: nn.Module, ema: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
     """Restore what :func:`save` wrote, in place."""
     with safe_open(path, framework="pt") as file:

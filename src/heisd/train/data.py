@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from heisd.codec import GRIPPER, ActionCodec
+from heisd.errors import BadInput
 from heisd.policies import proprio
 from heisd.policies.config import ConvTowerConfig, DecoderConfig, OpenVLAConfig, ProprioConfig
 from heisd.policies.openvla import OpenVLA
+from heisd.policies.target import OpenVLAPolicy
 from heisd.policies.tokenizer import WordTokenizer
 from heisd.sim.demos import Demos, load_demos
 from heisd.sim.suites import suite_info
@@ -40,17 +42,23 @@ class Batch:
 class Samples:
     """All frames with their labels; knows which episodes are only for measuring."""
 
-    def __init__(self, demos: Demos, config: TrainConfig) -> None:
+    def __init__(self, demos: Demos, config: TrainConfig, base: OpenVLAPolicy | None = None) -> None:
+        """``base`` is a policy whose training goes on: its tokens and scales stay what they are."""
         self.demos, self.config = demos, config
         self.fingerprint = demos.fingerprint
-        self.tokenizer = WordTokenizer.build(vocabulary_instructions())
-        low, high = action_quantiles(demos.actions)
-        self.codec = ActionCodec.from_stats(self.tokenizer.n_text_tokens + 256, low.tolist(), high.tolist())
+        if base is None:
+            self.tokenizer = WordTokenizer.build(vocabulary_instructions())
+            low, high = action_quantiles(demos.actions)
+            self.codec = ActionCodec.from_stats(self.tokenizer.n_text_tokens + 256, low.tolist(), high.tolist())
+        elif isinstance(base.tokenizer, WordTokenizer):
+            self.tokenizer, self.codec = base.tokenizer, base.codec
+        else:
+            raise BadInput("only a policy that this command made can be trained on, not a published checkpoint")
         self.bins = torch.from_numpy(self.codec.encode_bins(demos.actions))
         self.event_offset_m = torch.from_numpy(
             next_event_offset_m(demos.proprio[:, :3], demos.actions[:, GRIPPER] > 0, demos.episode)
         )
-        self.model_config = self._model_config()
+        self.model_config = self._model_config() if base is None else base.config
         assert self.model_config.proprio is not None
         self.proprio = torch.from_numpy(proprio.features(demos.proprio, self.model_config.proprio))
         self.input_ids, self.n_text = self._prompts()
@@ -59,9 +67,9 @@ class Samples:
         self._holdout = np.flatnonzero(held_out)
 
     @classmethod
-    def load(cls, paths: Sequence[Path], config: TrainConfig) -> "Samples":
+    def load(cls, paths: Sequence[Path], config: TrainConfig, base: OpenVLAPolicy | None = None) -> "Samples":
         """Read data sets written by `heisd collect`; raises DatasetError and LeakError."""
-        return cls(load_demos(paths, ConvTowerConfig().image_size), config)
+        return cls(load_demos(paths, ConvTowerConfig().image_size), config, base)
 
     @property
     def suites(self) -> list[str]:

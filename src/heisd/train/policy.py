@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from heisd.config import EvalConfig
 from heisd.errors import BadInput
-from heisd.policies.bundle import save_policy
+from heisd.policies.bundle import load_policy, save_policy
+from heisd.policies.manifest import sha256_of
 from heisd.policies.openvla import OpenVLA
 from heisd.sim.splits import Split
 from heisd.train import checkpoint
@@ -59,7 +60,14 @@ class Trainer:
         self.soft = soft_targets(config.soft_bin_sigma)
         self.head_kernel = soft_targets(config.head_smoothing_bins)
         self.step = 0
+        self.origin = ""  # hash of the run whose weights this one began with
         self.history: deque[dict[str, float]] = deque(maxlen=20)
+
+    def begin_with(self, path: Path) -> None:
+        """Start from the averaged weights of another run's checkpoint; its optimiser is not continued."""
+        checkpoint.load_average(path, self.learner)
+        self.ema = {name: p.detach().clone() for name, p in self.learner.named_parameters()}
+        self.origin = sha256_of(path)
 
     def resume(self, path: Path) -> None:
         """Continue from a checkpoint of the same recipe; BadInput when the recipe or data differ."""
@@ -73,7 +81,7 @@ class Trainer:
 
     def identity(self) -> dict[str, object]:
         """What must be equal for a resume to be the same run."""
-        return {**self.config.model_dump(mode="json"), "data": self.samples.fingerprint}
+        return {**self.config.model_dump(mode="json"), "data": self.samples.fingerprint, "origin": self.origin}
 
     def save(self) -> None:
         """Write the checkpoint of the present step."""
@@ -250,8 +258,18 @@ class Progress:
         self._since = time.monotonic()
 
 
-def run(data: list[Path], out: Path, config: TrainConfig, *, command: str = "", resume: bool = False) -> Path:
+def run(
+    data: list[Path],
+    out: Path,
+    config: TrainConfig,
+    *,
+    command: str = "",
+    resume: bool = False,
+    origin: Path | None = None,
+) -> Path:
     """Train (or continue) and write the bundle ``out/policy``; returns its directory.
+
+    ``origin`` is the directory of a finished run whose weights this one starts with.
 
     Raises BadInput when ``out`` holds another run, DatasetError and LeakError for the data.
     """
@@ -260,7 +278,10 @@ def run(data: list[Path], out: Path, config: TrainConfig, *, command: str = "", 
     file = out / "checkpoint.safetensors"
     if file.exists() and not resume:
         raise BadInput(f"{out} already holds a run; add --resume to continue it, or choose another --out")
-    trainer = Trainer(config, Samples.load(data, config), out)
+    base = None if origin is None else load_policy(origin / "policy")
+    trainer = Trainer(config, Samples.load(data, config, base), out)
+    if origin is not None:
+        trainer.begin_with(origin / "checkpoint.safetensors")
     if file.exists():
         trainer.resume(file)
         log.info("continuing at step %d of %d", trainer.step, config.steps)
@@ -292,7 +313,8 @@ def validate(trainer: Trainer, command: str) -> dict[str, dict[str, Any]]:
 def export(trainer: Trainer, directory: Path, command: str, validation: dict[str, Any] | None = None) -> Path:
     """Write the moving average as a bundle, with how it was made."""
     demos = trainer.samples.demos
-    data = {"fingerprint": demos.fingerprint, "n_episodes": len(demos.instructions), "n_frames": len(demos)}
+    data: dict[str, Any] = {"origin": trainer.origin} if trainer.origin else {}
+    data |= {"fingerprint": demos.fingerprint, "n_episodes": len(demos.instructions), "n_frames": len(demos)}
     scores = {"step": trainer.step, "held_out_demonstrations": trainer.holdout(), "validation": validation or {}}
     return save_policy(
         directory,

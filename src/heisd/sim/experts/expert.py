@@ -1,6 +1,6 @@
 """The expert: runs skills one after the other and turns their commands into actions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,12 +27,17 @@ class ExpertStep:
     phase: Phase
 
 
+def _from_the_beginning(_scene: Scene, _hand: Hand) -> int:
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class Skill:
     """Primitives that together make one conjunct of the goal true; repeated until it is."""
 
     goal: Goal
     primitives: tuple[Primitive, ...]
+    first: Callable[[Scene, Hand], int] = _from_the_beginning  # which one an expert that takes over begins with
 
 
 class Expert:
@@ -74,7 +79,7 @@ class Expert:
         """Go to the next primitive (or back to the skill's first) as often as the state says so."""
         if not self._has_started:
             self._has_started = True
-            self._go_to(self._skill, 0, hand)
+            self._go_to(self._skill, self._skills[self._skill].first(self._scene, hand), hand)
         for _ in range(8):  # a bound against primitives that finish in the state in which they start
             if self.done:
                 return

@@ -89,6 +89,12 @@ class Hold:
     grasp: Grasp | None = None
     object_in_hand_m: FloatArray | None = None  # (3,) in the hand's frame, once the fingers have closed
 
+    def take(self, scene: Scene, hand: Hand) -> None:
+        """Begin with the object as it lies in the hand now."""
+        pose = scene.pose(self.name)
+        self.grasp = Grasp(pose.to_body(hand.position_m), hand.yaw_rad, pose)
+        self.object_in_hand_m = in_hand(scene, self.name, hand)
+
 
 class Primitive(Protocol):
     """One closed-loop motion. ``start`` is called whenever it becomes the current one."""

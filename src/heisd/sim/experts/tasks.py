@@ -7,7 +7,7 @@ import numpy as np
 from heisd.errors import BadInput
 from heisd.sim.experts.expert import Expert, Skill
 from heisd.sim.experts.geometry import up
-from heisd.sim.experts.primitives import Approach, Carry, CloseUntilStill, Hold, Release, Retreat
+from heisd.sim.experts.primitives import Approach, Carry, CloseUntilStill, Hand, Hold, Release, Retreat
 from heisd.sim.experts.style import Style
 from heisd.sim.scene import Goal, Scene
 from heisd.types import FloatArray
@@ -37,9 +37,17 @@ def _skill(scene: Scene, goal: Goal, style: Style) -> Skill:
 def pick_and_place(goal: Goal, place: Place, style: Style) -> Skill:
     """Grasp the goal's first argument and release it at the place."""
     hold = Hold(goal.arguments[0])
-    return Skill(
-        goal, (Approach(hold, style), CloseUntilStill(hold), Carry(hold, place, style), Release(hold), Retreat(hold))
-    )
+    grasping = (Approach(hold, style), CloseUntilStill(hold))
+    placing = (Carry(hold, place, style), Release(hold), Retreat(hold))
+
+    def first(scene: Scene, hand: Hand) -> int:
+        """Whoever moved the hand before may have grasped the object already."""
+        if not scene.is_held(hold.name):
+            return 0
+        hold.take(scene, hand)
+        return len(grasping)
+
+    return Skill(goal, (*grasping, *placing), first)
 
 
 def _place(scene: Scene, name: str, target: str) -> Place:
