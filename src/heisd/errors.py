@@ -7,6 +7,7 @@ HeisdError
 ├── MissingExtra        an optional dependency or system library is not installed
 ├── BadArtifact         a file that is truncated, foreign, or does not match its manifest
 │   └── DatasetError    a demonstration data set that cannot be read or appended to
+├── BrokenContract      a plugged-in part (a proposer) did not do what its protocol promises
 ├── LeakError           evaluation states were about to enter training data
 └── WorkerFailed        a worker process died more often than it may
 """
@@ -43,6 +44,14 @@ class BadArtifact(HeisdError):
 
 class DatasetError(BadArtifact):
     """A demonstration data set that cannot be read or safely appended to."""
+
+
+class BrokenContract(HeisdError):
+    """A plugged-in part broke a clause of its protocol; costs speed at run time, never an action."""
+
+    def __init__(self, who: str, clause: str, found: str) -> None:
+        super().__init__(f"{who} breaks its contract: {clause}; found {found}")
+        self.clause = clause
 
 
 class LeakError(HeisdError):

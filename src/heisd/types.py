@@ -99,6 +99,53 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
+class Draft:
+    """One proposer's guesses at the next tokens of an action. ``chains[0]`` is its best guess.
+
+    Every chain starts at the first token that is not settled yet. A chain's weight is its score plus the sum of
+    its ``log_probs``; weights of several proposers are compared when a tree has no room for all of them.
+    """
+
+    chains: tuple[tuple[int, ...], ...]  # K chains of 1 to T vocabulary ids
+    source: str  # registry name of the proposer
+    scores: tuple[float, ...]  # (K,) not increasing; like a log-probability: larger is likelier to be kept
+    log_probs: tuple[tuple[float, ...], ...] | None = None  # as ``chains``: log-probability of each token, if known
+
+    @classmethod
+    def of(cls, tokens: IntArray, source: str, scores: FloatArray | None = None) -> "Draft":
+        """(K, L) ids, best row first, and (K,) scores (zeros if left out) as a draft."""
+        rows = np.asarray(tokens, dtype=np.int64).tolist()
+        values = [0.0] * len(rows) if scores is None else np.asarray(scores, dtype=np.float64).tolist()
+        return cls(tuple(map(tuple, rows)), source, tuple(values))
+
+
+class StopReason(StrEnum):
+    """Why a verification kept no more draft tokens than it did."""
+
+    COMPLETE = "complete"  # the action is complete
+    NO_DRAFT = "no draft"  # there was nothing to check
+    DRAFT_ENDED = "draft ended"  # everything was kept, but the draft is shorter than the action
+    MISMATCH = "mismatch"  # the next token is not the target's (exact rule)
+    OVER_TOLERANCE = "over tolerance"  # too many bins from the target's token
+    OVER_BLOCK_BOUNDS = "over block bounds"  # position or rotation block too far from the target's
+    BLOCK_UNFINISHED = "block unfinished"  # a block that differs and that the draft does not complete
+    GRIPPER = "gripper"  # the gripper token is not the target's
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one verification settled: the kept draft tokens and, while the action has room, the target's next one."""
+
+    tokens: tuple[int, ...]  # (n,) newly settled vocabulary ids; n >= 1
+    origins: tuple[TokenOrigin, ...]  # (n,)
+    deviation_bins: tuple[int, ...]  # (n,) bins between each token and the target's own token at its place
+    path: tuple[int, ...]  # nodes of the tree to commit: ``cache.keep(path)``
+    n_accepted: int  # draft tokens kept; the target's own token is never counted
+    reason: StopReason
+    source: str  # proposer of the kept chain; "" when nothing was kept
+
+
+@dataclass(frozen=True, slots=True)
 class Action:
     """One robot action in the environment's convention."""
 

@@ -14,7 +14,7 @@ PACKAGE = Path(heisd.__file__).parent
 LAYERS = [
     {"types", "errors"},
     {"kinematics", "codec", "telemetry"},
-    {"propose", "accept", "verify", "policies"},
+    {"propose", "accept", "verify", "policies", "index"},
     {"route", "engine"},
     {"presets"},
     {"sim", "train", "bench", "serve", "testing", "doctor", "config"},

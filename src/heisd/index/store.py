@@ -1,0 +1,182 @@
+"""The experience store: a directory that is verified when it is opened, searched exactly, and appended to safely.
+
+manifest.json           identity, provenance, hashes            heisd.index.manifest
+projection.safetensors  vision key -> stored key                heisd.index.projection
+episodes.json           where every episode came from
+shards/task-000.rows    one memory-mapped file per task         heisd.index.record
+appended/               rows verified during operation          heisd.index.journal
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from heisd.codec import ActionCodec
+from heisd.errors import BadArtifact, BadInput, UnknownName
+from heisd.index.files import read_json
+from heisd.index.journal import AppendLog
+from heisd.index.lookup import Index, Neighbours
+from heisd.index.manifest import (
+    EPISODES,
+    PROJECTION,
+    StoreManifest,
+    read_manifest,
+    require_policy,
+    require_train,
+    verify_files,
+)
+from heisd.index.projection import read_projection
+from heisd.index.record import bins_of_action_tokens, make_rows, row_dtype
+from heisd.index.shard import Part, Shard
+from heisd.types import FloatArray, IntArray, TokenOrigin
+
+VERIFIED = frozenset({TokenOrigin.DECODED, TokenOrigin.ACCEPTED, TokenOrigin.RELAXED})
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """T control steps of one episode, as the engine lived through them."""
+
+    keys: FloatArray  # (T, D) vision keys of the policy
+    proprio: FloatArray  # (T, 25) flat proprioception
+    frame: IntArray  # (T,) control step, rising; gaps where steps were left out
+    phase: IntArray  # (T,)
+    tokens: IntArray  # (T, 7) vocabulary ids of the executed actions
+    origins: Sequence[Sequence[TokenOrigin]]  # T x 7
+
+
+class Store:
+    """An open store. Use as a context manager when it is opened for appending."""
+
+    def __init__(self, root: Path, manifest: StoreManifest, index: Index, log: AppendLog | None) -> None:
+        """Use :meth:`open`."""
+        self.root, self.manifest, self.index = root, manifest, index
+        self._log = log
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        policy_hash: str,
+        codec: ActionCodec,
+        encoder_hash: str | None = None,
+        max_appended_rows: int = 0,
+    ) -> Self:
+        """Verify every file and map it.
+
+        ``max_appended_rows`` bounds what is remembered from operation, per task; with 0 appended rows are neither
+        read nor written, so that an evaluation repeats whatever ran before it.
+
+        Raises BadArtifact for a store of other weights or action statistics, or with a file that is missing,
+        truncated, swapped or damaged (the message names the file), LeakError for one with evaluation episodes.
+        """
+        root = Path(path)
+        manifest, identity = read_manifest(root)
+        require_policy(root, manifest, policy_hash, codec, encoder_hash)
+        index = open_index(root, manifest)
+        if max_appended_rows < 0:
+            raise BadInput(f"max_appended_rows is 0 (nothing) or more; got {max_appended_rows}")
+        log = None
+        if max_appended_rows:
+            log = AppendLog(root, identity, len(manifest.tasks), manifest.key.n_dims, max_appended_rows)
+            for task, part in log.parts.items():
+                index.shards[task] = Shard(index.shards[task].base, part)
+        return cls(root, manifest, index, log)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let another process append; look-ups go on working."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def lookup(self, instruction: str, key: FloatArray, proprio: FloatArray, k: int) -> Neighbours | None:
+        """The ``k`` most similar frames; see :meth:`heisd.index.lookup.Index.lookup`."""
+        return self.index.lookup(instruction, key, proprio, k)
+
+    def append(self, instruction: str, experience: Experience, start: str) -> None:
+        """Remember verified steps of one episode; on disk, and found by look-ups, when this returns.
+
+        ``start`` says where they come from (``EpisodeStart.key``, or any name in free operation).
+        Raises UnknownName for an instruction that is no task's own, BadInput for a store not opened for appending,
+        for unverified actions and for arrays that don't fit, BadArtifact when the disk is full (nothing has changed).
+        """
+        if self._log is None:
+            raise BadInput("this store is not open for appending; open it with max_appended_rows > 0")
+        route = self.index.router.route(instruction)
+        if route is None or route.text_similarity < 1.0:
+            raise UnknownName("instruction", instruction, self.index.instructions)
+        _require_verified(experience)
+        rows = make_rows(
+            self.index.projection(experience.keys),
+            experience.proprio,
+            np.zeros(len(experience.frame), dtype=np.int64),
+            experience.frame,
+            experience.phase,
+            bins_of_action_tokens(self.manifest.action_stats.codec(), experience.tokens),
+        )
+        part = self._log.append(route.shard, rows, start)
+        self.index.shards[route.shard] = Shard(self.index.shards[route.shard].base, part)
+
+    @property
+    def n_appended_rows(self) -> int:
+        """Live rows from operation."""
+        return self.index.n_rows - self.manifest.n_rows
+
+
+def open_index(root: Path, manifest: StoreManifest) -> Index:
+    """Everything but the appended rows, verified. Raises BadArtifact and LeakError as :meth:`Store.open` does."""
+    require_train(root, manifest.split)
+    verify_files(root, manifest)
+    projection = read_projection(root / PROJECTION)
+    spec = manifest.key
+    if (projection.full_dims, projection.n_dims) != (spec.full_dims, spec.n_dims):
+        raise BadArtifact(
+            f"{root / PROJECTION} projects {projection.full_dims} to {projection.n_dims} dimensions, "
+            f"the manifest says {spec.full_dims} to {spec.n_dims}"
+        )
+    episodes = read_episodes(root, len(manifest.tasks))
+    dtype = row_dtype(spec.n_dims)
+    shards = [
+        Shard(Part(np.memmap(root / task.file, dtype=dtype, mode="r"), starts))
+        for task, starts in zip(manifest.tasks, episodes, strict=True)
+    ]
+    return Index([task.instruction for task in manifest.tasks], shards, projection)
+
+
+def read_episodes(root: Path, n_tasks: int) -> list[tuple[str, ...]]:
+    """Starts of every shard's episodes. Raises LeakError when one is not from the train split."""
+    table: dict[str, Any] = read_json(root / EPISODES)
+    try:
+        shards = [[(str(row["start"]), str(row["split"])) for row in shard] for shard in table["shards"]]
+    except (KeyError, TypeError) as error:
+        raise BadArtifact(f"{root / EPISODES} is not a table of episodes: {error!r}") from None
+    if len(shards) != n_tasks:
+        raise BadArtifact(f"{root / EPISODES} lists {len(shards)} shards, the manifest {n_tasks}")
+    for split in sorted({split for shard in shards for _, split in shard}):
+        require_train(root, split, EPISODES)
+    return [tuple(start for start, _ in shard) for shard in shards]
+
+
+def _require_verified(experience: Experience) -> None:
+    n, origins = len(experience.frame), experience.origins
+    if n == 0 or len(origins) != n or any(len(step) != np.shape(experience.tokens)[-1] for step in origins):
+        raise BadInput(f"{n} steps need one origin per token each, and at least one step; got {len(origins)} steps")
+    if (np.diff(np.asarray(experience.frame, dtype=np.int64)) <= 0).any():
+        raise BadInput("the frames of an appended episode must rise")
+    bad = [int(t) for t, step in zip(experience.frame, origins, strict=True) if not VERIFIED.issuperset(step)]
+    if bad:
+        raise BadInput(
+            f"steps {bad[:5]} hold tokens that the policy never checked; only {', '.join(sorted(VERIFIED))} "
+            "tokens may be remembered: leave those steps out"
+        )

@@ -1,0 +1,150 @@
+"""What a proposer is, what it is given, and what a draft must be to be checked.
+
+A proposer is one file with three methods and one line in ``registry.py``. It may guess anything: whatever it returns
+is checked by the target, and a proposer that raises or breaks :func:`check_draft` costs speed, never an action.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from heisd.codec import ActionCodec
+from heisd.errors import BrokenContract
+from heisd.policies.protocol import Context
+from heisd.types import Action, Draft, FloatArray, IntArray, Proprioception, Verdict
+
+ArrayT = TypeVar("ArrayT", bound=np.ndarray[Any, Any])
+HISTORY_STEPS = 32  # control steps remembered: HeiSD's longest published window is 19, KERV's context 10
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What was executed in this episode, oldest first, and how far the current action is. Arrays are read-only."""
+
+    actions: FloatArray  # (n, T) executed actions in the environment's convention
+    tokens: IntArray  # (n, T) the vocabulary ids they were decoded from
+    proprioception: tuple[Proprioception, ...] = ()  # last entry: now; the ones before: when the actions were chosen
+    settled: tuple[int, ...] = ()  # tokens of the current action that are decided: a draft continues them
+
+    @classmethod
+    def empty(cls, n_tokens: int) -> "History":
+        """The beginning of an episode, for actions of ``n_tokens`` tokens."""
+        return cls(_frozen(np.empty((0, n_tokens))), _frozen(np.empty((0, n_tokens), np.int64)))
+
+    def observed(self, proprioception: Proprioception) -> "History":
+        """A control step begins."""
+        kept = (*self.proprioception, proprioception)[-HISTORY_STEPS - 1 :]
+        return replace(self, proprioception=kept, settled=())
+
+    def acted(self, action: Action) -> "History":
+        """A control step ends with ``action`` (from the target or skipped to: what was executed counts)."""
+        actions = np.vstack([self.actions, action.values])[-HISTORY_STEPS:]
+        tokens = np.vstack([self.tokens, action.tokens])[-HISTORY_STEPS:]
+        return replace(self, actions=_frozen(actions), tokens=_frozen(tokens), settled=())
+
+    def with_settled(self, tokens: tuple[int, ...]) -> "History":
+        """The same past, with these tokens of the current action decided."""
+        return replace(self, settled=tokens)
+
+
+class Proposer(Protocol):
+    """Guesses tokens. May remember what it likes between :meth:`reset` calls; has no randomness of its own."""
+
+    def reset(self) -> None:
+        """Forget the episode; the same calls afterwards give the same drafts."""
+        ...
+
+    def propose(self, context: Context, history: History) -> Draft | None:
+        """Guess the tokens behind ``history.settled``, or None. Changes neither argument."""
+        ...
+
+    def observe(self, verdict: Verdict) -> None:
+        """Learn what was kept of all proposers' drafts."""
+        ...
+
+
+class Stateless:
+    """Base of proposers that derive everything from their arguments."""
+
+    def reset(self) -> None:
+        """Nothing to forget."""
+
+    def observe(self, verdict: Verdict) -> None:
+        """Nothing to learn."""
+
+
+def past_actions(history: History, n_steps: int) -> FloatArray | None:
+    """(<= n_steps, T) float64 last executed actions; None if there are none or any of them is not finite."""
+    actions = np.asarray(history.actions, dtype=np.float64)[-n_steps:]
+    return actions if len(actions) and np.isfinite(actions).all() else None
+
+
+def past_tokens(history: History, codec: ActionCodec, n_steps: int) -> IntArray | None:
+    """(<= n_steps, T) last executed tokens; None if there are none, or they or their actions are not usable."""
+    tokens = history.tokens[-n_steps:]
+    if past_actions(history, n_steps) is None or not len(tokens):
+        return None
+    is_known = (tokens >= codec.first_token) & (tokens < codec.vocab_size)
+    return tokens if is_known.all() else None
+
+
+def check_draft(draft: object, codec: ActionCodec, n_settled: int) -> Draft:
+    """The draft itself if it may be merged into a tree; otherwise BrokenContract names the clause and the culprit.
+
+    ``n_settled`` is the number of tokens of the action that are already decided.
+    """
+    if not isinstance(draft, Draft):
+        raise BrokenContract("a proposer", "propose returns a Draft or None", type(draft).__name__)
+    who = f"proposer {draft.source!r}"
+    if not isinstance(draft.source, str) or not draft.source:
+        raise BrokenContract(who, "a draft names its source", repr(draft.source))
+    if not isinstance(draft.chains, tuple) or not draft.chains:
+        raise BrokenContract(who, "chains is a tuple of at least one chain (None means no draft)", repr(draft.chains))
+    _check_chains(who, draft.chains, codec, codec.length - n_settled)
+    _check_scores(who, draft)
+    _check_log_probs(who, draft)
+    return draft
+
+
+def _check_chains(who: str, chains: tuple[object, ...], codec: ActionCodec, n_missing: int) -> None:
+    first, end = codec.first_token, codec.vocab_size
+    for chain in chains:
+        if not isinstance(chain, tuple) or not 1 <= len(chain) <= n_missing:
+            raise BrokenContract(who, f"a chain is a tuple of 1 to {n_missing} tokens here", repr(chain))
+        if not all(type(token) is int for token in chain):
+            raise BrokenContract(who, "tokens are Python ints (Draft.of converts an array)", repr(chain))
+        if min(chain) < first or max(chain) >= end:
+            raise BrokenContract(who, f"tokens are action ids, {first} to {end - 1}", repr(chain))
+
+
+def _check_scores(who: str, draft: Draft) -> None:
+    scores = draft.scores
+    is_right = isinstance(scores, tuple) and len(scores) == len(draft.chains) and all(map(_is_finite, scores))
+    if not is_right:
+        raise BrokenContract(who, f"scores is a tuple of {len(draft.chains)} finite numbers", repr(scores))
+    if any(later > sooner for sooner, later in pairwise(scores)):
+        raise BrokenContract(who, "chains come best first: scores never increase", repr(scores))
+
+
+def _check_log_probs(who: str, draft: Draft) -> None:
+    rows = draft.log_probs
+    if rows is None:
+        return
+    if not isinstance(rows, tuple) or not all(isinstance(row, tuple) for row in rows):
+        raise BrokenContract(who, "log_probs is None or a tuple of tuples", repr(rows))
+    if list(map(len, rows)) != list(map(len, draft.chains)):
+        raise BrokenContract(who, "log_probs has one entry a token", repr(rows))
+    if not all(_is_finite(value) and value <= 0 for row in rows for value in row):
+        raise BrokenContract(who, "log_probs are finite and never above 0", repr(rows))
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _frozen(values: ArrayT) -> ArrayT:
+    values.flags.writeable = False
+    return values
