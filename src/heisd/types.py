@@ -164,3 +164,5 @@ class StepRecord:
     lm_forwards: int
     origins: Mapping[str, int]  # TokenOrigin -> number of tokens
     margins: tuple[float, ...] = field(default=())  # logit margins of the decoded tokens
+    n_verifications: int = 0  # forwards that checked guesses
+    n_accepted: int = 0  # guessed tokens kept by them; the target's own next token is never counted
