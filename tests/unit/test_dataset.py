@@ -1,5 +1,6 @@
 """The data set on disk: LeRobot's layout, what survives a kill, what is refused."""
 
+import contextlib
 import errno
 import json
 import os
@@ -161,6 +162,35 @@ def test_full_disk_leaves_the_set_readable(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.undo()
     assert len(read_entries(tmp_path)) in (2, 3)
     assert not list(tmp_path.rglob("*.unfinished"))
+    with DatasetWriter(tmp_path, SPEC) as again:
+        again.append(make_episode(1, 6))
+    assert check(tmp_path).problems == ()
+
+
+class PowerCut(BaseException):
+    """Ends everything: no handler is meant to catch it."""
+
+
+@pytest.mark.parametrize("cut_at", range(6))
+def test_a_power_cut_at_any_sync_leaves_the_set_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut_at: int
+) -> None:
+    """Of a file that was not synced yet, half may be there afterwards."""
+    make_dataset(tmp_path, 2)
+    writer, calls = DatasetWriter(tmp_path, SPEC), iter(range(100))
+
+    def fsync(descriptor: int) -> None:
+        if next(calls) == cut_at:
+            with contextlib.suppress(OSError):  # a directory cannot be shortened
+                os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+            raise PowerCut
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(PowerCut):
+        writer.append(make_episode(0, 5))
+    monkeypatch.undo()
+    writer._lock.close()  # as the end of its process would
+    assert len(read_entries(tmp_path)) in (2, 3)
     with DatasetWriter(tmp_path, SPEC) as again:
         again.append(make_episode(1, 6))
     assert check(tmp_path).problems == ()

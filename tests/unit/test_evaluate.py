@@ -67,10 +67,11 @@ def test_a_torn_line_is_dropped_and_only_missing_episodes_are_played(tmp_path):
     first = evaluate(config(), out, setting())
     whole = lines(out)
     (out / EPISODES_NAME).write_text("\n".join(whole[:2]) + "\n" + whole[2][:40])
+    assert len(RunDirectory(out).records()) == 2  # readers, too, come upon runs that were killed
     played = []
     again = evaluate(config(), out, setting(), progress=lambda record, *_: played.append(record.key))
     assert len(played) == 2
-    assert len(lines(out)) == 4
+    assert len(RunDirectory(out).records()) == len(lines(out)) == 4
     assert again["methods"]["ar"]["pc_success"] == first["methods"]["ar"]["pc_success"]
 
 
@@ -84,6 +85,28 @@ def test_interrupting_loses_nothing_and_leaves_no_result(tmp_path):
     assert len(lines(tmp_path / "run")) == 3
     assert not (tmp_path / "run" / RESULT_NAME).exists()
     assert evaluate(config(), tmp_path / "run", setting())["overall"]["n_episodes"] == 4
+
+
+def test_an_older_result_does_not_stay_beside_unfinished_episodes(tmp_path):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    evaluate(config(), out, setting())
+    (out / EPISODES_NAME).write_text("\n".join(lines(out)[:2]) + "\n")
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(config(), out, setting(), progress=stop)
+    assert not (out / RESULT_NAME).exists()
+
+
+def test_an_interrupt_while_the_policy_thinks_is_no_invalid_episode(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(toy_world.ToyAgent, "act", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(config(), tmp_path / "run", setting())
+    assert not (tmp_path / "run" / EPISODES_NAME).exists()
 
 
 def test_resuming_with_another_configuration_says_what_differs(tmp_path):

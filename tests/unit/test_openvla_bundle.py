@@ -8,7 +8,8 @@ import pytest
 
 import tiny_policies as tiny
 from heisd.errors import BadArtifact, BadInput, UnknownName
-from heisd.policies.bundle import list_bundled, load_policy, save_policy
+from heisd.policies import bundle as bundles
+from heisd.policies.bundle import MAX_BUNDLE_BYTES, WEIGHTS_ROOT, list_bundled, load_policy, save_policy
 from heisd.policies.norm_stats import codec_from_stats
 from heisd.policies.tokenizer import WordTokenizer
 from heisd.presets import ar
@@ -41,6 +42,46 @@ def test_half_precision_storage_halves_the_file(tmp_path: Path, bundle: Path, dt
     sizes = [(directory / "model.safetensors").stat().st_size for directory in (half, bundle)]
     assert sizes[0] < 0.6 * sizes[1]
     assert load_policy(half).runtime.embedding.element_size() == 4
+
+
+def size_of(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.iterdir())
+
+
+def save_tiny(directory: Path, command: str = "") -> Path:
+    model = tiny.network(seed=1)
+    return save_policy(directory, model, tiny.tokenizer(), tiny.codec(model.config.action_vocab_size), command=command)
+
+
+@pytest.mark.parametrize("excess", [1, 100_000], ids=["by one byte", "by its weights alone"])
+def test_a_bundle_over_the_limit_is_refused_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, excess: int
+) -> None:
+    size = size_of(save_tiny(tmp_path / "tiny"))
+    earlier = {path.name: path.read_bytes() for path in (tmp_path / "tiny").iterdir()}
+    monkeypatch.setattr(bundles, "MAX_BUNDLE_BYTES", size - excess)
+    with pytest.raises(BadInput, match=r"would take [\d,]+ bytes; at most [\d,]+ are allowed: .*float16.*Nothing was"):
+        save_tiny(tmp_path / "tiny")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "tiny").iterdir()} == earlier
+    with pytest.raises(BadInput):
+        save_tiny(tmp_path / "nowhere", command="a command, so that this one is larger still")
+    assert not (tmp_path / "nowhere").exists()
+    monkeypatch.setattr(bundles, "MAX_BUNDLE_BYTES", size)
+    assert size_of(save_tiny(tmp_path / "tiny")) == size
+
+
+def test_a_policy_too_large_to_store_is_left_unsealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.network()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    monkeypatch.setattr(bundles, "MAX_BUNDLE_BYTES", 1000)
+    with pytest.raises(BadInput):
+        save_policy(tmp_path / "tiny", model, tiny.tokenizer(), tiny.codec(model.config.action_vocab_size))
+    assert all(value.equal(before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", list_bundled())
+def test_shipped_bundles_keep_to_the_limit(name: str) -> None:
+    assert size_of(WEIGHTS_ROOT / name) <= MAX_BUNDLE_BYTES == 40_000_000
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "norm_stats.json"])

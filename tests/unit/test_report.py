@@ -8,14 +8,18 @@ import xml.dom.minidom
 import numpy as np
 import pytest
 from PIL import Image
-from toy_world import config, setting
+from toy_world import config, observation, setting
 
 from heisd.bench.charts import histogram_svg, interval_svg, stacked_svg
 from heisd.bench.evaluate import evaluate
 from heisd.bench.report import write_report
+from heisd.bench.videos import render_frame
 from heisd.errors import BadArtifact, BadInput
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+CONTROLS_PX = 150  # of a film's 352 rows, at its lower edge, that a browser's player may cover
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +76,21 @@ def test_unfinished_and_foreign_directories_are_refused(tmp_path):
 )
 def test_charts_are_well_formed(svg):
     xml.dom.minidom.parseString(svg)
+
+
+@pytest.mark.parametrize("success", [None, True, False])
+def test_nothing_is_written_where_a_players_controls_lie(success):
+    seen = observation(0.5, 3)
+    frame = render_frame(seen, np.ones(7), 3, "ar", success)
+    assert frame.shape == (352, 512, 3)
+    lower = frame[-CONTROLS_PX:-3, 3:-3]  # without the verdict's frame
+    assert np.unique(lower.reshape(-1, 3), axis=0).tolist() == [[115, 115, 115]]  # the cameras' grey alone
+    band = frame[:96].reshape(-1, 3)
+    assert len(np.unique(band, axis=0)) > 20
+    changed = [render_frame(seen, None, 3, "ar", success), render_frame(seen, np.ones(7), 4, "ar", success)]
+    for other in changed:  # the action and the step are in the band and nowhere else
+        rows = np.flatnonzero((other != frame).any(axis=(1, 2)))
+        assert 0 < rows.min() <= rows.max() < 96
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt-get install -y chromium)")

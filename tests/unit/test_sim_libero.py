@@ -21,6 +21,7 @@ from heisd.sim.libero import SETTLE_ACTION, LiberoEnv  # noqa: E402
 from heisd.sim.rendering import FAST, NONE, STOCK  # noqa: E402
 
 SUITE, TASK = "libero_spatial", 5  # the bowl on the ramekin: fixtures, contacts and a carried target
+TASK_ON_FIXTURE = 9  # the bowl on the cabinet: placed where the cabinet stands in the model, not in the state
 N_STEPS = 40
 
 
@@ -162,6 +163,23 @@ def test_a_start_is_bit_identical_after_any_history(fast: LiberoEnv, wanted: Epi
             np.testing.assert_array_equal(again.images[camera], first.images[camera])
         np.testing.assert_array_equal(again.proprio.joint_pos_rad, first.proprio.joint_pos_rad)
         np.testing.assert_array_equal(trajectory(fast), expected)
+
+
+def test_what_stands_on_a_fixture_starts_there_and_where_it_did_before_any_history() -> None:
+    env = LiberoEnv(SUITE, TASK_ON_FIXTURE, rendering=NONE)
+
+    def layout(seed: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+        env.reset(EpisodeStart(SUITE, TASK_ON_FIXTURE, None, seed))
+        sim, bodies = env.robosuite_env.sim, env.robosuite_env.obj_body_id
+        bowl, cabinet = (sim.data.body_xpos[bodies[name]] for name in ("akita_black_bowl_1", "wooden_cabinet_1"))
+        assert np.abs(bowl - cabinet)[:2].max() < 0.1
+        assert bowl[2] > cabinet[2] + 0.1
+        return np.concatenate([sim.data.qpos, sim.model.body_pos.ravel()])
+
+    first = layout(1_000_001)
+    assert np.abs(layout(1_000_002) - first).max() > 1e-3
+    np.testing.assert_array_equal(layout(1_000_001), first)
+    env.close()
 
 
 def test_a_reset_leaves_the_callers_generator_alone(fast: LiberoEnv) -> None:

@@ -1,4 +1,7 @@
-"""Rollout films: two cameras side by side, enlarged, with task, step and action written under them."""
+"""Rollout films: two cameras side by side, enlarged, with task, step and action written above them.
+
+Above, because browsers lay a player's controls over the lower edge.
+"""
 
 import logging
 import textwrap
@@ -16,6 +19,7 @@ log = logging.getLogger(__name__)
 
 FPS = 20  # the control rate: films run in real time
 _VIEW_PX, _BAND_PX, _HOLD_FRAMES = 256, 96, 16
+_STATUS_TOP_PX = 46  # of the line with method, step and verdict
 _INK, _PAPER, _QUIET = (240, 240, 236), (24, 26, 30), (150, 156, 164)
 _SUCCESS, _FAILURE = (94, 201, 130), (240, 110, 96)
 
@@ -58,21 +62,21 @@ class Film:
 def render_frame(
     observation: Observation, action: FloatArray | None, step: int, method: str, success: bool | None
 ) -> ImageArray:
-    """(352, 512, 3) u8: cameras in their order side by side, caption band below."""
+    """(352, 512, 3) u8: cameras in their order side by side, caption band above."""
     views = [Image.fromarray(image).resize((_VIEW_PX, _VIEW_PX), Image.Resampling.BICUBIC)
              for image in observation.images.values()]  # fmt: skip
     canvas = Image.new("RGB", (_VIEW_PX * max(len(views), 2), _VIEW_PX + _BAND_PX), _PAPER)
     for i, view in enumerate(views):
-        canvas.paste(view, (i * _VIEW_PX, 0))
+        canvas.paste(view, (i * _VIEW_PX, _BAND_PX))
     draw = ImageDraw.Draw(canvas)
     lines = textwrap.wrap(observation.instruction, 62)[:2]
     for i, line in enumerate(lines):
-        draw.text((10, _VIEW_PX + 6 + 17 * i), line, font=_font(14), fill=_INK)
-    draw.text((10, _VIEW_PX + 46), f"{method} · step {step} · {observation.time_s:.1f} s", font=_font(13), fill=_QUIET)
+        draw.text((10, 6 + 17 * i), line, font=_font(14), fill=_INK)
+    draw.text((10, _STATUS_TOP_PX), f"{method} · step {step} · {observation.time_s:.1f} s", font=_font(13), fill=_QUIET)
     if action is not None:
-        _draw_action(draw, action, _VIEW_PX + 68)
+        _draw_action(draw, action, top=68)
     if success is not None:
-        _draw_verdict(draw, success, canvas.width)
+        _draw_verdict(draw, success, canvas.size)
     return np.asarray(canvas)
 
 
@@ -87,10 +91,11 @@ def _draw_action(draw: ImageDraw.ImageDraw, action: FloatArray, top: int) -> Non
         draw.text((left, top + 7), name, font=_font(11), fill=_QUIET)
 
 
-def _draw_verdict(draw: ImageDraw.ImageDraw, success: bool, width: int) -> None:
+def _draw_verdict(draw: ImageDraw.ImageDraw, success: bool, size: tuple[int, int]) -> None:
     text, colour = ("success", _SUCCESS) if success else ("not solved", _FAILURE)
-    draw.text((width - 10, _VIEW_PX + 46), text, font=_font(14), fill=colour, anchor="ra")
-    draw.rectangle((0, 0, width - 1, _VIEW_PX - 1), outline=colour, width=3)
+    right, bottom = size[0] - 1, size[1] - 1
+    draw.text((right - 9, _STATUS_TOP_PX), text, font=_font(14), fill=colour, anchor="ra")
+    draw.rectangle((0, _BAND_PX, right, bottom), outline=colour, width=3)
 
 
 def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

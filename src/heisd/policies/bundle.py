@@ -4,6 +4,7 @@
 and provenance). :func:`load_policy` also opens published OpenVLA directories (policies/published.py).
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
 
 from heisd.codec import ActionCodec
-from heisd.errors import BadArtifact, UnknownName
+from heisd.errors import BadArtifact, BadInput, UnknownName
 from heisd.policies import manifest as manifests
 from heisd.policies.config import OpenVLAConfig
 from heisd.policies.norm_stats import codec_from_stats, stats_of_codec
@@ -26,6 +28,7 @@ from heisd.policies.tokenizer import WordTokenizer
 WEIGHTS_ROOT = Path(__file__).resolve().parent.parent / "weights"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "norm_stats.json")
+MAX_BUNDLE_BYTES = 40_000_000  # of all files together: bundles travel inside the package and its repository
 
 
 def list_bundled() -> list[str]:
@@ -67,23 +70,40 @@ def save_policy(
     """Write a bundle. The manifest comes last, so a bundle that lacks one was never finished.
 
     The head is sealed first (:meth:`OpenVLA.seal_head`), in the copy that is written too: a stored policy can only
-    decode action tokens.
+    decode action tokens. Raises BadInput, before anything is written or removed, when the files would together
+    exceed ``MAX_BUNDLE_BYTES``; UnknownName for a dtype that isn't one.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / manifests.MANIFEST).unlink(missing_ok=True)
-    model.seal_head()
     dtype = parse_dtype(store_dtype)
+    # Asked before anything is copied or sealed: a policy of gigabytes is refused at no cost and stays as it was.
+    _require_small(directory, sum(value.numel() for value in model.state_dict().values()) * dtype.itemsize, dtype)
+    model.seal_head()
     state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in model.state_dict().items()}
-    save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
-    _write(directory / "config.json", model.config.model_dump_json(indent=2))
-    _write(directory / "tokenizer.json", tokenizer.dumps())
-    _write(directory / "norm_stats.json", json.dumps(stats_of_codec(codec, unnorm_key), indent=2))
-    hashes = {name: manifests.sha256_of(directory / name) for name in FILES}
+    contents = {
+        "config.json": model.config.model_dump_json(indent=2).encode(),
+        "model.safetensors": safetensors_bytes(state, metadata={"format": "pt"}),
+        "tokenizer.json": tokenizer.dumps().encode(),
+        "norm_stats.json": json.dumps(stats_of_codec(codec, unnorm_key), indent=2).encode(),
+    }
+    hashes = {name: hashlib.sha256(contents[name]).hexdigest() for name in FILES}
     manifest = manifests.Manifest(
         name=directory.name, files=hashes, command=command, seed=seed, data=dict(data or {}), scores=dict(scores or {})
     )
-    _write(directory / manifests.MANIFEST, manifests.dump(manifest))
+    contents[manifests.MANIFEST] = manifests.dump(manifest).encode()  # the last to be written
+    _require_small(directory, sum(map(len, contents.values())), dtype)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / manifests.MANIFEST).unlink(missing_ok=True)
+    for name, content in contents.items():
+        _write(directory / name, content)
     return directory
+
+
+def _require_small(directory: Path, n_bytes: int, dtype: torch.dtype) -> None:
+    if n_bytes > MAX_BUNDLE_BYTES:
+        half = "" if dtype.itemsize < 4 else ', or store half precision (store_dtype="float16")'
+        raise BadInput(
+            f"the bundle {directory} would take {n_bytes:,} bytes; at most {MAX_BUNDLE_BYTES:,} are allowed: "
+            f"make the policy smaller{half}. Nothing was written"
+        )
 
 
 def load_policy(
@@ -141,8 +161,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: bytes) -> None:
     """Write through a temporary file, so that a reader never sees half of it."""
     temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(content)
     temporary.replace(path)

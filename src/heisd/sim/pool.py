@@ -2,14 +2,17 @@
 
 Every worker is a fresh interpreter (OpenGL and CUDA do not survive a fork), gets one item at a time, and stays with
 one group of items as long as there are any, so that it can keep that group's environment. A worker that dies is
-replaced and its item is done again; one that merely raises ends the run with its message.
+replaced and its item is done again; one that merely raises ends the run with its message. None outlives the parent:
+SIGTERM ends a run as Ctrl-C does, and after a SIGKILL the workers notice by themselves, in the middle of an item too.
 """
 
 import contextlib
 import itertools
 import logging
 import multiprocessing
+import os
 import signal
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -26,6 +29,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _JOIN_TIMEOUT_S = 2.0
+_PARENT_CHECK_S = 1.0  # a dead parent is usually noticed at once; this often even when its pipes are held open
 
 
 def run_pool(
@@ -44,6 +48,7 @@ def run_pool(
     once per worker process (set thread counts there). Items with equal ``group_key`` go to the same worker while
     others have work of their own. Raises WorkerFailed, naming the item, when ``task_fn`` raises or when its process
     died more than ``max_retries`` times; a HeisdError keeps its message. Closing the iterator ends all workers.
+    While it is open, SIGTERM raises KeyboardInterrupt in the main thread, unless the program handles it itself.
     """
     if n_workers < 1:
         raise BadInput(f"{n_workers} workers asked for; at least 1 is needed")
@@ -53,8 +58,7 @@ def run_pool(
 
 
 def _run(job: "_Job", queue: "_GroupedQueue[Item]", n_workers: int, max_retries: int) -> Iterator[tuple[Item, Any]]:
-    workers: list[_Worker[Item]] = []
-    try:
+    with _sigterm_as_interrupt(), _stopped_at_the_end() as workers:
         for _ in range(n_workers):
             workers.append(_Worker(job))
             workers[-1].take_from(queue)
@@ -72,9 +76,36 @@ def _run(job: "_Job", queue: "_GroupedQueue[Item]", n_workers: int, max_retries:
                     continue
                 worker.take_from(queue)
                 yield entry.item, reply.unwrap(entry.item)
+
+
+@contextlib.contextmanager
+def _stopped_at_the_end() -> "Iterator[list[_Worker[Any]]]":
+    """A list whose workers are all stopped, however its block is left."""
+    workers: list[_Worker[Any]] = []
+    try:
+        yield workers
     finally:
         for worker in workers:
             worker.stop()
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM raises KeyboardInterrupt, where Python allows it (the main thread) and nobody else handles it."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _interrupt(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second SIGTERM ends the process even if tidying up hangs
+    raise KeyboardInterrupt
 
 
 def _ready(workers: "list[_Worker[Item]]") -> "list[_Worker[Item]]":
@@ -202,8 +233,9 @@ class _Worker(Generic[Item]):
 
 
 def _serve(connection: Connection, job: _Job) -> None:
-    """The worker's life: answer items until the parent closes the pipe or is gone."""
+    """The worker's life: answer items until the parent closes the pipe or is gone. Does not return."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
     set_up = job.initializer
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
@@ -213,6 +245,21 @@ def _serve(connection: Connection, job: _Job) -> None:
                 set_up = None
                 reply = _answer(job.task_fn, item)
             connection.send(reply)
+    _leave()
+
+
+def _end_with_parent() -> None:
+    """End this worker, whatever it is doing, once its parent process is gone."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    while parent.is_alive() and os.getppid() == parent.pid:
+        parent.join(timeout=_PARENT_CHECK_S)
+    _leave()
+
+
+def _leave() -> None:
+    """End the process as :meth:`_Worker.stop` would: a driver can hang in the interpreter's own, tidy end."""
+    os._exit(0)
 
 
 def _answer(function: Callable[..., Any], *arguments: Any) -> _Reply:
