@@ -79,9 +79,9 @@ class TaskQueue:
     task_index: int
     n_wanted: int
     lengths: list[int] = field(default_factory=list)  # of the episodes kept, in order of attempt
-    length_ratio: float = LENGTH_RATIO
     next_number: int = 0
     n_tries: int = 0
+    length_ratio: float = LENGTH_RATIO  # longer than this many medians is unusual
     _judged: int = 0
     _results: dict[int, AttemptResult] = field(default_factory=dict)
     _waiting: list[AttemptResult] = field(default_factory=list)
