@@ -45,7 +45,6 @@ class Engine(Generic[ContextT, CacheT]):
         self.target = target
         self.sink: Sink = NullSink() if sink is None else sink
         self._panel = Panel(proposers or {}, target.codec)
-        self._is_plain = not proposers
         self._rule, self._max_nodes = rule, max_nodes
         self._clock = Clock() if clock is None else clock
         self.reset()
@@ -68,7 +67,7 @@ class Engine(Generic[ContextT, CacheT]):
         with clock("encode"):
             context = self.target.encode(observation)
         with clock("propose"):
-            self._remember(observation)
+            self._history = self._history.observed(observation.proprio)
             guesses = self._guess(context, answer)
         with clock("prefill"):
             cache, scores = self.target.prefill(context, guesses.tree if guesses else None)
@@ -87,9 +86,8 @@ class Engine(Generic[ContextT, CacheT]):
         """Everybody's guesses at the tokens that are missing, as one tree; None when there are none."""
         settled, length = tuple(answer.tokens), self.target.codec.length
         # The token before the last has to be read anyway; its forward tells the last one, guessed or not.
-        if self._is_plain or len(settled) == length - 1:
-            return None
-        drafts = self._panel.propose(context, self._history.with_settled(settled))
+        is_last = len(settled) == length - 1
+        drafts = () if is_last else self._panel.propose(context, self._history.with_settled(settled))
         if not drafts:
             return None
         known = settled[-1] if settled else None
@@ -107,15 +105,10 @@ class Engine(Generic[ContextT, CacheT]):
         answer.add(verdict.tokens, verdict.origins, cache.margin, verdict)
         self._panel.observe(verdict)
 
-    def _remember(self, observation: Observation) -> None:
-        if not self._is_plain:
-            self._history = self._history.observed(observation.proprio)
-
     def _action(self, answer: "_Answer") -> Action:
         ids = np.asarray(answer.tokens, dtype=np.int64)
         action = Action(self.target.codec.decode(ids), ids, tuple(answer.origins))
-        if not self._is_plain:
-            self._history = self._history.acted(action)
+        self._history = self._history.acted(action)
         return action
 
     def _record(self, answer: "_Answer", latency_ms: float) -> None:

@@ -209,8 +209,7 @@ def test_consecutive_labels_of_a_sampled_style_rarely_repeat_and_rarely_saturate
     runner = expert([Scripted(move_m=(0.2, 0.1, 0.05))], style=Style.sample(np.random.default_rng(1)))
     labels = np.array([runner.act(proprio((0.01 * i, 0.0, 1.0))).action for i in range(100)])
     bins = np.digitize(labels[:, :3], np.linspace(-1.0, 1.0, 257))
-    # Far from the goal at full pace, the worst case; what drafting meets is measured on the policy's own tokens.
-    assert (np.diff(bins, axis=0) == 0).mean() < 0.6
+    assert (np.diff(bins, axis=0) == 0).mean() < 0.5
     assert (np.abs(labels[:, :3]) >= 1.0).mean() < 0.01
 
 

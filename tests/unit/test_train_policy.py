@@ -8,13 +8,13 @@ import torch
 
 pytest.importorskip("libero", reason="the vocabulary is built from LIBERO's instructions (extra libero)")
 
-from heisd.errors import BadArtifact, BadInput
+from heisd.errors import BadArtifact, BadInput, UnknownName
 from heisd.policies.bundle import load_policy
 from heisd.sim.demos import Demos
-from heisd.train.augment import soft_targets
+from heisd.train.augment import bin_smoothing
 from heisd.train.config import TrainConfig, load_config
 from heisd.train.data import Samples
-from heisd.train.policy import Progress, Trainer, export, fit, schedule
+from heisd.train.policy import Progress, Trainer, export, fit, run, schedule
 
 TINY = TrainConfig(
     steps=6, batch_size=8, warmup_steps=2, log_every=100, checkpoint_every=3, threads=1, holdout_every=4,
@@ -138,7 +138,7 @@ def test_the_exported_head_is_the_smooth_one_that_was_trained(tmp_path: Path) ->
 
 def test_smoothing_takes_the_ripples_out_of_a_head() -> None:
     rows = torch.randn(256, 32, generator=torch.Generator().manual_seed(0))
-    assert (soft_targets(5.0) @ rows).diff(dim=0).norm() < 0.05 * rows.diff(dim=0).norm()
+    assert (bin_smoothing(5.0) @ rows).diff(dim=0).norm() < 0.05 * rows.diff(dim=0).norm()
 
 
 def test_no_smoothing_leaves_the_head_alone(tmp_path: Path) -> None:
@@ -170,3 +170,20 @@ def test_a_run_of_another_shape_is_no_origin(tmp_path: Path) -> None:
     wider = TINY.model_copy(update={"hidden_size": 64})
     with pytest.raises(BadArtifact, match="shape"):
         Trainer(wider, Samples(fake_demos(), wider), tmp_path).begin_with(tmp_path / "checkpoint.safetensors")
+
+
+def test_beginning_with_something_else_ends_in_an_error_that_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="policy"):
+        run([], tmp_path / "out", TINY, origin=tmp_path / "nothing")
+    first = Trainer(TINY, Samples(fake_demos(), TINY), tmp_path)
+    first.train_step()
+    first.save()
+    export(first, tmp_path / "policy", "test")
+    with pytest.raises(BadInput, match=r"seeing policy.*other kind"):
+        run([], tmp_path / "out", TINY.model_copy(update={"blind": True}), origin=tmp_path)
+    file = tmp_path / "checkpoint.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    for damage in (lambda: None, file.unlink):
+        damage()
+        with pytest.raises(BadArtifact, match="checkpoint"):
+            Trainer(TINY, Samples(fake_demos(), TINY), tmp_path).begin_with(file)

@@ -34,8 +34,8 @@ def test_disturbed_bins_leave_the_gripper_and_stay_in_range(rng: np.random.Gener
     assert 0.3 < float((out[:, :-1] != bins[:, :-1]).float().mean()) < 0.55
 
 
-def test_soft_targets_are_distributions_centred_on_the_label() -> None:
-    table = augment.soft_targets(1.5)
+def test_bin_smoothing_are_distributions_centred_on_the_label() -> None:
+    table = augment.bin_smoothing(1.5)
     torch.testing.assert_close(table.sum(-1), torch.ones(256))
     assert torch.equal(table.argmax(-1), torch.arange(256))
 

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from heisd.errors import BadArtifact
-from heisd.index.files import json_bytes, unwritable, write_atomic, write_synced
+from heisd.files import json_bytes, unwritable, write_atomic, write_synced
 from heisd.index.record import RowArray, count_following, row_dtype
 from heisd.index.shard import Part
 from heisd.policies.config import Frozen

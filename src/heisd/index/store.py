@@ -17,7 +17,7 @@ import numpy as np
 
 from heisd.codec import ActionCodec
 from heisd.errors import BadArtifact, BadInput, UnknownName
-from heisd.index.files import read_json
+from heisd.files import read_json
 from heisd.index.journal import AppendLog
 from heisd.index.lookup import Index, Neighbours
 from heisd.index.manifest import (
@@ -156,7 +156,7 @@ def open_index(root: Path, manifest: StoreManifest) -> Index:
 
 def read_episodes(root: Path, n_tasks: int) -> list[tuple[str, ...]]:
     """Starts of every shard's episodes. Raises LeakError when one is not from the train split."""
-    table: dict[str, Any] = read_json(root / EPISODES)
+    table: dict[str, Any] = read_json(root / EPISODES, hint="; build the store again")
     try:
         shards = [[(str(row["start"]), str(row["split"])) for row in shard] for shard in table["shards"]]
     except (KeyError, TypeError) as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 from heisd.codec import ActionCodec
 from heisd.errors import BadInput
-from heisd.index.files import json_bytes, write_atomic
+from heisd.files import json_bytes, write_atomic
 from heisd.index.manifest import EPISODES, MANIFEST, PROJECTION, ActionStats, KeySpec, StoreManifest, TaskEntry
 from heisd.index.projection import Projection, Recall
 from heisd.index.record import MAX_KEY_DIMS, RowArray, row_dtype

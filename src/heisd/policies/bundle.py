@@ -18,6 +18,7 @@ from safetensors.torch import save as safetensors_bytes
 
 from heisd.codec import ActionCodec
 from heisd.errors import BadArtifact, BadInput, UnknownName
+from heisd.files import read_json, write_atomic
 from heisd.policies import manifest as manifests
 from heisd.policies.config import OpenVLAConfig
 from heisd.policies.norm_stats import codec_from_stats, stats_of_codec
@@ -90,10 +91,9 @@ def save_policy(
     )
     contents[manifests.MANIFEST] = manifests.dump(manifest).encode()  # the last to be written
     _require_small(directory, sum(map(len, contents.values())), dtype)
-    directory.mkdir(parents=True, exist_ok=True)
     (directory / manifests.MANIFEST).unlink(missing_ok=True)
     for name, content in contents.items():
-        _write(directory / name, content)
+        write_atomic(directory / name, content)
     return directory
 
 
@@ -148,21 +148,3 @@ def load_weights(model: OpenVLA, path: Path) -> OpenVLA:
     except RuntimeError as error:
         raise BadArtifact(f"{path} does not fit the policy that config.json describes: {error}") from None
     return model
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; BadArtifact when the file holds anything else."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadArtifact(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise BadArtifact(f"{path} holds a {type(value).__name__}; expected an object")
-    return value
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write through a temporary file, so that a reader never sees half of it."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from heisd.errors import BadArtifact
-from heisd.policies.bundle import read_json
+from heisd.files import read_json
 from heisd.policies.config import DecoderConfig, OpenVLAConfig, VitTowersConfig
 from heisd.policies.norm_stats import codec_from_stats
 from heisd.policies.openvla import OpenVLA

@@ -171,8 +171,8 @@ def collect(
     code = {"versions": versions(), "code": _code_hash()}
     settings = {"seed": seed, "rendering": rendering, "protocol": protocol} | code
     if driver is not None:
-        settings["driver"] = describe_weights(resolve_weights(str(driver), suite))["sha256"]
         driver = str(resolve_weights(str(driver), suite))
+        settings["driver"] = describe_weights(Path(driver))["sha256"]
     spec = DatasetSpec(suite, tuple(t.instruction for t in info.tasks), tuple(cameras), image_size, settings)
 
     def attempt(task_index: int, number: int) -> Attempt:

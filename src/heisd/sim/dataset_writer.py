@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from heisd.errors import DatasetError
+from heisd.files import TEMP_SUFFIX
 from heisd.sim import lerobot_format as layout
 from heisd.sim.dataset import DatasetSpec, Episode, EpisodeEntry, compute_stats, lerobot_state, read_entries
 from heisd.sim.splits import require_train
@@ -133,7 +134,7 @@ def _require_same_spec(root: Path, spec: DatasetSpec) -> None:
 
 def _sweep(root: Path, n_episodes: int) -> None:
     """Remove what an interrupted append left behind."""
-    leftovers = list(root.rglob("*" + layout.TEMP_SUFFIX))
+    leftovers = list(root.rglob("*" + TEMP_SUFFIX))
     known = {root / layout.file_of(layout.DATA_PATH, i) for i in range(n_episodes)}
     leftovers += [path for path in root.glob("data/chunk-*/file-*.parquet") if path not in known]
     for path in leftovers:

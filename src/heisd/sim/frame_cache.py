@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from heisd.errors import DatasetError
+from heisd.files import TEMP_SUFFIX
 from heisd.sim import lerobot_format as layout
 from heisd.sim.dataset import EpisodeEntry, read_jpegs, read_table
 from heisd.types import ImageArray
@@ -29,7 +30,7 @@ def decode_into(file: Path, sources: Sequence[Source], cameras: tuple[str, ...],
     n_frames = sum(source.entry.length for source in sources)
     shape = (n_frames, len(cameras), image_size, image_size, 3)
     log.info("decoding %d frames into %s (%.0f MB)", n_frames, file, np.prod(shape) / 1e6)
-    temp = file.with_name(file.name + layout.TEMP_SUFFIX)
+    temp = file.with_name(file.name + TEMP_SUFFIX)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         images = np.lib.format.open_memmap(temp, mode="w+", dtype=np.uint8, shape=shape)

@@ -4,11 +4,9 @@ One data file and one metadata file per episode, images as JPEG bytes inside par
 (`meta/info.json`, `meta/stats.json`, `meta/tasks.parquet`, `meta/episodes/`, `data/`) is LeRobot's.
 """
 
-import errno
 import hashlib
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from heisd import files
 from heisd.errors import DatasetError
 from heisd.types import FloatArray, ImageArray
 
@@ -28,7 +27,6 @@ JPEG_QUALITY = 95
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 INFO, STATS, TASKS, MANIFEST = "meta/info.json", "meta/stats.json", "meta/tasks.parquet", "meta/heisd.json"
-TEMP_SUFFIX = ".unfinished"
 
 STATE_NAMES = ("x", "y", "z", "axis_angle1", "axis_angle2", "axis_angle3", "finger1", "finger2")
 PROPRIO_PARTS = {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": 2, "gripper_qvel": 2, "joint_pos": 7, "joint_vel": 7}
@@ -132,48 +130,17 @@ def sha256(content: bytes) -> str:
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write, fsync, rename: afterwards the file is whole or as it was. Raises DatasetError when the disk is full."""
-    temp = path.with_name(path.name + TEMP_SUFFIX)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temp.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temp.replace(path)
-        _fsync_directory(path.parent)
-    except OSError as error:
-        temp.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DatasetError(
-                f"no space left for {path} ({len(content) / 1e6:.1f} MB): what was recorded before is intact; "
-                "free some space and run the same command again to continue"
-            ) from error
-        raise DatasetError(f"cannot write {path}: {error}") from error
-
-
-def _fsync_directory(path: Path) -> None:
-    """Make a rename survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    files.write_atomic(path, content, error_type=DatasetError)
 
 
 def write_json(path: Path, value: object) -> None:
     """Atomic, readable JSON."""
-    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomic(path, files.json_bytes(value))
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; raises DatasetError when the file is missing or not JSON."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"cannot read {path}: {error}; is this a directory written by `heisd collect`?") from error
-    if not isinstance(value, dict):
-        raise DatasetError(f"{path} holds a {type(value).__name__}; an object was expected")
-    return value
+    return files.read_json(path, error_type=DatasetError, hint="; is this a directory written by `heisd collect`?")
 
 
 def numeric_stats(values: FloatArray, *, with_quantiles: bool) -> dict[str, list[float]]:

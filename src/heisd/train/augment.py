@@ -50,7 +50,7 @@ def disturbed_bins(bins: Tensor, rng: np.random.Generator, share: float = 0.15, 
     return torch.where(hit, (bins + step).clamp(0, 255), bins)
 
 
-def soft_targets(sigma_bins: float, n_bins: int = 256) -> Tensor:
+def bin_smoothing(sigma_bins: float, n_bins: int = 256) -> Tensor:
     """(n_bins, n_bins) rows of Gaussian smoothing over neighbouring bins; rows sum to one. The identity for 0."""
     if sigma_bins == 0:
         return torch.eye(n_bins)

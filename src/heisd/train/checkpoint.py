@@ -40,6 +40,7 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 def load_average(path: Path, model: nn.Module) -> None:
     """Give a model of the same shape the averaged weights of another run. Raises BadArtifact when they do not fit."""
+    read_meta(path)
     with safe_open(path, framework="pt") as file:
         for name, p in model.named_parameters():
             try:

@@ -25,7 +25,7 @@ from heisd.policies.manifest import sha256_of
 from heisd.policies.openvla import OpenVLA
 from heisd.sim.splits import Split
 from heisd.train import checkpoint
-from heisd.train.augment import soft_targets
+from heisd.train.augment import bin_smoothing
 from heisd.train.config import TrainConfig
 from heisd.train.data import Batch, Samples
 
@@ -57,8 +57,8 @@ class Trainer:
         self.learner = nn.ModuleDict({"policy": self.model, "event": self.event_head})
         self.ema = {name: p.detach().clone() for name, p in self.learner.named_parameters()}
         self.optimizer = _optimizer(self.learner, config)
-        self.soft = soft_targets(config.soft_bin_sigma)
-        self.head_kernel = soft_targets(config.head_smoothing_bins)
+        self.soft = bin_smoothing(config.soft_bin_sigma)
+        self.head_kernel = bin_smoothing(config.head_smoothing_bins)
         self.step = 0
         self.origin = ""  # hash of the run whose weights this one began with
         self.history: deque[dict[str, float]] = deque(maxlen=20)
@@ -271,7 +271,8 @@ def run(
 
     ``origin`` is the directory of a finished run whose weights this one starts with.
 
-    Raises BadInput when ``out`` holds another run, DatasetError and LeakError for the data.
+    Raises BadInput when ``out`` holds another run or ``origin`` another kind of policy, UnknownName or BadArtifact when
+    ``origin`` holds none, DatasetError and LeakError for the data.
     """
     torch.set_num_threads(config.threads)
     out.mkdir(parents=True, exist_ok=True)
@@ -279,6 +280,10 @@ def run(
     if file.exists() and not resume:
         raise BadInput(f"{out} already holds a run; add --resume to continue it, or choose another --out")
     base = None if origin is None else load_policy(origin / "policy")
+    if base is not None and config.blind is bool(base.config.cameras):
+        raise BadInput(
+            f"{origin} holds a {'seeing' if config.blind else 'blind'} policy; the recipe asks for the other kind"
+        )
     trainer = Trainer(config, Samples.load(data, config, base), out)
     if origin is not None:
         trainer.begin_with(origin / "checkpoint.safetensors")

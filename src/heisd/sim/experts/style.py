@@ -78,7 +78,7 @@ class Style:
             lift_blend_m=rng.uniform(0.02, 0.06),
             release_height_m=rng.uniform(0.008, 0.020),
             place_offset_m=(rng.uniform(-0.006, 0.006), rng.uniform(-0.006, 0.006)),
-            jitter_std=rng.uniform(0.012, 0.025),
+            jitter_std=rng.uniform(0.018, 0.03),
             rotation_jitter_std=rng.uniform(0.001, 0.003),
             pause_probability=rng.choice([0.0, 0.004], p=[0.8, 0.2]),
             noise_std=rng.uniform(0.35, 0.45) if noise else 0.0,

@@ -12,16 +12,20 @@ TEMP_SUFFIX = ".unfinished"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Replace ``path`` as a whole: afterwards it holds ``content`` or what it held before. Raises BadArtifact."""
+def write_atomic(path: Path, content: bytes, *, error_type: type[BadArtifact] = BadArtifact) -> None:
+    """Replace ``path`` as a whole: afterwards it holds ``content`` or what it held before. Makes its directory.
+
+    Raises ``error_type`` when it cannot be written or the disk is full.
+    """
     temporary = path.with_name(path.name + TEMP_SUFFIX)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_synced(temporary, 0, content)
         temporary.replace(path)
         sync_directory(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise unwritable(path, error) from error
+        raise unwritable(path, error, error_type) from error
 
 
 def write_synced(path: Path, offset: int, content: bytes) -> None:
@@ -46,11 +50,11 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def unwritable(path: Path, error: OSError) -> BadArtifact:
+def unwritable(path: Path, error: OSError, error_type: type[BadArtifact] = BadArtifact) -> BadArtifact:
     """The error to raise when a write failed."""
     if error.errno in _FULL:
-        return BadArtifact(f"no space left for {path}: what was stored before is intact; free some space and repeat")
-    return BadArtifact(f"cannot write {path}: {error.strerror}; what was stored before is intact")
+        return error_type(f"no space left for {path}: what was there before is intact; free some space and repeat")
+    return error_type(f"cannot write {path}: {error.strerror}; what was there before is intact")
 
 
 def json_bytes(value: object) -> bytes:
@@ -58,14 +62,14 @@ def json_bytes(value: object) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; BadArtifact when the file is missing, torn or holds anything else."""
+def read_json(path: Path, *, error_type: type[BadArtifact] = BadArtifact, hint: str = "") -> dict[str, Any]:
+    """A JSON object; ``error_type``, ending in ``hint``, when the file is missing, torn or holds anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise BadArtifact(f"{path} cannot be read: {error.strerror}") from None
+        raise error_type(f"{path} cannot be read: {error.strerror}{hint}") from None
     except ValueError as error:
-        raise BadArtifact(f"{path} is not JSON ({error}): it is torn or foreign; build the store again") from None
+        raise error_type(f"{path} is not JSON ({error}): it is torn or foreign{hint}") from None
     if not isinstance(value, dict):
-        raise BadArtifact(f"{path} holds a {type(value).__name__}; an object was expected")
+        raise error_type(f"{path} holds a {type(value).__name__}; an object was expected{hint}")
     return value
