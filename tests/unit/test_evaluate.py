@@ -1,6 +1,8 @@
 """Closed-loop evaluation over a toy world: outcomes, resuming, crashes, refusals."""
 
+import ctypes
 import json
+import signal
 
 import pytest
 import toy_world
@@ -228,12 +230,39 @@ def test_an_episode_counts_without_its_film(tmp_path, monkeypatch):
     assert list((tmp_path / "run" / "videos").iterdir()) == []
 
 
-@pytest.mark.parametrize(("cause", "expected"), [(KeyboardInterrupt(), KeyboardInterrupt), (None, MissingExtra)])
-def test_an_interrupted_import_is_an_interrupt_and_a_broken_one_stops_the_run(tmp_path, monkeypatch, cause, expected):
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(("is_interrupted", "expected"), [(True, KeyboardInterrupt), (False, MissingExtra)])
+def test_an_interrupted_import_is_an_interrupt_and_a_broken_one_stops_the_run(
+    tmp_path, monkeypatch, is_interrupted, expected
+):
     def broken(*_):
-        raise ImportError("initialization failed") from cause
+        if is_interrupted:
+            lose_an_interrupt()
+        raise ImportError("initialization failed")
 
     monkeypatch.setattr(toy_world.ToyWorld, "env", broken)
     with pytest.raises(expected):
         evaluate(config(), tmp_path / "run", setting())
     assert not (tmp_path / "run" / EPISODES_NAME).exists()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_lost_in_a_callback_from_c_still_stops_the_run(tmp_path, monkeypatch):
+    act, calls = toy_world.ToyAgent.act, []
+
+    def act_and_lose_an_interrupt(self, observation):
+        calls.append(observation)
+        if len(calls) == 3:
+            lose_an_interrupt()
+        return act(self, observation)
+
+    monkeypatch.setattr(toy_world.ToyAgent, "act", act_and_lose_an_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(config(), tmp_path / "run", setting())
+    assert len(calls) == 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def lose_an_interrupt():
+    """Ctrl-C while a callback from C runs: Python prints the KeyboardInterrupt and drops it."""
+    ctypes.CFUNCTYPE(None)(lambda: signal.raise_signal(signal.SIGINT))()

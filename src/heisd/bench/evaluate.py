@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from heisd import interrupts
 from heisd.bench.provenance import append_test_log, checkout_root, git_commit, machine, versions
 from heisd.bench.results import EpisodeRecord, RunDirectory, open_run, write_json_atomically
 from heisd.bench.rollout import EpisodeJob, World, WorldFactory, play_or_report
@@ -44,7 +45,8 @@ def evaluate(
         config.suite, setting.n_tasks, config.split, config.episodes,
         condition=config.condition, fresh=config.fresh, tasks=config.tasks,
     )  # fmt: skip
-    with open_run(out, {**config.outcome_fields(), "provenance": setting.provenance}) as run:
+    run_settings = {**config.outcome_fields(), "provenance": setting.provenance}
+    with interrupts.remembered(), open_run(out, run_settings) as run:
         records = run.records()
         if config.split is Split.TEST:
             append_test_log(out, config, "started", n_done=len(outcomes(records)))

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from heisd import interrupts
 from heisd.bench.results import EpisodeRecord, EpisodeTiming
 from heisd.bench.videos import Film
 from heisd.config import EvalConfig
@@ -124,19 +125,12 @@ def play_or_report(world: World, job: EpisodeJob) -> EpisodeRecord:
     except (HeisdError, MemoryError):
         raise
     except ImportError as error:
-        if _holds_interrupt(error):
-            raise KeyboardInterrupt from error
+        interrupts.check()  # an interrupted import of an extension module reads as ImportError
         raise MissingExtra(f"a part of the simulator cannot be imported ({error}): heisd doctor says why") from error
     except Exception as error:  # a process edge: logged, reported in the record, retried
+        interrupts.check()
         log.warning("%s (%s) could not be played: %s", job.start.key, job.method, error, exc_info=True)
         return _invalid(job, f"{type(error).__name__}: {error}")
-
-
-def _holds_interrupt(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind an error: an interrupted import of an extension module reads as ImportError."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
 
 
 def play(world: World, job: EpisodeJob) -> EpisodeRecord:
@@ -153,6 +147,7 @@ def play(world: World, job: EpisodeJob) -> EpisodeRecord:
     order = np.random.default_rng(job.start.jitter_seed)
     success = finished = False
     while not finished:
+        interrupts.check()
         timed = _act(agents, observation, order, tally)
         film.add(observation, timed.action.values, tally.n_steps - 1)
         observation, reward, success, truncated, _ = env.step(timed.action.values)
