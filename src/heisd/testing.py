@@ -25,6 +25,7 @@ class SyntheticContext:
     """A context without a policy behind it."""
 
     vision_key: FloatArray  # (K,) float32
+    instruction: str = "pick up the milk and place it in the basket"
 
 
 def synthetic_episode(

@@ -22,6 +22,11 @@ class Context(Protocol):
     """One encoded observation, before the language model has seen it."""
 
     @property
+    def instruction(self) -> str:
+        """What the robot was told to do."""
+        ...
+
+    @property
     def vision_key(self) -> FloatArray:
         """(K,) float32 description of the images, for retrieval."""
         ...

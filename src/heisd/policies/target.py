@@ -23,6 +23,7 @@ from heisd.types import FloatArray, Observation, Proprioception, Scores, TokenTr
 class OpenVLAContext:
     """One encoded observation."""
 
+    instruction: str
     prefix: Tensor  # (P, d) embeddings: BOS, patches, proprioception, text
     patches: Tensor | None  # (cameras * tokens, d) projected patches; None for a blind policy
 
@@ -74,7 +75,7 @@ class OpenVLAPolicy:
             parts.append(patches)
         if self._has_proprio:
             parts.append(self._embed_proprio(observation.proprio))
-        return OpenVLAContext(torch.cat([*parts, words]), patches)
+        return OpenVLAContext(observation.instruction, torch.cat([*parts, words]), patches)
 
     @torch.inference_mode()
     def prefill(self, context: OpenVLAContext, tree: TokenTree | None = None) -> tuple[KVCache, Scores]:
