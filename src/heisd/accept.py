@@ -16,7 +16,7 @@ What every rule shares:
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -108,6 +108,19 @@ def sequence(drafts: DraftTree, scores: Scores, codec: ActionCodec, *, bounds: B
     if codec.length != BLOCKS[-1][1]:
         raise BadInput(f"the sequence rule knows actions of {BLOCKS[-1][1]} tokens; this codec has {codec.length}")
     return _decide(drafts, scores, codec, lambda chain: _keep_blocks(chain, drafts.position, bounds))
+
+
+def unchecked(drafts: DraftTree, scores: Scores, codec: ActionCodec) -> Verdict:
+    """Keep the heaviest chain whatever the target says (KERV: the filter completes the action).
+
+    Its tokens are COMPENSATED. The gripper is the target's own, as the forward behind the chain tells it: filling it
+    too, as the published code does, repeats the old command at a grasp or a release.
+    """
+    verdict = _decide(drafts, scores, codec, lambda chain: (len(chain.chain.path), StopReason.DRAFT_ENDED))
+    origins = [
+        TokenOrigin.DECODED if origin is TokenOrigin.DECODED else TokenOrigin.COMPENSATED for origin in verdict.origins
+    ]
+    return replace(verdict, origins=tuple(origins))
 
 
 def adaptive(

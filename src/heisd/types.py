@@ -164,5 +164,14 @@ class StepRecord:
     lm_forwards: int
     origins: Mapping[str, int]  # TokenOrigin -> number of tokens
     margins: tuple[float, ...] = field(default=())  # logit margins of the decoded tokens
-    n_verifications: int = 0  # forwards that checked guesses
-    n_accepted: int = 0  # guessed tokens kept by them; the target's own next token is never counted
+    verifications: tuple[tuple[int, int], ...] = ()  # (first token's position, guessed tokens kept) of each check
+    n_drafted: int = 0  # guessed tokens that were checked: rows of all trees
+    kept_by_source: Mapping[str, int] = field(default_factory=dict)  # proposer -> guessed tokens kept
+    route: str = "speculate"  # how the action came about, and why (heisd.route)
+    reason: str = "always"
+    score: float = float("nan")  # what the route's threshold was compared with
+
+    @property
+    def n_accepted(self) -> int:
+        """Guessed tokens kept; the target's own next token is never counted."""
+        return sum(kept for _, kept in self.verifications)

@@ -15,10 +15,11 @@ LAYERS = [
     {"types", "errors", "files", "interrupts"},
     {"kinematics", "codec", "telemetry"},
     {"propose", "accept", "verify", "policies", "index"},
-    {"route", "engine"},
-    {"presets"},
+    {"route"},
+    {"partial_action", "engine"},
+    {"presets", "acceleration"},
     {"sim", "train", "bench", "serve", "testing", "doctor", "config"},
-    {"cli", "cli_run", "demo"},
+    {"cli", "cli_base", "cli_index", "cli_run", "demo"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

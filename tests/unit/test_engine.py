@@ -46,7 +46,7 @@ def test_records_name_every_stage_and_number_the_steps(rng: np.random.Generator)
     engine.act(tiny.observation(rng))
     assert [record.step for record in sink.records] == [0, 1, 2, 0]
     last = sink.records[-1]
-    assert list(last.stage_ms) == ["encode", "propose", "prefill", "decode", "act"]
+    assert list(last.stage_ms) == ["encode", "route", "propose", "prefill", "accept", "decode", "act"]
     assert last.latency_ms >= sum(last.stage_ms.values()) > 0
     assert last.lm_forwards == len(last.margins) == 7
     assert min(last.margins) >= 0

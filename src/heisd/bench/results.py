@@ -51,6 +51,7 @@ class EpisodeRecord:
     origins: dict[str, int]  # TokenOrigin -> tokens
     start_hash: str  # of the first observation: equal for every method that played this start
     peak_rss_mb: float
+    speculation: dict[str, Any] | None = None  # counts of heisd.bench.speculation; None in files of older versions
     error: str | None = None
     video: str | None = None  # path relative to the run directory
     deviation_bins: float | None = None  # mean |bin| distance to the baseline's action on the same observation

@@ -14,6 +14,7 @@ import numpy as np
 
 from heisd import interrupts
 from heisd.bench.results import EpisodeRecord, EpisodeTiming
+from heisd.bench.speculation import SpeculationCounts
 from heisd.bench.videos import Film
 from heisd.config import EvalConfig
 from heisd.errors import HeisdError, MissingExtra
@@ -82,6 +83,7 @@ class _Tally:
     rewards: list[float] = field(default_factory=list)
     lm_forwards: int = 0
     origins: Counter[str] = field(default_factory=Counter)
+    speculation: SpeculationCounts = field(default_factory=SpeculationCounts)
     latency_ms: list[float] = field(default_factory=list)
     shadow_ms: list[float] = field(default_factory=list)
     warmup_ms: list[float] = field(default_factory=list)
@@ -93,6 +95,7 @@ class _Tally:
         self.n_steps += 1
         self.lm_forwards += timed.record.lm_forwards
         self.origins.update(timed.record.origins)
+        self.speculation.add(timed.record)
         self.latency_ms.append(round(timed.wall_ms, 4))
         self.cpu_s += timed.cpu_s
         for stage, ms in timed.record.stage_ms.items():
@@ -210,6 +213,7 @@ def _record(
         wall_s=round(wall_s, 3),
         lm_forwards=tally.lm_forwards,
         origins=dict(tally.origins),
+        speculation=tally.speculation.as_dict(),
         start_hash=start_hash,
         peak_rss_mb=peak_rss_mb(),
         video=video,

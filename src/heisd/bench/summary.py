@@ -6,13 +6,10 @@ from typing import Any
 import numpy as np
 
 from heisd.bench.results import EpisodeRecord
+from heisd.bench.speculation import SpeculationCounts
 from heisd.bench.stats import Estimate, distribution, paired_difference, ratio_of_sums, wilson
 from heisd.config import EvalConfig
 from heisd.types import TokenOrigin
-
-ACCEPTANCE_LENGTH_DEFINITION = (
-    "proposed tokens kept per verification, without the target's own token; null for a method that proposes nothing"
-)
 
 
 def outcomes(records: Iterable[EpisodeRecord]) -> list[EpisodeRecord]:
@@ -124,16 +121,9 @@ def _latency_blocks(records: Sequence[EpisodeRecord]) -> dict[str, Any]:
 
 
 def _speculation(records: Sequence[EpisodeRecord]) -> dict[str, Any]:
-    tokens = {origin: sum(r.origins.get(origin, 0) for r in records) for origin in TokenOrigin}
-    kept = sum(n for origin, n in tokens.items() if origin is not TokenOrigin.DECODED)
-    steps = sum(r.n_steps for r in records)
-    return {
-        "drafted": kept,  # every proposal so far is either kept or never made: no method speculates yet
-        **{origin.value: n for origin, n in tokens.items()},
-        "by_source": {},
-        "lm_forwards_per_action": sum(r.lm_forwards for r in records) / steps if steps else None,
-        "acceptance_length": {"definition": ACCEPTANCE_LENGTH_DEFINITION, "mean": None},
-    }
+    tokens = {origin.value: sum(r.origins.get(origin, 0) for r in records) for origin in TokenOrigin}
+    counts = SpeculationCounts.total([r.speculation for r in records if r.speculation is not None])
+    return counts.block(tokens, sum(r.lm_forwards for r in records if r.speculation is not None))
 
 
 def _speedup(records: Sequence[EpisodeRecord]) -> dict[str, Any] | None:

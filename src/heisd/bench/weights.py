@@ -1,9 +1,11 @@
-"""Which policy ``--weights`` means, and the hash that ties a result to it."""
+"""Which policy ``--weights`` means; the hash that ties a result to it is in :mod:`heisd.policies.identity`."""
 
-import hashlib
 from pathlib import Path
 
 from heisd.errors import BadArtifact
+from heisd.policies.identity import describe_weights
+
+__all__ = ["DEFAULT", "TRAIN_COMMAND", "describe_weights", "resolve_weights"]
 
 DEFAULT = "default"
 TRAIN_COMMAND = "heisd train policy --data DIR --out DIR, then --weights DIR"
@@ -23,20 +25,3 @@ def resolve_weights(weights: str, suite: str) -> Path:
     if not seeing:
         raise BadArtifact(f"no policy is bundled with this installation; train one ({TRAIN_COMMAND})")
     return find_policy(suite if suite in seeing else seeing[0])
-
-
-def describe_weights(directory: Path) -> dict[str, str]:
-    """Name and hash of a policy, echoed in results and compared when a run is resumed.
-
-    The files themselves are verified against their manifest when the policy is loaded.
-    """
-    from heisd.policies.manifest import MANIFEST, read_manifest, sha256_of
-
-    if (directory / MANIFEST).is_file():
-        manifest = read_manifest(directory)
-        return {"name": manifest.name, "sha256": manifest.policy_hash}
-    shards = sorted(directory.glob("*.safetensors"))
-    if not shards:
-        raise BadArtifact(f"{directory} holds neither a {MANIFEST} nor safetensors files: not a policy")
-    joint = hashlib.sha256("".join(sha256_of(shard) for shard in shards).encode()).hexdigest()
-    return {"name": directory.name, "sha256": joint}

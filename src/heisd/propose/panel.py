@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from heisd.codec import ActionCodec
 from heisd.policies.protocol import Context
@@ -29,10 +29,12 @@ class Panel:
             with self._tolerating(name):
                 proposer.reset()
 
-    def propose(self, context: Context, history: History) -> tuple[Draft, ...]:
-        """Every usable draft for the tokens behind ``history.settled``."""
+    def propose(self, context: Context, history: History, names: Sequence[str] | None = None) -> tuple[Draft, ...]:
+        """Every usable draft for the tokens behind ``history.settled``, from these proposers (None: from all)."""
         drafts = []
         for name, proposer in self._heard():
+            if names is not None and name not in names:
+                continue
             with self._tolerating(name):
                 draft = proposer.propose(context, history)
                 if draft is not None:

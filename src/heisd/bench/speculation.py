@@ -1,0 +1,112 @@
+"""What speculation did, counted: over the steps of an episode, then over the episodes of a run. Integers only."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from heisd.types import StepRecord, TokenOrigin
+
+ACCEPTANCE_LENGTH_DEFINITION = (
+    "proposed tokens kept per verification, without the target's own token; null for a method that verifies nothing"
+)
+HEISD_LENGTH_DEFINITION = (
+    "HeiSD's AL per step, as its released code counts it: 7 for an unverified or a wholly kept action, the tokens "
+    "kept by the first verification otherwise, at least 1"
+)
+FULL_ACTION = 7
+
+
+class SpeculationCounts:
+    """Sums that can be added up; ``as_dict`` and ``from_dict`` are what an episode's record holds."""
+
+    def __init__(self) -> None:
+        self.n_steps = self.n_drafted = self.heisd_length = 0
+        self.kept: Counter[str] = Counter()  # "position/kept" -> verifications that began there and kept so many
+        self.by_source: Counter[str] = Counter()  # proposer -> tokens kept
+        self.routes: Counter[str] = Counter()  # "skip/tolerant motion" -> steps
+
+    def add(self, step: StepRecord) -> None:
+        """Count one control step."""
+        self.n_steps += 1
+        self.n_drafted += step.n_drafted
+        self.heisd_length += _heisd_length(step)
+        self.by_source.update(step.kept_by_source)
+        self.routes[f"{step.route}/{step.reason}"] += 1
+        self.kept.update(f"{position}/{n}" for position, n in step.verifications)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "n_steps": self.n_steps,
+            "n_drafted": self.n_drafted,
+            "heisd_length": self.heisd_length,
+            "kept": dict(self.kept),
+            "by_source": dict(self.by_source),
+            "routes": dict(self.routes),
+        }
+
+    @classmethod
+    def total(cls, parts: Sequence[Mapping[str, Any]]) -> "SpeculationCounts":
+        """The sum of several :meth:`as_dict`."""
+        counts = cls()
+        for part in parts:
+            counts.n_steps += part["n_steps"]
+            counts.n_drafted += part["n_drafted"]
+            counts.heisd_length += part["heisd_length"]
+            counts.kept.update(part["kept"])
+            counts.by_source.update(part["by_source"])
+            counts.routes.update(part["routes"])
+        return counts
+
+    def block(self, tokens: Mapping[str, int], lm_forwards: int) -> dict[str, Any]:
+        """The ``speculation`` block of a result: token origins, acceptance, routes."""
+        verifications = {tuple(map(int, key.split("/"))): n for key, n in self.kept.items()}
+        n_verifications = sum(verifications.values())
+        n_kept = sum(kept * n for (_, kept), n in verifications.items())
+        steps = self.n_steps or None
+        return {
+            "drafted": self.n_drafted,
+            **{origin.value: tokens.get(origin, 0) for origin in TokenOrigin},
+            "by_source": {source: n for source, n in self.by_source.most_common() if n},
+            "lm_forwards_per_action": lm_forwards / steps if steps else None,
+            "n_verifications": n_verifications,
+            "acceptance_length": {
+                "definition": ACCEPTANCE_LENGTH_DEFINITION,
+                "mean": n_kept / n_verifications if n_verifications else None,
+            },
+            "acceptance_length_heisd": {
+                "definition": HEISD_LENGTH_DEFINITION,
+                "mean": self.heisd_length / steps if steps else None,
+            },
+            "acceptance_by_position": _by_position(verifications),
+            "routes": {
+                route: {"n": n, "share": n / self.n_steps} for route, n in sorted(self.routes.items(), key=_frequent)
+            },
+        }
+
+
+def _frequent(item: tuple[str, int]) -> tuple[int, str]:
+    return -item[1], item[0]
+
+
+def _by_position(verifications: Mapping[tuple[int, ...], int]) -> list[dict[str, int]]:
+    """For every token of the action: how often a guess at it was kept, and how often it was judged.
+
+    The token behind the kept ones counts as judged, also where the guess ended there.
+    """
+    judged, kept = [0] * FULL_ACTION, [0] * FULL_ACTION
+    for (position, n_kept), n in verifications.items():
+        for i in range(position, min(position + n_kept + 1, FULL_ACTION)):
+            judged[i] += n
+        for i in range(position, min(position + n_kept, FULL_ACTION)):
+            kept[i] += n
+    return [{"judged": j, "kept": k} for j, k in zip(judged, kept, strict=True)]
+
+
+def _heisd_length(step: StepRecord) -> int:
+    if step.origins.get(TokenOrigin.SKIPPED):
+        return FULL_ACTION
+    if not step.verifications:
+        return 1
+    position, kept = step.verifications[0]
+    return max(1, min(position + kept, FULL_ACTION))

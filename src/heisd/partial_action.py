@@ -1,0 +1,77 @@
+"""One action while its tokens are being settled, and what that took."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from heisd.route.base import Outcome, Route
+from heisd.types import StepRecord, TokenOrigin, Verdict
+from heisd.verify import DraftTree
+
+
+class PartialAction:
+    """The action as far as it is settled, and what that took."""
+
+    __slots__ = (
+        "kept_by_source",
+        "margins",
+        "n_drafted",
+        "n_forwards",
+        "origins",
+        "tokens",
+        "verdicts",
+        "verifications",
+    )
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.origins: list[TokenOrigin] = []
+        self.margins: list[float] = []  # of the tokens that the target decoded
+        self.n_forwards = self.n_drafted = 0
+        self.verdicts: list[Verdict] = []
+        self.verifications: list[tuple[int, int]] = []  # position of the first guessed token, tokens kept
+        self.kept_by_source: Counter[str] = Counter()
+
+    def may_be_filled(self, route: Route) -> bool:
+        """Whether the route lets a proposer complete the action now."""
+        return bool(route.completed_by and self.verdicts) and len(self.tokens) >= route.completes_from
+
+    def add(self, tokens: Sequence[int], origins: Sequence[TokenOrigin], margin: float) -> None:
+        """One forward settled these tokens; ``margin`` belongs to the last one if the target decoded it."""
+        self.tokens += tokens
+        self.origins += origins
+        self.n_forwards += 1
+        if origins[-1] is TokenOrigin.DECODED:
+            self.margins.append(margin)
+
+    def verified(self, guesses: DraftTree, verdict: Verdict) -> None:
+        """That forward has checked guesses."""
+        self.verdicts.append(verdict)
+        self.verifications.append((guesses.position, verdict.n_accepted))
+        self.n_drafted += len(guesses.tree.tokens) - (guesses.known is not None)
+        self.kept_by_source[verdict.source] += verdict.n_accepted
+
+    def skip(self, tokens: Sequence[int]) -> None:
+        """The action is ``tokens``, unverified."""
+        self.tokens += tokens
+        self.origins += [TokenOrigin.SKIPPED] * len(tokens)
+
+    def outcome(self, route: Route) -> Outcome:
+        """What came of the route, for the router's memory."""
+        return Outcome(route, tuple(self.verdicts), tuple(self.tokens))
+
+    def record(self, step: int, route: Route, latency_ms: float, stage_ms: Mapping[str, float]) -> StepRecord:
+        """Telemetry of the finished step."""
+        return StepRecord(
+            step=step,
+            latency_ms=latency_ms,
+            stage_ms=stage_ms,
+            lm_forwards=self.n_forwards,
+            origins={str(origin): n for origin, n in Counter(self.origins).items()},
+            margins=tuple(self.margins),
+            verifications=tuple(self.verifications),
+            n_drafted=self.n_drafted,
+            kept_by_source=dict(self.kept_by_source),
+            route=str(route.kind),
+            reason=str(route.reason),
+            score=route.score,
+        )

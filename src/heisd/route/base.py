@@ -1,0 +1,170 @@
+"""What a control step may do, and the interface of the rules that decide it. Every rule is pure.
+
+    plan  = router.plan(phase, memory)                       who is asked before and after the decision
+    route = router.decide(context, phase, drafts, memory)    skip, speculate or full, and why
+    memory = router.remember(memory, outcome)                what the next decisions need of this one
+
+A rule sees counts, kinematics and drafts, never a clock: a lossy run repeats exactly on any machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+from heisd.accept import Rule
+from heisd.policies.protocol import Context
+from heisd.propose.base import History
+from heisd.types import Draft, Verdict
+
+if TYPE_CHECKING:
+    from heisd.kinematics import PhaseSignal
+
+
+class RouteKind(StrEnum):
+    """How the action of a control step comes about."""
+
+    SKIP = "skip"  # executed unverified; the language model does not run
+    SPECULATE = "speculate"  # guesses are checked by the language model
+    FULL = "full"  # plain decoding
+
+
+class Reason(StrEnum):
+    """Why a step took its route."""
+
+    ALWAYS = "always"  # the rule knows nothing else
+    NO_GUESS = "no guess"  # nobody asked had anything to say
+    TOLERANT = "tolerant motion"  # large and smooth: an error is forgiven
+    FINE = "fine motion"  # slow or curved: every token counts
+    UNKNOWN_MOTION = "unknown motion"  # too few steps to tell
+    ENOUGH_SKIPS = "enough skips in a row"
+    GRIPPER = "gripper event near"
+    UNSURE = "score below threshold"
+    SCENE = "scene changed"
+    REJECTED = "rejected before"  # the last verification did not like the drafts
+    AUDIT = "audit"  # could have been skipped and is verified all the same
+    COMPENSATION = "compensation"  # KERV: the filter completes what one verification leaves open
+    COOLDOWN = "cooldown"  # KERV: plain speculation after a compensation
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Who is asked, by registry name."""
+
+    scouts: tuple[str, ...] | None  # before the decision, which may execute or weigh what they say; None: everybody
+    drafters: tuple[str, ...] = ()  # only when guesses will be checked
+
+    @property
+    def everyone(self) -> tuple[str, ...] | None:
+        """Whom to ask again for the tokens that a forward leaves open; None: everybody."""
+        return None if self.scouts is None else (*self.scouts, *self.drafters)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The decision of one control step."""
+
+    kind: RouteKind
+    reason: Reason
+    tokens: tuple[int, ...] = ()  # (T,) what a skip executes
+    rule: Rule | None = None  # of a speculation; None: the engine's own
+    completed_by: str = ""  # proposer that fills, unchecked, what the first verification leaves open (KERV)
+    completes_from: int = 0  # … if it settled at least so many tokens
+    score: float = float("nan")  # what a threshold was compared with, for telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a rule remembers of the episode so far; replaced, never changed."""
+
+    step: int = 0
+    n_skips: int = 0  # in a row, up to now
+    cooldown: int = 0  # steps during which something is off
+    threshold: float = float("nan")  # of a rule that adapts it
+    variability: float = 0.0  # KERV's running K_var
+    is_rejected: bool = False  # the last verification refused the drafts' position or rotation
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a decision."""
+
+    route: Route
+    verdicts: tuple[Verdict, ...]  # of the step's verifications, in order
+    tokens: tuple[int, ...]  # (T,) of the executed action
+
+
+class Router(Protocol):
+    """Decides control steps. Holds configuration only; its state is the :class:`Memory` it is handed."""
+
+    def begin(self) -> Memory:
+        """The memory of an episode that has not begun."""
+        ...
+
+    def read(self, history: History) -> PhaseSignal | None:
+        """The kinematic readings of this step, if the rule needs any."""
+        ...
+
+    def plan(self, phase: PhaseSignal | None, memory: Memory) -> Plan:
+        """Who is asked at this step."""
+        ...
+
+    def decide(self, context: Context, phase: PhaseSignal | None, drafts: Sequence[Draft], memory: Memory) -> Route:
+        """The route, from what the scouts drafted."""
+        ...
+
+    def remember(self, memory: Memory, outcome: Outcome) -> Memory:
+        """The memory for the next step."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Always:
+    """Ask everybody, check everything. The router of ``exact``; without proposers that is plain decoding."""
+
+    def begin(self) -> Memory:
+        """Nothing to know."""
+        return Memory()
+
+    def read(self, history: History) -> PhaseSignal | None:  # noqa: ARG002 (the protocol's)
+        """No reading is needed."""
+        return None
+
+    def plan(self, phase: PhaseSignal | None, memory: Memory) -> Plan:  # noqa: ARG002
+        """Everybody."""
+        return EVERYBODY
+
+    def decide(self, context: Context, phase: PhaseSignal | None, drafts: Sequence[Draft], memory: Memory) -> Route:  # noqa: ARG002
+        """Check what there is."""
+        return CHECK
+
+    def remember(self, memory: Memory, outcome: Outcome) -> Memory:  # noqa: ARG002
+        """Nothing to remember."""
+        return memory
+
+
+EVERYBODY = Plan(None)
+CHECK = Route(RouteKind.SPECULATE, Reason.ALWAYS)
+
+
+def counted(memory: Memory, outcome: Outcome, *, cooldown: int = 0) -> Memory:
+    """The counters every rule shares: steps, skips in a row, whether the last verification refused something."""
+    is_skip = outcome.route.kind is RouteKind.SKIP
+    return Memory(
+        step=memory.step + 1,
+        n_skips=memory.n_skips + 1 if is_skip else 0,
+        cooldown=cooldown or max(memory.cooldown - 1, 0),
+        threshold=memory.threshold,
+        variability=memory.variability,
+        is_rejected=memory.is_rejected if is_skip else refused(outcome),
+    )
+
+
+def refused(outcome: Outcome) -> bool:
+    """Whether the first verification of a step kept less than the motion tokens of every guess."""
+    return bool(outcome.verdicts) and outcome.verdicts[0].n_accepted < MOTION_TOKENS
+
+
+MOTION_TOKENS = 6  # position and rotation; the gripper comes behind them
