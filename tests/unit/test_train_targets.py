@@ -46,3 +46,13 @@ def test_recolouring_keeps_the_range(rng: np.random.Generator) -> None:
     assert float(out.min()) >= 0
     assert float(out.max()) <= 255
     assert not torch.equal(out, images)
+
+
+def test_waiting_is_being_still_on_closed_fingers_behind_the_start_of_a_grasp() -> None:
+    # approach, start of the grasp, closing, still, closing again; the next episode starts grasping
+    phase = np.array([0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1])
+    speed = np.array([0.0, 0.0, 0.0, 0.0, 0.0, -0.1, -0.1, 0.011, -0.002, -0.1, 0.0, 0.0])
+    closing = np.array([0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], dtype=bool)
+    episode = np.array([0] * 10 + [1] * 2)
+    assert np.flatnonzero(targets.waiting_mask(speed, phase, closing, episode)).tolist() == [7, 8]
+    assert not targets.waiting_mask(speed, phase, ~closing, episode).any()

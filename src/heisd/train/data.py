@@ -19,11 +19,12 @@ from heisd.sim.demos import Demos, load_demos
 from heisd.sim.suites import suite_info
 from heisd.train.augment import disturbed_bins, recoloured, shifted
 from heisd.train.config import TrainConfig
-from heisd.train.targets import action_quantiles, holdout_mask, next_event_offset_m
+from heisd.train.targets import action_quantiles, holdout_mask, next_event_offset_m, waiting_mask
 from heisd.types import ImageArray, IntArray
 
 VOCABULARY_SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
 MAX_HOLDOUT_FRAMES = 512
+FINGER_SPEEDS = slice(9, 11)  # of the flat proprioception [m/s]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,9 @@ class Samples:
         self.proprio = torch.from_numpy(proprio.features(demos.proprio, self.model_config.proprio))
         self.input_ids, self.n_text = self._prompts()
         held_out = holdout_mask(demos.episode, config.holdout_every)
-        self._train = np.flatnonzero(~held_out)
+        speed_m_s = demos.proprio[:, FINGER_SPEEDS] @ np.array([1.0, -1.0])
+        waiting = waiting_mask(speed_m_s, demos.phase, demos.actions[:, GRIPPER] > 0, demos.episode)
+        self._train = np.flatnonzero(~held_out & ~waiting)
         self._holdout = np.flatnonzero(held_out)
 
     @classmethod

@@ -5,8 +5,13 @@ import numpy.typing as npt
 
 from heisd.types import FloatArray, IntArray
 
+BoolArray = npt.NDArray[np.bool_]
+GRASPING = 1  # the experts' phase of closing the fingers (heisd.sim.experts.primitives.Phase.GRASP)
+STARTING_STEPS = 4  # of a grasp, in which open fingers have not begun to move yet
+STILL_M_S = 0.012  # below it the fingers have met something (the experts' own measure)
 
-def next_event_offset_m(eef_pos_m: FloatArray, is_closing: npt.NDArray[np.bool_], episode: IntArray) -> FloatArray:
+
+def next_event_offset_m(eef_pos_m: FloatArray, is_closing: BoolArray, episode: IntArray) -> FloatArray:
     """(N, 3) vector from the hand to where it will be when the gripper command next changes [m].
 
     The place of the next grasp or release is what vision has to find, so predicting it is a dense,
@@ -31,6 +36,25 @@ def action_quantiles(actions: FloatArray) -> tuple[FloatArray, FloatArray]:
     return low.astype(np.float64), high.astype(np.float64)
 
 
-def holdout_mask(episode: IntArray, every: int) -> npt.NDArray[np.bool_]:
+def holdout_mask(episode: IntArray, every: int) -> BoolArray:
     """(N,) True for frames of every ``every``-th episode: the offline part of validation (still train starts)."""
     return np.asarray(episode % every == every - 1, dtype=np.bool_)
+
+
+def waiting_mask(finger_speed_m_s: FloatArray, phase: IntArray, is_closing: BoolArray, episode: IntArray) -> BoolArray:
+    """(N,) frames in which an expert only makes sure of its grasp: fingers closed around something and still.
+
+    Experts wait two control steps there before they lift. A policy without memory cannot count to two: in the same
+    state half of the labels say stay and half say lift, and one that decodes "stay" has stopped for good.
+
+    Args:
+        finger_speed_m_s: (N,) speed of the opening between the fingers, either sign.
+        phase: (N,) expert phase, 1 while grasping.
+        is_closing: (N,) whether the command closes the fingers.
+        episode: (N,) episode of each frame, contiguous.
+    """
+    grasping = (phase == GRASPING) & is_closing
+    starts = grasping & ~np.concatenate([[False], grasping[:-1] & (episode[1:] == episode[:-1])])
+    index = np.arange(len(phase))
+    began = np.maximum.accumulate(np.where(starts, index, 0))
+    return np.asarray(grasping & (index - began >= STARTING_STEPS) & (np.abs(finger_speed_m_s) < STILL_M_S))
