@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from comparison import PREFIX, comparison, read_comparisons
+
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
-BEGIN, END = "<!-- results -->", "<!-- /results -->"
 
 
 def success_table(runs: list[tuple[str, dict[str, Any]]]) -> list[str]:
@@ -31,7 +32,8 @@ def success_table(runs: list[tuple[str, dict[str, Any]]]) -> list[str]:
 
 def read_runs() -> list[tuple[str, dict[str, Any]]]:
     """Complete test-split runs, sorted by suite, policy and condition."""
-    found = [(path.parent.name, json.loads(path.read_text())) for path in HERE.glob("results/*/eval_info.json")]
+    paths = [path for path in HERE.glob("results/*/eval_info.json") if not path.parent.name.startswith(PREFIX)]
+    found = [(path.parent.name, json.loads(path.read_text())) for path in paths]
     tests = [(name, run) for name, run in found if run["split"] == "test" and run["status"] == "complete"]
     order = ["shipped", "jitter", "jitter4"]
     return sorted(
@@ -42,14 +44,27 @@ def read_runs() -> list[tuple[str, dict[str, Any]]]:
     )  # fmt: skip
 
 
-def main() -> None:
-    """Replace what stands between the two markers."""
-    text = README.read_text()
-    before, rest = text.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
-    table = "\n".join(success_table(read_runs()))
-    README.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
+def replaced(text: str, name: str, lines: list[str]) -> str:
+    """``text`` with ``lines`` between ``<!-- name -->`` and ``<!-- /name -->``; without lines it stays as it is.
+
+    Exits when there is something to write and no place for it.
+    """
+    if not lines:
+        return text
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, found_begin, rest = text.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not (found_begin and found_end):
+        raise SystemExit(f"{README} has no {begin} … {end}: add the two markers where the table belongs")
+    table = "\n".join(lines)
     print(table)
+    return f"{before}{begin}\n{table}\n{end}{after}"
+
+
+def main() -> None:
+    """Replace what stands between the markers."""
+    text = replaced(README.read_text(), "results", success_table(read_runs()))
+    README.write_text(replaced(text, "comparison", comparison(read_comparisons(HERE / "results"))))
 
 
 if __name__ == "__main__":

@@ -4,20 +4,19 @@ Results go to stdout (with ``--json``: one JSON object and nothing else); progre
 Exit codes: 0 done, 1 done but not well (says what), 2 bad input or missing piece, 130 interrupted.
 """
 
-import errno
-import functools
 import logging
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from heisd.errors import HeisdError
-
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+from heisd import cli_bench, cli_calibrate, cli_drafter, cli_index
+from heisd.cli_base import Dtype, Json, Out, Weights, Workers
+from heisd.cli_base import emit as _emit
+from heisd.cli_base import fail as _fail
+from heisd.cli_base import guarded as _guarded
 
 app = typer.Typer(
     name="heisd",
@@ -29,43 +28,15 @@ app = typer.Typer(
 )
 train = typer.Typer(help="Train the models heisd ships.", no_args_is_help=True)
 app.add_typer(train, name="train")
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
-Out = Annotated[Path, typer.Option("--out", help="Directory of the run; the same command again resumes it.")]
-Weights = Annotated[str, typer.Option(help="A bundled policy's name, or a directory with a policy.")]
-Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
-Workers = Annotated[int, typer.Option(min=1, help="Worker processes.")]
+app.add_typer(cli_index.index, name="index")
+train.command("drafter")(cli_drafter.train_drafter)
+app.command()(cli_calibrate.calibrate)
 
 
 def main() -> None:
     """Entry point of the ``heisd`` script."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     app()
-
-
-def _guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Every expected way to fail ends in one line on stderr and an exit code."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except HeisdError as error:
-            _fail(str(error), 2)
-        except KeyboardInterrupt as interrupt:
-            _fail(f"interrupted; {interrupt.args[0] if interrupt.args else 'what was finished before is kept'}", 130)
-        except OSError as error:
-            if error.errno not in _DISK_ERRORS:
-                raise
-            where = f" ({error.filename})" if error.filename else ""
-            _fail(f"{error.strerror}{where}; what was finished before is kept", 2)
-
-    return run
-
-
-def _fail(message: str, code: int) -> None:
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
-    sys.exit(code)
 
 
 @app.command("eval")
@@ -83,6 +54,9 @@ def evaluate(
     rendering: Annotated[str, typer.Option(help="fast or stock.")] = "fast",
     timing: Annotated[bool, typer.Option("--timing", help="Serial; the only mode that reports latencies.")] = False,
     weights: Weights = "default",
+    calibration: Annotated[
+        Path | None, typer.Option(help="Calibration file used in place of the policy's own.")
+    ] = None,
     dtype: Dtype = "float32",
     workers: Workers = 1,
     videos: Annotated[int, typer.Option(min=0, help="Film the first success of this many tasks, and failures.")] = 0,
@@ -97,6 +71,7 @@ def evaluate(
         suite=suite, methods=parse_methods(method), split=parse_split(split), episodes=episodes,
         tasks=_indices(tasks), condition=parse_condition(condition), fresh=fresh, protocol=protocol,
         rendering=rendering, timing=timing, weights=weights, dtype=dtype, workers=workers, videos=videos,
+        calibration=None if calibration is None else str(calibration),
     )  # fmt: skip
     from heisd import cli_run
 
@@ -106,29 +81,7 @@ def evaluate(
         _fail(f"{result['invalid']['n']} episodes could not be played; repeat the command to try them again", 1)
 
 
-@app.command()
-@_guarded
-def bench(
-    method: Annotated[str, typer.Option(help="Methods, separated by commas.")] = "ar",
-    observations: Annotated[
-        Path | None, typer.Option(help="Recorded observations (.npz); recorded if left out.")
-    ] = None,
-    suite: Annotated[str, typer.Option(help="Where to record observations when none are given.")] = "libero_object",
-    steps: Annotated[int, typer.Option(min=1, help="Timed steps per method.")] = 200,
-    warmup: Annotated[int, typer.Option(min=0, help="Untimed steps before, reported apart.")] = 10,
-    weights: Weights = "default",
-    dtype: Dtype = "float32",
-    threads: Annotated[int, typer.Option(min=0, help="Policy threads; 0 leaves torch's choice.")] = 0,
-    json: Json = False,
-) -> None:
-    """Latency by stage on recorded observations, methods interleaved."""
-    from heisd.bench.methods import parse_methods
-
-    methods = parse_methods(method)
-    from heisd import cli_run
-
-    result = cli_run.bench(methods, observations, suite, steps, warmup, weights, dtype, threads)
-    _emit(result, json, lambda: cli_run.show_bench(result))
+app.command("bench")(cli_bench.bench)
 
 
 @app.command()
@@ -218,10 +171,12 @@ def demo(
         "runs/demo"
     ),
     weights: Weights = "default",
-    episodes: Annotated[int, typer.Option(min=1, max=10, help="Episodes per suite, each of another task.")] = 5,
+    episodes: Annotated[
+        int | None, typer.Option(min=1, max=10, help="Per suite and method, each of another task; 3 to 5 if left out.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Watch the bundled policy solve LIBERO tasks: table, films, HTML report."""
+    """Watch the bundled policy solve LIBERO tasks, plain and accelerated: table, films, HTML report."""
     from heisd.demo import run_demo, show
 
     result = run_demo(out, weights=weights, episodes=episodes)
@@ -237,16 +192,6 @@ def _indices(text: str) -> tuple[int, ...] | None:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise BadInput(f"--tasks {text!r} is not a list of numbers such as 0,3,7") from None
-
-
-def _emit(result: dict[str, Any], as_json: bool, show: Any) -> None:
-    """One JSON object on stdout, or the human form."""
-    if not as_json:
-        show()
-        return
-    from json import dumps
-
-    typer.echo(dumps(result, indent=2, allow_nan=False))
 
 
 if __name__ == "__main__":

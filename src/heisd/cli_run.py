@@ -114,14 +114,16 @@ def _rate(block: dict[str, Any]) -> str:
     return f"{block['pc_success']:.1f} % ({low:.0f}-{high:.0f})"
 
 
-def latency_table(title: str, total: dict[str, Any], stages: dict[str, dict[str, Any]]) -> Table:
-    """Stages and their sum: n, p50, p95, p99, mean."""
+def latency_table(
+    title: str, whole: dict[str, Any], stages: dict[str, dict[str, Any]], *, total: str = "full clock"
+) -> Table:
+    """Stages and, in bold, what they are part of: n, p50, p95, p99, mean."""
     table = Table(title=title, title_justify="left")
     for column in ("stage", "n", "p50", "p95", "p99", "mean"):
         table.add_column(column, justify="left" if column == "stage" else "right")
-    for name, row in {**stages, "full clock": total}.items():
+    for name, row in {**stages, total: whole}.items():
         figures = ["-" if row[k] is None else f"{row[k]:.2f}" for k in ("p50", "p95", "p99", "mean")]
-        table.add_row(name, str(row["n"]), *figures, style="bold" if name == "full clock" else None)
+        table.add_row(name, str(row["n"]), *figures, style="bold" if name == total else None)
     return table
 
 

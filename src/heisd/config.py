@@ -7,10 +7,13 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from heisd.errors import BadInput
+from heisd.presets import require_exact_dtype
 from heisd.sim.splits import Condition, Split
 
 # How a run was carried out, not what it measures: free to change when a run is resumed.
 _MANNER_FIELDS = frozenset({"workers", "videos"})
+# Fields younger than published results: at these values they are left out, so that earlier hashes stay what they were.
+_YOUNGER_FIELDS: dict[str, Any] = {"calibration": None, "offset": 0}
 
 
 class EvalConfig(BaseModel):
@@ -25,11 +28,13 @@ class EvalConfig(BaseModel):
     tasks: tuple[int, ...] | None = None  # None: every task of the suite
     condition: Condition = Condition.SHIPPED
     fresh: bool = False
+    offset: int = Field(default=0, ge=0)  # starts of the split that are left out before the first
     protocol: str = "openvla"
     rendering: str = "fast"
     image_size: int = 128  # pixels, square
     dtype: str = "float32"
     weights: str = "default"
+    calibration: str | None = None  # file used in place of the policy's own
     timing: bool = False
     workers: int = Field(default=1, ge=1)
     videos: int = Field(default=0, ge=0)  # tasks whose first success is filmed; first failures always are
@@ -40,11 +45,13 @@ class EvalConfig(BaseModel):
             raise BadInput(f"--timing is serial: use --workers 1 instead of {self.workers}")
         if len(set(self.methods)) != len(self.methods):
             raise BadInput(f"every method may be named once; given: {', '.join(self.methods)}")
+        require_exact_dtype(self.methods, self.dtype)
         return self
 
     def outcome_fields(self) -> dict[str, Any]:
         """The part that decides results, as plain JSON values."""
-        return {k: v for k, v in self.model_dump(mode="json").items() if k not in _MANNER_FIELDS}
+        fields = {k: v for k, v in self.model_dump(mode="json").items() if k not in _MANNER_FIELDS}
+        return {k: v for k, v in fields.items() if k not in _YOUNGER_FIELDS or v != _YOUNGER_FIELDS[k]}
 
 
 def content_hash(value: Any) -> str:

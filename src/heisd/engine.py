@@ -20,13 +20,14 @@ from heisd.partial_action import PartialAction
 from heisd.policies.protocol import CacheT, ContextT, TargetPolicy
 from heisd.propose.base import History, Proposer
 from heisd.propose.panel import Panel
-from heisd.route.base import Always, Plan, Route, RouteKind, Router
+from heisd.route.base import Always, Plan, Reason, Route, RouteKind, Router
 from heisd.telemetry import Clock, NullSink, Sink
 from heisd.types import Action, Draft, Observation, Scores, TokenOrigin, TokenTree
 
 MAX_NODES = 48  # rows that guesses may add to one forward
 _ROOT = (0,)  # the path of a one-node tree
 _NOBODY: tuple[str, ...] | None = ()
+_UNFINISHED = Route(RouteKind.FULL, Reason.NO_GUESS)
 
 
 class Engine(Generic[ContextT, CacheT]):
@@ -83,6 +84,8 @@ class Engine(Generic[ContextT, CacheT]):
             drafts = self._panel.propose(context, self._history, plan.scouts)
         with clock("route"):
             route = self._router.decide(context, phase, drafts, self._memory)
+        if route.kind is RouteKind.SKIP and len(route.tokens) != self.target.codec.length:
+            route = _UNFINISHED  # a proposer may guess less than an action; that cannot be executed
         if route.kind is RouteKind.SKIP:
             answer.skip(route.tokens)
         else:
@@ -100,7 +103,7 @@ class Engine(Generic[ContextT, CacheT]):
         """Ask the language model, with the guesses in its first forward and, where tokens are missing, later ones."""
         clock, asked, guesses = self._clock, _NOBODY, None
         if route.kind is RouteKind.SPECULATE:
-            asked = plan.everyone
+            asked = plan.later
             if plan.drafters:
                 with clock("propose"):
                     drafts = (*drafts, *self._panel.propose(context, self._history, plan.drafters))

@@ -14,8 +14,8 @@ class PartialAction:
     __slots__ = (
         "kept_by_source",
         "margins",
-        "n_drafted",
         "n_forwards",
+        "n_rows",
         "origins",
         "tokens",
         "verdicts",
@@ -26,7 +26,8 @@ class PartialAction:
         self.tokens: list[int] = []
         self.origins: list[TokenOrigin] = []
         self.margins: list[float] = []  # of the tokens that the target decoded
-        self.n_forwards = self.n_drafted = 0
+        self.n_forwards = 0
+        self.n_rows: list[int] = []  # guessed tokens in each verification's tree
         self.verdicts: list[Verdict] = []
         self.verifications: list[tuple[int, int]] = []  # position of the first guessed token, tokens kept
         self.kept_by_source: Counter[str] = Counter()
@@ -47,7 +48,7 @@ class PartialAction:
         """That forward has checked guesses."""
         self.verdicts.append(verdict)
         self.verifications.append((guesses.position, verdict.n_accepted))
-        self.n_drafted += len(guesses.tree.tokens) - (guesses.known is not None)
+        self.n_rows.append(len(guesses.tree.tokens) - (guesses.known is not None))
         self.kept_by_source[verdict.source] += verdict.n_accepted
 
     def skip(self, tokens: Sequence[int]) -> None:
@@ -57,7 +58,9 @@ class PartialAction:
 
     def outcome(self, route: Route) -> Outcome:
         """What came of the route, for the router's memory."""
-        return Outcome(route, tuple(self.verdicts), tuple(self.tokens))
+        positions = tuple(position for position, _ in self.verifications)
+        tokens, verdicts = tuple(self.tokens), tuple(self.verdicts)
+        return Outcome(route, verdicts, positions, tokens, self.n_forwards, tuple(self.n_rows))
 
     def record(self, step: int, route: Route, latency_ms: float, stage_ms: Mapping[str, float]) -> StepRecord:
         """Telemetry of the finished step."""
@@ -69,7 +72,7 @@ class PartialAction:
             origins={str(origin): n for origin, n in Counter(self.origins).items()},
             margins=tuple(self.margins),
             verifications=tuple(self.verifications),
-            n_drafted=self.n_drafted,
+            n_drafted=sum(self.n_rows),
             kept_by_source=dict(self.kept_by_source),
             route=str(route.kind),
             reason=str(route.reason),

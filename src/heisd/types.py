@@ -110,6 +110,7 @@ class Draft:
     source: str  # registry name of the proposer
     scores: tuple[float, ...]  # (K,) not increasing; like a log-probability: larger is likelier to be kept
     log_probs: tuple[tuple[float, ...], ...] | None = None  # as ``chains``: log-probability of each token, if known
+    evidence: Mapping[str, float] = field(default_factory=dict)  # what else its author knows, for the router
 
     @classmethod
     def of(cls, tokens: IntArray, source: str, scores: FloatArray | None = None) -> "Draft":

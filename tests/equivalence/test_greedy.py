@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import tiny_policies as tiny
+from heisd.engine import Engine
 from heisd.policies.bundle import list_bundled, load_policy
 from heisd.policies.reference import as_transformers, generate
-from heisd.presets import ar
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from heisd.presets import ar
 )
 def test_equal_to_generate(seed: int, n_observations: int) -> None:
     target = tiny.policy(seed)
-    engine, llama = ar.build(target), as_transformers(target.model.language_model)
+    engine, llama = Engine(target), as_transformers(target.model.language_model)
     rng = np.random.default_rng(seed)
     for i in range(n_observations):
         seen = tiny.observation(rng, tiny.INSTRUCTIONS[i % 2])
@@ -25,7 +25,7 @@ def test_equal_to_generate(seed: int, n_observations: int) -> None:
 @pytest.mark.parametrize("name", list_bundled())
 def test_bundled_policies_equal_generate(name: str) -> None:
     target = load_policy(name)
-    engine, llama = ar.build(target), as_transformers(target.model.language_model)
+    engine, llama = Engine(target), as_transformers(target.model.language_model)
     rng = np.random.default_rng(0)
     vision = target.config.vision
     for _ in range(20):

@@ -11,12 +11,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import published_checkpoint as published
 import tiny_policies as tiny
+from heisd.engine import Engine
 from heisd.errors import BadArtifact, UnknownName
 from heisd.policies.bundle import load_policy
 from heisd.policies.images import openvla_picture
 from heisd.policies.reference import generate
 from heisd.policies.target import OpenVLAPolicy
-from heisd.presets import ar
 from heisd.types import Observation
 
 State = dict[str, torch.Tensor]
@@ -108,7 +108,7 @@ def test_tokens_equal_transformers_generate_and_decode_by_the_published_formula(
     checkpoint: tuple[Path, State], target: OpenVLAPolicy
 ) -> None:
     llama = _llama(checkpoint[1])
-    rng, engine = np.random.default_rng(2), ar.build(target)
+    rng, engine = np.random.default_rng(2), Engine(target)
     q01, q99 = np.array(published.Q01), np.array(published.Q99)
     edges = np.linspace(-1, 1, 256)
     centres = (edges[:-1] + edges[1:]) / 2
@@ -124,7 +124,7 @@ def test_tokens_equal_transformers_generate_and_decode_by_the_published_formula(
 
 
 def test_the_action_changes_when_only_the_image_does(target: OpenVLAPolicy) -> None:
-    rng, engine = np.random.default_rng(3), ar.build(target)
+    rng, engine = np.random.default_rng(3), Engine(target)
     first = _observation(rng)
     actions = set()
     for _ in range(10):

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 import tiny_policies as tiny
-from heisd.presets import ar
+from heisd.engine import Engine
 from heisd.telemetry import Clock, JsonlSink, MemorySink
 from heisd.types import TokenOrigin
 
 
 def test_actions_are_the_slow_greedy_tokens_decoded(rng: np.random.Generator) -> None:
     target = tiny.policy()
-    engine = ar.build(target)
+    engine = Engine(target)
     for _ in range(5):
         seen = tiny.observation(rng, tiny.INSTRUCTIONS[1])
         action = engine.act(seen)
@@ -24,7 +24,7 @@ def test_actions_are_the_slow_greedy_tokens_decoded(rng: np.random.Generator) ->
 
 
 def test_an_engine_remembers_nothing_between_steps(rng: np.random.Generator) -> None:
-    engine = ar.build(tiny.policy())
+    engine = Engine(tiny.policy())
     first, second = tiny.observation(rng), tiny.observation(rng, tiny.INSTRUCTIONS[1])
     once = engine.act(first)
     engine.act(second)
@@ -32,14 +32,14 @@ def test_an_engine_remembers_nothing_between_steps(rng: np.random.Generator) -> 
 
 
 def test_the_picture_and_the_state_matter(rng: np.random.Generator) -> None:
-    engine = ar.build(tiny.policy())
+    engine = Engine(tiny.policy())
     actions = {tuple(engine.act(tiny.observation(rng)).tokens) for _ in range(20)}
     assert len(actions) > 10
 
 
 def test_records_name_every_stage_and_number_the_steps(rng: np.random.Generator) -> None:
     sink = MemorySink()
-    engine = ar.build(tiny.policy(), sink)
+    engine = Engine(tiny.policy(), sink=sink)
     for _ in range(3):
         engine.act(tiny.observation(rng))
     engine.reset()
@@ -77,7 +77,7 @@ def test_a_clock_waits_for_the_device_before_every_reading() -> None:
 
 def test_jsonl_sink_appends_one_line_a_record(tmp_path: Path, rng: np.random.Generator) -> None:
     with JsonlSink(tmp_path / "steps.jsonl") as sink:
-        engine = ar.build(tiny.policy(), sink)
+        engine = Engine(tiny.policy(), sink=sink)
         engine.act(tiny.observation(rng))
         engine.act(tiny.observation(rng))
     lines = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]

@@ -51,7 +51,7 @@ def test_latencies_exist_only_with_timing(tmp_path):
 
 
 def test_two_methods_are_paired_and_shadowed(tmp_path, monkeypatch):
-    monkeypatch.setattr("heisd.bench.methods.METHODS", {"ar": "", "slow": ""})
+    monkeypatch.setattr("heisd.bench.methods.PRESETS", {"ar": "", "slow": ""})
     result = evaluate(config(methods=("ar", "slow"), timing=True), tmp_path / "run", setting())
     slow = result["methods"]["slow"]
     assert slow["paired"]["n_pairs"] == 4

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 import tiny_policies as tiny
+from heisd.engine import Engine
 from heisd.errors import BadArtifact, BadInput, UnknownName
 from heisd.policies import bundle as bundles
 from heisd.policies.bundle import MAX_BUNDLE_BYTES, WEIGHTS_ROOT, list_bundled, load_policy, save_policy
 from heisd.policies.norm_stats import codec_from_stats
 from heisd.policies.tokenizer import WordTokenizer
-from heisd.presets import ar
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_a_loaded_policy_acts_as_the_saved_one(bundle: Path, rng: np.random.Gene
     loaded = load_policy(bundle)
     for instruction in tiny.INSTRUCTIONS:
         seen = tiny.observation(rng, instruction)
-        ours, theirs = ar.build(saved).act(seen), ar.build(loaded).act(seen)
+        ours, theirs = Engine(saved).act(seen), Engine(loaded).act(seen)
         np.testing.assert_array_equal(ours.tokens, theirs.tokens)
         np.testing.assert_array_equal(ours.values, theirs.values)
 

@@ -1,9 +1,10 @@
 """Small inline SVG pictures for the report. Colours come from the page's style sheet, sizes from here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
 STAGE_CLASSES = 6  # the style sheet defines .stage-0 … .stage-5
+TOKEN_NAMES = ("x", "y", "z", "rx", "ry", "rz", "grip")  # of an action, in the order they are decoded
 
 
 def interval_svg(percent: float, low: float, high: float, *, width_px: int = 240) -> str:
@@ -69,3 +70,31 @@ def histogram_svg(values: list[float], *, unit: str, width_px: int = 960, height
     )
     frame = f'<svg class="histogram" viewBox="0 0 {width_px} {height_px}" role="img" aria-label="distribution">'
     return f"{frame}{bars}{marks}{tail}</svg>"
+
+
+def positions_svg(by_position: Sequence[Mapping[str, int]], *, width_px: int = 300, height_px: int = 118) -> str:
+    """For every token of an action the share of judged guesses that was kept; a token never judged stays empty."""
+    top, floor = 20, height_px - 20
+    wide = width_px / max(len(by_position), 1)
+    bars = []
+    for i, counts in enumerate(by_position):
+        name = TOKEN_NAMES[i] if i < len(TOKEN_NAMES) else str(i)
+        middle, judged, kept = (i + 0.5) * wide, counts["judged"], counts["kept"]
+        bars.append(f'<text class="axis" x="{middle:.1f}" y="{height_px - 4}" text-anchor="middle">{name}</text>')
+        if not judged:
+            continue
+        share = kept / judged
+        high = (floor - top) * share
+        bars.append(
+            f"<g><title>{name}: {kept} of {judged} judged guesses kept</title>"
+            f'<rect class="empty" x="{i * wide + 4:.1f}" y="{top}" width="{wide - 8:.1f}" '
+            f'height="{floor - top}" rx="3"/>'
+            f'<rect class="bar" x="{i * wide + 4:.1f}" y="{floor - high:.1f}" width="{wide - 8:.1f}" '
+            f'height="{high:.1f}" rx="3"/>'
+            f'<text class="axis" x="{middle:.1f}" y="{floor - high - 4:.1f}" text-anchor="middle">'
+            f"{100 * share:.0f}</text></g>"
+        )
+    return (
+        f'<svg class="positions" viewBox="0 0 {width_px} {height_px}" role="img" '
+        f'aria-label="percent of judged guesses kept, by token">{"".join(bars)}</svg>'
+    )

@@ -43,7 +43,7 @@ def evaluate(
     """
     starts = episode_starts(
         config.suite, setting.n_tasks, config.split, config.episodes,
-        condition=config.condition, fresh=config.fresh, tasks=config.tasks,
+        condition=config.condition, fresh=config.fresh, tasks=config.tasks, offset=config.offset,
     )  # fmt: skip
     run_settings = {**config.outcome_fields(), "provenance": setting.provenance}
     with interrupts.remembered(), open_run(out, run_settings) as run:

@@ -1,10 +1,11 @@
 """``heisd bench``: time per action and stage on recorded observations, methods interleaved in one process."""
 
 import hashlib
+import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from heisd.bench.rollout import Agent, World, observation_hash, peak_rss_mb
 from heisd.bench.stats import distribution, ratio_of_sums
 from heisd.bench.weights import describe_weights, resolve_weights
 from heisd.config import EvalConfig
-from heisd.sim.splits import EpisodeStart, Split, episode_starts
+from heisd.sim.splits import Split, episode_starts
 from heisd.types import Observation
 
 log = logging.getLogger(__name__)
 
+N_EPISODES = 10  # started from, in turn
 N_RECORDED = 60  # control steps recorded when no file is given: approach and first grasp of one episode
 
 
@@ -66,9 +68,7 @@ def measure(config: BenchConfig, observations: Path | None) -> dict[str, Any]:
     parse_methods(config.methods)
     require_dtype(config.dtype)
     policy = describe_weights(resolve_weights(config.weights, config.suite))
-    world_config = EvalConfig(
-        suite=config.suite, methods=config.methods, weights=config.weights, dtype=config.dtype, split=Split.VALIDATION
-    )
+    world_config = _world_config(config)
     recorded = load_observations(observations) if observations else None
     world = LiberoWorld(world_config, n_threads=config.threads or None)
     if recorded is None:
@@ -80,17 +80,17 @@ def measure(config: BenchConfig, observations: Path | None) -> dict[str, Any]:
         **summarise(series, config),
         "observations": {"file": str(observations), "n": len(recorded), "sha256": _joint_hash(recorded)},
         "policy": policy,
-        "threads": _torch_threads(),
+        "threads": torch_threads(),
         "versions": versions(),
         "machine": machine(),
     }
 
 
 def record(world: World, config: BenchConfig, n_steps: int) -> list[Observation]:
-    """Observations of the first validation episode of task 0, driven by the first method (again if it ends early)."""
-    start: EpisodeStart = episode_starts(config.suite, 1, Split.VALIDATION, 1)[0]
+    """Observations of task 0's validation episodes, one after the other, driven by the first method."""
+    starts = itertools.cycle(episode_starts(config.suite, 1, Split.VALIDATION, N_EPISODES))
     env, agent = world.env(0), world.agent(config.methods[0])
-    observation, _ = env.reset(start)
+    observation, _ = env.reset(next(starts))
     agent.reset()
     recorded: list[Observation] = []
     while len(recorded) < n_steps:
@@ -98,19 +98,47 @@ def record(world: World, config: BenchConfig, n_steps: int) -> list[Observation]
         action, _ = agent.act(observation)
         observation, _, success, truncated, _ = env.step(action.values)
         if success or truncated:
-            observation, _ = env.reset(start)
+            observation, _ = env.reset(next(starts))
+            agent.reset()
     return recorded
+
+
+def recorded_observations(config: BenchConfig, n_steps: int) -> Path:
+    """A file in the cache directory with ``n_steps`` observations, recorded on first use by plain decoding."""
+    from heisd.bench.libero_world import LiberoWorld
+
+    path = _cached(config, describe_weights(resolve_weights(config.weights, config.suite))["sha256"], n_steps)
+    if not path.is_file():
+        plain = replace(config, methods=("ar",), dtype="float32")
+        world = LiberoWorld(_world_config(plain), n_threads=config.threads or None)
+        _save_recorded(path, world, plain, n_steps)
+        world.close()
+    return path
 
 
 def _recorded_once(world: World, config: BenchConfig, policy_hash: str) -> tuple[Path, list[Observation]]:
     """Record on first use, then reuse the file in the cache directory."""
+    path = _cached(config, policy_hash, N_RECORDED)
+    if not path.is_file():
+        _save_recorded(path, world, config, N_RECORDED)
+    return path, load_observations(path)
+
+
+def _cached(config: BenchConfig, policy_hash: str, n_steps: int) -> Path:
     from heisd.sim.cache import cache_dir
 
-    path = cache_dir() / "observations" / f"{config.suite}-{policy_hash[:12]}.npz"
-    if not path.is_file():
-        log.warning("recording %d observations of %s into %s", N_RECORDED, config.suite, path)
-        save_observations(path, record(world, config, N_RECORDED))
-    return path, load_observations(path)
+    return cache_dir() / "observations" / f"{config.suite}-{policy_hash[:12]}-{n_steps}.npz"
+
+
+def _save_recorded(path: Path, world: World, config: BenchConfig, n_steps: int) -> None:
+    log.warning("recording %d observations of %s into %s", n_steps, config.suite, path)
+    save_observations(path, record(world, config, n_steps))
+
+
+def _world_config(config: BenchConfig) -> EvalConfig:
+    return EvalConfig(
+        suite=config.suite, methods=config.methods, weights=config.weights, dtype=config.dtype, split=Split.VALIDATION
+    )
 
 
 def interleave(
@@ -180,7 +208,8 @@ def _joint_hash(observations: Sequence[Observation]) -> str:
     return hashlib.sha256("".join(observation_hash(o) for o in observations).encode()).hexdigest()
 
 
-def _torch_threads() -> int:
+def torch_threads() -> int:
+    """Threads of this process's matrix products."""
     import torch
 
     return torch.get_num_threads()

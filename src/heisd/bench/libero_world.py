@@ -1,13 +1,17 @@
 """The world of an evaluation on LIBERO: environments, a policy loaded once, one engine per method."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from heisd.bench.evaluate import Setting
-from heisd.bench.methods import method_builder, parse_methods
+from heisd.bench.methods import parse_methods
 from heisd.bench.rollout import Agent
 from heisd.bench.weights import describe_weights, resolve_weights
 from heisd.config import EvalConfig
 from heisd.errors import UnknownName
+from heisd.policies.manifest import sha256_of
+from heisd.presets import PRESETS, builder
 from heisd.sim.protocols import parse_protocol
 from heisd.sim.rendering import parse_rendering
 from heisd.sim.suites import suite_info
@@ -25,9 +29,30 @@ def libero_setting(config: EvalConfig) -> Setting:
     protocol, _ = parse_protocol(config.protocol), parse_rendering(config.rendering)
     require_dtype(config.dtype)
     info = suite_info(config.suite)
-    policy = describe_weights(resolve_weights(config.weights, config.suite))
-    provenance = {"protocol": protocol.as_dict(), "policy": policy}
+    directory = resolve_weights(config.weights, config.suite)
+    policy = describe_weights(directory)
+    from heisd.presets.assets import require as require_assets
+
+    require_assets(directory, config.suite, config.methods, calibration=_given_calibration(config))
+    provenance = {"protocol": protocol.as_dict(), "policy": policy, **_calibration_in_use(config, directory, policy)}
     return Setting(info.n_tasks, libero_world, provenance)
+
+
+def _given_calibration(config: EvalConfig) -> Path | None:
+    return None if config.calibration is None else Path(config.calibration)
+
+
+def _calibration_in_use(config: EvalConfig, directory: Path, policy: dict[str, str]) -> dict[str, Any]:
+    """The calibration that the methods load, by its hash; BadArtifact for one that they would refuse."""
+    from heisd.presets.assets import place_of
+    from heisd.presets.calibration import Calibration
+
+    path = _given_calibration(config)
+    if path is None and not any("calibration" in PRESETS[method].needs for method in config.methods):
+        return {}
+    path = path or place_of(directory, config.suite, "calibration")
+    suite = Calibration.load(path, policy["sha256"]).suite
+    return {"calibration": {"suite": suite, "sha256": sha256_of(path)}}
 
 
 def require_dtype(name: str) -> None:
@@ -47,12 +72,9 @@ class LiberoWorld:
     def __init__(self, config: EvalConfig, *, n_threads: int | None) -> None:
         import torch
 
-        from heisd.policies.bundle import load_policy
-
         if n_threads is not None:
             torch.set_num_threads(n_threads)
         self._config = config
-        self._policy = load_policy(resolve_weights(config.weights, config.suite), config.dtype)
         self._env: Any = None
         self._agents: dict[tuple[str, bool], Agent] = {}
 
@@ -72,10 +94,10 @@ class LiberoWorld:
         return self._env
 
     def agent(self, method: str, *, shadow: bool = False) -> Agent:
-        """An engine of its own for every method, and another for its shadow; weights are shared."""
+        """An engine and a policy of its own for every method and its shadow: none pays for what another asks of one."""
         key = (method, shadow)
         if key not in self._agents:
-            self._agents[key] = EngineAgent(method_builder(method), self._policy)
+            self._agents[key] = EngineAgent(builder(method), load_assets(self._config))
         return self._agents[key]
 
     def close(self) -> None:
@@ -85,14 +107,25 @@ class LiberoWorld:
             self._env = None
 
 
+def load_assets(config: EvalConfig) -> Any:
+    """The policy of a configuration with what lies beside it."""
+    from heisd.policies.bundle import load_policy
+    from heisd.presets.assets import Assets
+
+    directory = resolve_weights(config.weights, config.suite)
+    horizon = parse_protocol(config.protocol).horizon(config.suite)
+    target, calibration = load_policy(directory, config.dtype), _given_calibration(config)
+    return Assets(target, directory, config.suite, horizon=horizon, calibration=calibration)
+
+
 class EngineAgent:
     """An engine with its telemetry handed back beside each action."""
 
-    def __init__(self, build: Any, policy: Any) -> None:
+    def __init__(self, build: Callable[..., Any], assets: Any) -> None:
         from heisd.telemetry import MemorySink
 
         self._sink = MemorySink()
-        self._engine = build(policy, sink=self._sink)
+        self._engine = build(assets, sink=self._sink)
 
     def reset(self) -> None:
         """Forget the episode before."""

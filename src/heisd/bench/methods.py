@@ -1,15 +1,9 @@
-"""The methods an evaluation can name. A method is a preset; adding one adds one line here."""
+"""The methods an evaluation can name: the presets."""
 
-from collections.abc import Callable, Sequence
-from importlib import import_module
-from typing import Any
+from collections.abc import Sequence
 
 from heisd.errors import UnknownName
-
-# name -> module holding ``build(policy, sink) -> Engine``; imported only when the method is used
-METHODS: dict[str, str] = {
-    "ar": "heisd.presets.ar",
-}
+from heisd.presets import PRESETS
 
 
 def parse_methods(names: str | Sequence[str]) -> tuple[str, ...]:
@@ -17,12 +11,6 @@ def parse_methods(names: str | Sequence[str]) -> tuple[str, ...]:
     given = names.split(",") if isinstance(names, str) else list(names)
     chosen = tuple(name.strip() for name in given if name.strip())
     for name in chosen or ("",):
-        if name not in METHODS:
-            raise UnknownName("method", name, METHODS)
+        if name not in PRESETS:
+            raise UnknownName("method", name, PRESETS)
     return chosen
-
-
-def method_builder(name: str) -> Callable[..., Any]:
-    """The preset's builder; imports torch."""
-    builder: Callable[..., Any] = import_module(METHODS[name]).build
-    return builder

@@ -1,52 +1,22 @@
 """``heisd report``: finished runs -> one self-contained HTML page. Reads files only; plays nothing again."""
 
-import base64
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from heisd.bench.charts import STAGE_CLASSES, histogram_svg, interval_svg, stacked_svg
-from heisd.bench.results import RESULT_NAME, EpisodeRecord, RunDirectory, read_json
-from heisd.bench.summary import outcomes
-from heisd.bench.videos import poster_path
-from heisd.errors import BadArtifact, BadInput
+from heisd.bench.report_calibration import calibrations
+from heisd.bench.report_films import films, timelines
+from heisd.bench.report_run import Run, load_run
+from heisd.bench.report_speculation import acceptance, by_motion, origins_and_routes
+from heisd.bench.report_speed import distributions, plane, speedup_text
+from heisd.errors import BadInput
 
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One finished run as the report needs it."""
-
-    path: Path
-    result: dict[str, Any]
-    records: list[EpisodeRecord]
-
-    @property
-    def suite(self) -> str:
-        """Suite name."""
-        return str(self.result["config"]["suite"])
-
-    @property
-    def methods(self) -> dict[str, dict[str, Any]]:
-        """Method name -> its block of the result."""
-        methods: dict[str, dict[str, Any]] = self.result["methods"]
-        return methods
-
-
-def load_run(path: Path) -> Run:
-    """A finished run; BadArtifact when it is not one, or not finished."""
-    if not (path / RESULT_NAME).is_file():
-        raise BadArtifact(
-            f"{path} holds no {RESULT_NAME}: not a run of heisd eval, or not finished (repeat its command)"
-        )
-    result = read_json(path / RESULT_NAME)
-    if missing := {"methods", "config", "status"} - result.keys():
-        raise BadArtifact(f"{path / RESULT_NAME} lacks {sorted(missing)}: not a result of this version of heisd")
-    return Run(path, result, outcomes(RunDirectory(path).records()))
+MOST_UNFOLDED = 3  # methods of a run shown one below the other
 
 
 def write_report(run_paths: Sequence[Path], out: Path) -> Path:
@@ -66,10 +36,16 @@ def render_page(runs: Sequence[Run]) -> str:
     style = files("heisd.bench").joinpath("report.css").read_text(encoding="utf-8")
     sections = (
         _header(runs),
-        _films(runs),
+        plane(runs),
+        _comparison(runs),
+        timelines(runs),
+        films(runs),
         _success(runs),
         _latency(runs),
-        _comparison(runs),
+        acceptance(runs),
+        origins_and_routes(runs),
+        by_motion(runs),
+        calibrations(runs),
         _reading(),
         _setup(runs),
     )
@@ -105,45 +81,22 @@ def _card(run: Run, name: str, block: dict[str, Any]) -> str:
         f'<div class="card"><div class="name">{escape(run.suite)} · <b>{escape(name)}</b></div>'
         f'<div class="big">{rate}</div>'
         f'<div class="sub">{interval}{block["n_episodes"]} episodes</div>'
-        + "".join(f'<span class="chip">{escape(chip)}</span>' for chip in chips)
+        + "".join(f'<span class="chip">{escape(chip)}</span>' for chip in chips if name == run.baseline)
         + "</div>"
     )
 
 
-def _films(runs: Sequence[Run]) -> str:
-    filmed = [(run, record) for run in runs for record in run.records if record.video]
-    filmed.sort(key=lambda pair: (pair[1].success, pair[1].suite, pair[1].task_index))  # failures first
-    if not filmed:
-        return ""
-    figures = "".join(_figure(run, record) for run, record in filmed)
-    return (
-        "<h2>Films</h2><p class='lead'>In real time: both cameras as the policy sees them, enlarged, with the step and "
-        "the action it chose. The first failure of every task is shown as well, if there was one.</p>"
-        f'<div class="films">{figures}</div>'
-    )
-
-
-def _figure(run: Run, record: EpisodeRecord) -> str:
-    assert record.video is not None
-    path = run.path / record.video
-    if not (path.is_file() and poster_path(path).is_file()):
-        return f'<figure><figcaption class="quiet">{escape(record.video)} is no longer there</figcaption></figure>'
-    film, poster = (base64.b64encode(data).decode() for data in (path.read_bytes(), poster_path(path).read_bytes()))
-    verdict = (
-        '<span class="verdict good">solved</span>' if record.success else '<span class="verdict bad">not solved</span>'
-    )
-    return (
-        f"<figure><video controls autoplay muted loop playsinline "
-        f'poster="data:image/jpeg;base64,{poster}" src="data:video/mp4;base64,{film}"></video>'
-        f'<figcaption><span class="what">{escape(record.instruction)}</span>{verdict}'
-        f'<span class="quiet"> after {record.n_steps} steps · {escape(record.suite)} task {record.task_index} · '
-        f"{escape(record.method)}</span></figcaption></figure>"
-    )
-
-
 def _success(runs: Sequence[Run]) -> str:
-    tables = "".join(_success_table(run, name, block) for run in runs for name, block in run.methods.items())
+    tables = "".join(_folded(run, [_success_table(run, name, b) for name, b in run.methods.items()]) for run in runs)
     return f"<h2>Success, task by task</h2><p class='lead'>Dot: share solved. Bar: 95 % interval.</p>{tables}"
+
+
+def _folded(run: Run, blocks: Sequence[str]) -> str:
+    """The blocks of a run's methods; behind a summary to click on when they are many."""
+    text = "".join(blocks)
+    if len(blocks) <= MOST_UNFOLDED:
+        return text
+    return f"<details><summary>{escape(run.title)}: each of {len(blocks)} methods</summary>{text}</details>"
 
 
 def _success_table(run: Run, name: str, block: dict[str, Any]) -> str:
@@ -174,10 +127,13 @@ def _latency(runs: Sequence[Run]) -> str:
             "(serial, nothing beside it) and <code>heisd bench</code> report times.</p>"
         )
     scale = max(block["ms_per_action"]["mean"] for _, _, block in timed)
-    parts = "".join(_latency_block(run, name, block, scale) for run, name, block in timed)
+    parts = "".join(
+        _folded(run, [_latency_block(run, name, block, scale) for of, name, block in timed if of is run])
+        for run in runs
+    )
     return (
         "<h2>Latency by stage</h2><p class='lead'>Full clock: from the observation handed over to the action handed "
-        f"back. Bars are means, on one scale.</p>{parts}"
+        f"back. Bars are means, on one scale.</p>{distributions(runs)}{parts}"
     )
 
 
@@ -222,13 +178,10 @@ def _comparison(runs: Sequence[Run]) -> str:
 def _comparison_row(run: Run, name: str, block: dict[str, Any]) -> str:
     paired, speed = block["paired"], block["speedup_vs_baseline"]
     points = f"{paired['difference_points']:+.1f} ({paired['ci95'][0]:+.1f} to {paired['ci95'][1]:+.1f})"
-    ratio = (
-        "not timed" if speed is None else f"{speed['ratio']:.2f}x ({speed['ci95'][0]:.2f} to {speed['ci95'][1]:.2f})"
-    )
     forwards = block["speculation"]["lm_forwards_per_action"]
     return (
-        f'<tr><td>{escape(run.suite)} · {escape(name)}</td><td class="num">{points}</td><td class="num">{ratio}</td>'
-        f'<td class="num">{forwards:.2f}</td></tr>'
+        f'<tr><td>{escape(run.suite)} · {escape(name)}</td><td class="num">{points}</td>'
+        f'<td class="num">{speedup_text(speed)}</td><td class="num">{forwards:.2f}</td></tr>'
     )
 
 

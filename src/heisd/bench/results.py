@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,20 @@ class EpisodeTiming:
     cpu_s: float  # process CPU time of all policy calls together
     shadow_ms: list[float]  # (n_steps,) the baseline on the same observations; empty for the baseline itself
     warmup_ms: list[float]  # untimed calls before the first step
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeTimeline:
+    """What happened at every step of a filmed episode, (n_steps,) each; None where a reading is undefined."""
+
+    route: list[str] = field(default_factory=list)  # letters of heisd.bench.motion: S skipped, V verified, F decoded
+    reason: list[str] = field(default_factory=list)
+    score: list[float | None] = field(default_factory=list)  # what the route's threshold was compared with
+    speed_mm: list[float | None] = field(default_factory=list)  # per control step
+    fused: list[float | None] = field(default_factory=list)  # HeiSD's F, by one set of ranges for every method
+    gripper: list[float | None] = field(default_factory=list)  # executed command, above 0 closes
+    phase: list[str] = field(default_factory=list)  # approach, grasp, transport, release
+    n_accepted: list[int] = field(default_factory=list)  # guessed tokens kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +72,7 @@ class EpisodeRecord:
     deviation_mm: float | None = None
     deviation_deg: float | None = None
     timing: EpisodeTiming | None = None
+    timeline: EpisodeTimeline | None = None  # of filmed episodes; None in files of older versions
 
     @property
     def valid(self) -> bool:
@@ -166,7 +181,11 @@ def _parse(line: bytes, where: str) -> EpisodeRecord:
         raw = json.loads(line)
         if unknown := raw.keys() - {f.name for f in fields(EpisodeRecord)}:
             raise BadArtifact(f"{where}: unknown key(s) {sorted(unknown)}")
-        timing = raw.pop("timing", None)
-        return EpisodeRecord(**raw, timing=None if timing is None else EpisodeTiming(**timing))
+        timing, timeline = raw.pop("timing", None), raw.pop("timeline", None)
+        return EpisodeRecord(
+            **raw,
+            timing=None if timing is None else EpisodeTiming(**timing),
+            timeline=None if timeline is None else EpisodeTimeline(**timeline),
+        )
     except (ValueError, TypeError, AttributeError) as error:
         raise BadArtifact(f"{where} is not an episode record ({error})") from None

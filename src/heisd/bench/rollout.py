@@ -13,11 +13,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from heisd import interrupts
-from heisd.bench.results import EpisodeRecord, EpisodeTiming
+from heisd.bench.motion import Onlooker, add_to
+from heisd.bench.results import EpisodeRecord, EpisodeTimeline, EpisodeTiming
 from heisd.bench.speculation import SpeculationCounts
 from heisd.bench.videos import Film
 from heisd.config import EvalConfig
 from heisd.errors import HeisdError, MissingExtra
+from heisd.kinematics import PhaseSignal
 from heisd.sim.splits import EpisodeStart
 from heisd.types import Action, FloatArray, Observation, StepRecord
 
@@ -90,6 +92,7 @@ class _Tally:
     stage_ms: dict[str, list[float]] = field(default_factory=dict)
     cpu_s: float = 0.0
     deviations: list[FloatArray] = field(default_factory=list)
+    timeline: EpisodeTimeline = field(default_factory=EpisodeTimeline)
 
     def add_step(self, timed: "_Timed") -> None:
         self.n_steps += 1
@@ -103,6 +106,13 @@ class _Tally:
             self.stage_ms.setdefault(stage, [0.0] * (self.n_steps - 1)).append(round(ms, 4))
         for series in self.stage_ms.values():
             series.extend([0.0] * (self.n_steps - len(series)))
+
+    def add_motion(self, signal: PhaseSignal, timed: "_Timed", *, is_timed: bool) -> None:
+        """The same step as an onlooker saw it; called outside the clock, after :meth:`add_step`."""
+        latency_ms = self.latency_ms[-1] if is_timed else None
+        shadow_ms = self.shadow_ms[-1] if self.shadow_ms else None
+        self.speculation.add_motion(signal.phase.value, timed.record, latency_ms, shadow_ms)
+        add_to(self.timeline, signal, timed.record, timed.action.values)
 
     def timing(self) -> EpisodeTiming:
         return EpisodeTiming(self.latency_ms, self.stage_ms, round(self.cpu_s, 4), self.shadow_ms, self.warmup_ms)
@@ -144,7 +154,7 @@ def play(world: World, job: EpisodeJob) -> EpisodeRecord:
     for agent in agents:
         agent.reset()
     start_hash = observation_hash(observation)
-    tally, film = _Tally(), Film(job.config.videos > 0)
+    tally, film, onlooker = _Tally(), Film(job.config.videos > 0), Onlooker()
     if job.config.timing:
         tally.warmup_ms = _warm_up(agents, observation)
     order = np.random.default_rng(job.start.jitter_seed)
@@ -152,6 +162,8 @@ def play(world: World, job: EpisodeJob) -> EpisodeRecord:
     while not finished:
         interrupts.check()
         timed = _act(agents, observation, order, tally)
+        tally.add_motion(onlooker.read(observation.proprio), timed, is_timed=job.config.timing)
+        onlooker.acted(timed.action.values)
         film.add(observation, timed.action.values, tally.n_steps - 1)
         observation, reward, success, truncated, _ = env.step(timed.action.values)
         tally.rewards.append(float(reward))
@@ -221,6 +233,7 @@ def _record(
         deviation_mm=None if deviation is None else float(deviation[:3].mean() * MM_PER_UNIT),
         deviation_deg=None if deviation is None else float(deviation[3:6].mean() * DEG_PER_UNIT),
         timing=tally.timing() if job.config.timing else None,
+        timeline=None if video is None else tally.timeline,
     )
 
 

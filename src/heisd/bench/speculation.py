@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from heisd.kinematics import Phase
+from heisd.route.base import MOTION_TOKENS, Reason
 from heisd.types import StepRecord, TokenOrigin
 
 ACCEPTANCE_LENGTH_DEFINITION = (
@@ -24,6 +26,8 @@ class SpeculationCounts:
         self.kept: Counter[str] = Counter()  # "position/kept" -> verifications that began there and kept so many
         self.by_source: Counter[str] = Counter()  # proposer -> tokens kept
         self.routes: Counter[str] = Counter()  # "skip/tolerant motion" -> steps
+        self.motion: dict[str, Counter[str]] = {}  # "approach" -> sums of its steps
+        self.audits: Counter[str] = Counter()  # proposer whose motion tokens an audit kept ("" for none) -> audits
 
     def add(self, step: StepRecord) -> None:
         """Count one control step."""
@@ -33,6 +37,21 @@ class SpeculationCounts:
         self.by_source.update(step.kept_by_source)
         self.routes[f"{step.route}/{step.reason}"] += 1
         self.kept.update(f"{position}/{n}" for position, n in step.verifications)
+        if step.reason == Reason.AUDIT:
+            self.audits[_audited_source(step)] += 1
+
+    def add_motion(self, phase: str, step: StepRecord, latency_ms: float | None, shadow_ms: float | None) -> None:
+        """Count the same step under its kind of motion; times only where they were measured (``--timing``)."""
+        sums = self.motion.setdefault(phase, Counter())
+        sums["steps"] += 1
+        sums["lm_forwards"] += step.lm_forwards
+        sums["skipped"] += not step.lm_forwards
+        sums["verifications"] += len(step.verifications)
+        sums["kept"] += step.n_accepted
+        if latency_ms is not None:
+            sums["latency_us"] += round(1e3 * latency_ms)
+        if shadow_ms is not None:
+            sums["shadow_us"] += round(1e3 * shadow_ms)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -43,6 +62,8 @@ class SpeculationCounts:
             "kept": dict(self.kept),
             "by_source": dict(self.by_source),
             "routes": dict(self.routes),
+            "motion": {phase: dict(sums) for phase, sums in self.motion.items()},
+            "audits": dict(self.audits),
         }
 
     @classmethod
@@ -56,6 +77,9 @@ class SpeculationCounts:
             counts.kept.update(part["kept"])
             counts.by_source.update(part["by_source"])
             counts.routes.update(part["routes"])
+            for phase, sums in part.get("motion", {}).items():  # older files have none
+                counts.motion.setdefault(phase, Counter()).update(sums)
+            counts.audits.update(part.get("audits", {}))
         return counts
 
     def block(self, tokens: Mapping[str, int], lm_forwards: int) -> dict[str, Any]:
@@ -82,11 +106,35 @@ class SpeculationCounts:
             "routes": {
                 route: {"n": n, "share": n / self.n_steps} for route, n in sorted(self.routes.items(), key=_frequent)
             },
+            "by_motion": self._by_motion(),
+            "audits": {"n": self.audits.total(), "kept_by_source": {s: n for s, n in self.audits.items() if s}},
+        }
+
+    def _by_motion(self) -> dict[str, dict[str, Any]]:
+        """Per kind of motion, in the order of a pick and place: shares, forwards, acceptance, time and its ratio."""
+        n_steps = sum(sums["steps"] for sums in self.motion.values())
+        return {
+            phase.value: _motion_block(self.motion[phase.value], n_steps)
+            for phase in Phase
+            if phase.value in self.motion
         }
 
 
 def _frequent(item: tuple[str, int]) -> tuple[int, str]:
     return -item[1], item[0]
+
+
+def _motion_block(sums: Counter[str], n_steps: int) -> dict[str, Any]:
+    steps, latency_us, shadow_us = sums["steps"], sums["latency_us"], sums["shadow_us"]
+    return {
+        "n": steps,
+        "share": steps / n_steps,
+        "skipped_share": sums["skipped"] / steps,
+        "lm_forwards_per_action": sums["lm_forwards"] / steps,
+        "acceptance_length": sums["kept"] / sums["verifications"] if sums["verifications"] else None,
+        "ms_per_action": latency_us / 1e3 / steps if latency_us else None,
+        "speedup_vs_baseline": shadow_us / latency_us if shadow_us and latency_us else None,
+    }
 
 
 def _by_position(verifications: Mapping[tuple[int, ...], int]) -> list[dict[str, int]]:
@@ -101,6 +149,13 @@ def _by_position(verifications: Mapping[tuple[int, ...], int]) -> list[dict[str,
         for i in range(position, min(position + n_kept, FULL_ACTION)):
             kept[i] += n
     return [{"judged": j, "kept": k} for j, k in zip(judged, kept, strict=True)]
+
+
+def _audited_source(step: StepRecord) -> str:
+    """The proposer of whose guess an audit kept position and rotation whole; "" when it kept nobody's."""
+    if not step.verifications or step.verifications[0][0] != 0 or step.verifications[0][1] < MOTION_TOKENS:
+        return ""
+    return max(step.kept_by_source, key=lambda source: step.kept_by_source[source])
 
 
 def _heisd_length(step: StepRecord) -> int:

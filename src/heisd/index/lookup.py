@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
+
+import numpy as np
 
 from heisd.errors import BadInput
 from heisd.index.projection import Projection
@@ -13,7 +16,7 @@ from heisd.types import FloatArray, IntArray
 
 @dataclass(frozen=True)
 class Neighbours:
-    """What is remembered of moments like this one: K frames, most similar first (K <= k; shards can be small).
+    """What is remembered of moments like this one: K frames, most similar first (1 <= K <= k; shards can be small).
 
     A snapshot: later appends do not change it. ``text_similarity`` < 1 says that the instruction was worded
     differently; whoever acts on memory alone should not then.
@@ -41,6 +44,11 @@ class Neighbours:
     def bins(self) -> IntArray:
         """(K, 7) uint8 actions as the policy's bins; ``codec.tokens_of_bins`` makes tokens of them."""
         return self.ranking.records["bins"]
+
+    @property
+    def spread_bins(self) -> IntArray:
+        """(7,) largest minus smallest bin among the K actions, per token: how far the neighbours disagree."""
+        return np.asarray(np.ptp(self.bins.astype(np.int64), axis=0))
 
     @property
     def proprio(self) -> FloatArray:
@@ -73,6 +81,14 @@ class Neighbours:
         return self.shard.chain(int(self.ranking.rows[i]), horizon)
 
 
+class Lookup(Protocol):
+    """Anything that remembers: an :class:`Index`, a :class:`heisd.index.store.Store`, or a server of your own."""
+
+    def lookup(self, instruction: str, key: FloatArray, proprio: FloatArray, k: int) -> Neighbours | None:
+        """The at most ``k`` most similar frames, at least one; None when nothing is known about this instruction."""
+        ...
+
+
 class Index:
     """Task shards in memory (or memory-mapped) behind a router and a projection."""
 
@@ -92,7 +108,7 @@ class Index:
         self.router = Router(self.instructions, text_threshold)
 
     def lookup(self, instruction: str, key: FloatArray, proprio: FloatArray, k: int) -> Neighbours | None:
-        """The ``k`` most similar frames of the task; None for an instruction that resembles no task's.
+        """The ``k`` most similar frames of the task; None for an instruction like no task's and for an empty shard.
 
         Args: ``key`` (D,) vision key of the policy; ``proprio`` (25,) flat proprioception.
         Raises BadInput for k < 1, wrong shapes and numbers that are not finite.
@@ -101,6 +117,8 @@ class Index:
         if route is None:
             return None
         shard = self.shards[route.shard]
+        if not len(shard):
+            return None
         ranking = shard.nearest(self.projection(key), proprio, k)
         return Neighbours(self.instructions[route.shard], route.text_similarity, ranking, shard)
 

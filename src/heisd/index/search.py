@@ -32,12 +32,23 @@ def shortlist(unit_keys: FloatArray, query: FloatArray, k: int) -> IntArray:
     Raises BadInput for k < 1 or a query of another width or with numbers that are not finite.
     """
     n, d = unit_keys.shape
+    unit_query = searchable_query(query, d, k)
+    if n <= k:
+        return np.arange(n)
+    scores = unit_keys @ unit_query
+    kth = np.partition(scores, n - k)[n - k]
+    return np.flatnonzero(scores >= kth - margin(d))
+
+
+def searchable_query(query: FloatArray, d: int, k: int) -> FloatArray:
+    """(d,) float32 of unit length. Raises BadInput as :func:`shortlist` does."""
     if k < 1:
         raise BadInput(f"k must be at least 1; got {k}")
     if np.shape(query) != (d,) or not np.isfinite(query).all():
         raise BadInput(f"a key has {d} finite numbers; got shape {np.shape(query)}")
-    if n <= k:
-        return np.arange(n)
-    scores = unit_keys @ unit(np.asarray(query, dtype=np.float64)).astype(np.float32)
-    kth = np.partition(scores, n - k)[n - k]
-    return np.flatnonzero(scores >= kth - 2 * (d + 4) * _UNIT_ROUNDOFF)
+    return unit(np.asarray(query, dtype=np.float64)).astype(np.float32)
+
+
+def margin(d: int) -> float:
+    """Two cosines of ``d`` dimensions that differ by no more than this in float32 may stand in either order."""
+    return 2 * (d + 4) * _UNIT_ROUNDOFF

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 
@@ -43,6 +44,14 @@ class Shard:
         """(N, d) float32, contiguous; the demonstrations' own array where nothing was appended."""
         return self.base.unit_keys if self.tail is None else np.concatenate([part.unit_keys for part in self._parts])
 
+    def with_tail(self, tail: Part) -> Self:
+        """The same demonstrations with other appended rows."""
+        return type(self)(self.base, tail)
+
+    def shortlist(self, key: FloatArray, k: int) -> IntArray:
+        """Numbers of every row that may be among the ``k`` nearest; see :func:`heisd.index.search.shortlist`."""
+        return shortlist(self.unit_keys, key, k)
+
     def take(self, rows: IntArray) -> RowArray:
         """(K,) copies of the rows with these numbers."""
         if self.tail is None:
@@ -76,7 +85,7 @@ class Shard:
 
         Args: ``key`` (d,) projected; ``proprio`` (25,). Equal to brute force in float64 over the stored keys.
         """
-        rows = shortlist(self.unit_keys, key, k)
+        rows = self.shortlist(key, k)
         records = self.take(rows)
         similarity = cosine(records["key"], key)
         cells = bin_distance(proprio, records["proprio"])

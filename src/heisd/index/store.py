@@ -66,26 +66,28 @@ class Store:
         codec: ActionCodec,
         encoder_hash: str | None = None,
         max_appended_rows: int = 0,
+        backend: str = "numpy",
     ) -> Self:
-        """Verify every file and map it.
+        """Verify every file and map it. ``backend`` is ``numpy`` or ``faiss``; both find the same rows.
 
         ``max_appended_rows`` bounds what is remembered from operation, per task; with 0 appended rows are neither
         read nor written, so that an evaluation repeats whatever ran before it.
 
         Raises BadArtifact for a store of other weights or action statistics, or with a file that is missing,
-        truncated, swapped or damaged (the message names the file), LeakError for one with evaluation episodes.
+        truncated, swapped or damaged (the message names the file), LeakError for one with evaluation episodes,
+        UnknownName for another backend, MissingExtra where faiss is not installed.
         """
-        root = Path(path)
+        root, shard_type = Path(path), _shard_type(backend)
         manifest, identity = read_manifest(root)
         require_policy(root, manifest, policy_hash, codec, encoder_hash)
-        index = open_index(root, manifest)
+        index = open_index(root, manifest, shard_type)
         if max_appended_rows < 0:
             raise BadInput(f"max_appended_rows is 0 (nothing) or more; got {max_appended_rows}")
         log = None
         if max_appended_rows:
             log = AppendLog(root, identity, len(manifest.tasks), manifest.key.n_dims, max_appended_rows)
             for task, part in log.parts.items():
-                index.shards[task] = Shard(index.shards[task].base, part)
+                index.shards[task] = index.shards[task].with_tail(part)
         return cls(root, manifest, index, log)
 
     def __enter__(self) -> Self:
@@ -126,7 +128,7 @@ class Store:
             bins_of_action_tokens(self.manifest.action_stats.codec(), experience.tokens),
         )
         part = self._log.append(route.shard, rows, start)
-        self.index.shards[route.shard] = Shard(self.index.shards[route.shard].base, part)
+        self.index.shards[route.shard] = self.index.shards[route.shard].with_tail(part)
 
     @property
     def n_appended_rows(self) -> int:
@@ -134,7 +136,17 @@ class Store:
         return self.index.n_rows - self.manifest.n_rows
 
 
-def open_index(root: Path, manifest: StoreManifest) -> Index:
+def _shard_type(backend: str) -> type[Shard]:
+    if backend == "numpy":
+        return Shard
+    if backend != "faiss":
+        raise UnknownName("search backend", backend, ("numpy", "faiss"))
+    from heisd.index.faiss_backend import FaissShard
+
+    return FaissShard
+
+
+def open_index(root: Path, manifest: StoreManifest, shard_type: type[Shard] = Shard) -> Index:
     """Everything but the appended rows, verified. Raises BadArtifact and LeakError as :meth:`Store.open` does."""
     require_train(root, manifest.split)
     verify_files(root, manifest)
@@ -148,7 +160,7 @@ def open_index(root: Path, manifest: StoreManifest) -> Index:
     episodes = read_episodes(root, len(manifest.tasks))
     dtype = row_dtype(spec.n_dims)
     shards = [
-        Shard(Part(np.memmap(root / task.file, dtype=dtype, mode="r"), starts))
+        shard_type(Part(np.memmap(root / task.file, dtype=dtype, mode="r"), starts))
         for task, starts in zip(manifest.tasks, episodes, strict=True)
     ]
     return Index([task.instruction for task in manifest.tasks], shards, projection)

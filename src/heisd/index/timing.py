@@ -1,8 +1,10 @@
 """How long a look-up takes: the measurement behind ``heisd bench --index``."""
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,15 @@ from heisd.index.shard import Part, Shard
 from heisd.policies.proprio import FLAT_SIZE
 from heisd.types import FloatArray
 
+log = logging.getLogger(__name__)
+
+BAR_P99_MS = 1.0  # of the first case, with recall@1 = 1
+_MEMINFO = Path("/proc/meminfo")
 _INSTRUCTION = "pick up the milk and place it in the basket"
 _STEP = 0.1  # of the random walk, in units of the spread between episodes: neighbours in time resemble each other
 _EPISODE_LENGTH = 140  # control steps, about LIBERO's mean
 _BRUTE_FORCE_ROWS = 4096  # compared at a time
+_MAX_QUERIES = 1000  # different ones, asked in turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,22 @@ class LookupBench:
     n_recall_queries: int = 200  # also answered by brute force
     warmup: int = 20
     seed: int = 0
+
+    @property
+    def peak_mb(self) -> float:
+        """Memory it takes at most: keys four times in float32 while they are made, rows, projection and queries."""
+        per_row = 18 * self.n_dims + 500
+        n_queries = min(self.n_queries, _MAX_QUERIES)
+        return (self.n_rows * per_row + 8 * self.full_dims * (self.n_dims + n_queries)) / 1e6
+
+
+# The first one is judged; the others show what more rows and wider keys cost.
+CASES: Mapping[str, LookupBench] = {
+    "largest_task": LookupBench(),
+    "all_tasks_in_one": LookupBench(n_rows=273_465, n_queries=400, n_recall_queries=20),
+    "heisd_key": LookupBench(full_dims=4352),
+    "heisd_key_unreduced": LookupBench(full_dims=4352, n_dims=4352, n_queries=400, n_recall_queries=20),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +76,42 @@ class LookupTiming:
         return asdict(self)
 
 
+def measure_cases(
+    cases: Mapping[str, LookupBench], *, available_mb: Callable[[], float | None] | None = None
+) -> dict[str, LookupTiming]:
+    """Measure one case after the other.
+
+    Raises BadInput, before anything is measured, when a case needs more memory than is available.
+    """
+    free_mb = (available_memory_mb if available_mb is None else available_mb)()
+    for name, config in cases.items():
+        if free_mb is not None and config.peak_mb > free_mb:
+            raise BadInput(
+                f"timing {name} ({config.n_rows:,} rows of {config.n_dims} dimensions) takes about "
+                f"{config.peak_mb:,.0f} MB of memory, but only {free_mb:,.0f} MB are available; "
+                "end other programs, or run it on a larger machine"
+            )
+    timings = {}
+    for name, config in cases.items():
+        log.info("timing %s: %d rows of %d dimensions", name, config.n_rows, config.n_dims)
+        timings[name] = measure_lookup(config)
+    return timings
+
+
+def available_memory_mb(meminfo: Path = _MEMINFO) -> float | None:
+    """Memory that can be had without swapping; None where the system does not tell."""
+    try:
+        lines = meminfo.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    kilobytes = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(kilobytes[0]) * 1024 / 1e6 if kilobytes else None
+
+
 def measure_lookup(config: LookupBench, *, now_ns: Callable[[], int] = time.perf_counter_ns) -> LookupTiming:
     """Time look-ups in a synthetic shard of random walks; queries are noisy copies of its frames.
 
-    Raises BadInput for sizes that can't be measured. 273,465 rows stored with 4,352 dimensions take about 15 GB.
+    Raises BadInput for sizes that can't be measured.
     """
     if min(config.n_rows, config.full_dims, config.n_dims, config.k, config.n_queries, config.n_recall_queries) < 1:
         raise BadInput(f"every size of a look-up benchmark is at least 1; got {config}")
@@ -107,9 +162,9 @@ def synthetic_index(config: LookupBench, rng: np.random.Generator) -> Index:
 
 
 def _queries(index: Index, config: LookupBench, rng: np.random.Generator) -> FloatArray:
-    """(Q, D) keys near those of random frames; at most 1,000, asked in turn."""
+    """(Q, D) keys near those of random frames."""
     stored = index.shards[0].base.rows["key"]
-    chosen = rng.integers(0, len(stored), min(config.n_queries, 1000))
+    chosen = rng.integers(0, len(stored), min(config.n_queries, _MAX_QUERIES))
     near = stored[chosen].astype(np.float32)
     near += 0.02 / np.sqrt(config.n_dims) * rng.standard_normal(near.shape, dtype=np.float32)
     padding = np.zeros((len(near), config.full_dims - config.n_dims), dtype=np.float32)

@@ -36,7 +36,8 @@ def list_bundled() -> list[str]:
     """Names of the policies that ship with the package."""
     if not WEIGHTS_ROOT.is_dir():
         return []
-    return sorted(path.name for path in WEIGHTS_ROOT.iterdir() if (path / manifests.MANIFEST).is_file())
+    required = (manifests.MANIFEST, *FILES)  # a policy's store lies beside it and has a manifest too
+    return sorted(path.name for path in WEIGHTS_ROOT.iterdir() if all((path / name).is_file() for name in required))
 
 
 def find_policy(name_or_dir: str | Path) -> Path:
@@ -118,7 +119,7 @@ def load_policy(
         from heisd.policies.published import load_published
 
         return load_published(directory, torch_dtype, unnorm_key=unnorm_key, max_tree_nodes=max_tree_nodes)
-    manifests.verify(directory, FILES)
+    manifest = manifests.verify(directory, FILES)
     config = read_config(directory)
     model = load_weights(OpenVLA(config, is_fresh=False), directory / "model.safetensors")
     tokenizer = WordTokenizer.load(directory / "tokenizer.json")
@@ -126,7 +127,9 @@ def load_policy(
         raise BadArtifact(f"{directory}: its tokenizer has more words than the policy's vocabulary leaves room for")
     stats = read_json(directory / "norm_stats.json")
     codec = codec_from_stats(stats, unnorm_key, config.action_vocab_size)
-    return OpenVLAPolicy(model, tokenizer, codec, dtype=torch_dtype, max_tree_nodes=max_tree_nodes)
+    return OpenVLAPolicy(
+        model, tokenizer, codec, dtype=torch_dtype, max_tree_nodes=max_tree_nodes, policy_hash=manifest.policy_hash
+    )
 
 
 def read_config(directory: Path) -> OpenVLAConfig:

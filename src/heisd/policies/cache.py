@@ -24,6 +24,8 @@ class KVCache:
     pending_parents: Sequence[int] = ()  # the tree scored last
     pending_next: Sequence[int] = ()  # greedy token behind each of its nodes
     pending_margins: Sequence[float] = ()
+    states: Tensor | None = None  # (capacity, d) hidden state of every position, if the policy keeps them
+    first_state: int = 0  # positions before this one have no state
 
     @property
     def capacity(self) -> int:
@@ -53,10 +55,17 @@ class KVCache:
             raise BadInput(f"{list(path)} is no path from a root of the tree {list(self.pending_parents)}")
         if list(path) != list(range(len(path))):
             rows = torch.tensor(path, device=self.data.device) + self.length
-            self.data[:, :, :, self.length : self.length + len(path)] = self.data.index_select(3, rows)
+            kept = slice(self.length, self.length + len(path))
+            self.data[:, :, :, kept] = self.data.index_select(3, rows)
+            if self.states is not None:
+                self.states[kept] = self.states.index_select(0, rows)
         self.next_token, self.margin = int(self.pending_next[path[-1]]), float(self.pending_margins[path[-1]])
         self.length += len(path)
         self._forget()
+
+    def known_states(self) -> Tensor | None:
+        """(n, d) hidden states of the committed positions from ``first_state`` on; None if they are not kept."""
+        return None if self.states is None else self.states[self.first_state : self.length]
 
     def _forget(self) -> None:
         self.pending_parents, self.pending_next, self.pending_margins = (), (), ()

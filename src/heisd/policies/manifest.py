@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +58,22 @@ def read_manifest(directory: Path) -> Manifest:
 def verify(directory: Path, required: tuple[str, ...]) -> Manifest:
     """Read the manifest and compare every file's hash. BadArtifact names the file and both hashes."""
     manifest = read_manifest(directory)
-    missing = [name for name in required if name not in manifest.files]
-    if missing:
-        raise BadArtifact(f"{directory / MANIFEST} lists no hash for {', '.join(missing)}: it is incomplete")
-    for name, expected in manifest.files.items():
-        if Path(name).name != name:
-            raise BadArtifact(f"{directory / MANIFEST} names {name!r}, which is outside the bundle")
-        found = sha256_of(directory / name)
-        if found != expected:
-            raise BadArtifact(f"{directory / name} has sha256 {found}, but its manifest says {expected}: get it again")
+    check_files(directory / MANIFEST, manifest.files, required)
     return manifest
+
+
+def check_files(manifest: Path, files: Mapping[str, str], required: tuple[str, ...]) -> None:
+    """Compare the hash of every file that lies beside ``manifest``; BadArtifact names the file and both hashes."""
+    missing = [name for name in required if name not in files]
+    if missing:
+        raise BadArtifact(f"{manifest} lists no hash for {', '.join(missing)}: it is incomplete")
+    for name, expected in files.items():
+        if Path(name).name != name:
+            raise BadArtifact(f"{manifest} names {name!r}, which is outside the bundle")
+        path = manifest.parent / name
+        found = sha256_of(path)
+        if found != expected:
+            raise BadArtifact(f"{path} has sha256 {found}, but its manifest says {expected}: get it again")
 
 
 def dump(manifest: Manifest) -> str:

@@ -50,6 +50,7 @@ class DecoderRuntime:
             self.embedding = decoder.model.embed_tokens.weight.detach().to(dtype)
             self._layers = [_pack_layer(layer, self.config, dtype) for layer in decoder.model.layers]
             self._head = _fold(decoder.lm_head.weight, decoder.model.norm.weight).to(dtype)
+            self._norm = decoder.model.norm.weight.detach().float()
         cos, sin = rotary_table(self.config, capacity)
         half = self.config.head_dim // 2
         self._rotations = torch.complex(cos[:, :half], sin[:, :half])[:, None].to(self.device)
@@ -78,18 +79,43 @@ class DecoderRuntime:
         mask[n_chain:, first_node:] = torch.where(ancestors, 0.0, float("-inf"))
         return Rows(self._rotations[positions], mask, start)
 
-    def forward(self, x: Tensor, rows: Rows, cache: Tensor, n_wanted: int) -> Tensor:
+    def level(self, root: int, n_before: int, depth: Tensor, visible: Tensor) -> Rows:
+        """Further nodes of a tree behind ``root`` committed positions, ``n_before`` of whose nodes were read before.
+
+        Args: ``depth`` (N,) of the new nodes; ``visible`` (N, n_before + N) True where one sees a node.
+        """
+        start = root + n_before
+        mask = torch.zeros(len(depth), start + len(depth), device=self.device, dtype=self.dtype)
+        mask[:, root:].masked_fill_(~visible, float("-inf"))
+        return Rows(self._rotations[root + depth], mask, start)
+
+    def forward(self, x: Tensor, rows: Rows, cache: Tensor, n_wanted: int, states: Tensor | None = None) -> Tensor:
         """(N, d) embeddings -> (n_wanted, vocab) float32 logits behind the last ``n_wanted`` rows.
 
-        Writes the rows' keys and values into ``cache`` (layers, 2, H, capacity, head_dim).
+        Writes the rows' keys and values into ``cache`` (layers, 2, H, capacity, head_dim), and into ``states`` (S, d),
+        if given, the hidden states of the last S rows. The logits are computed alike whether states are kept or not.
         """
+        n_finished = n_wanted if states is None else max(n_wanted, len(states))
+        stream = self.stream(x, rows, cache, n_finished)
+        if states is not None:
+            states.copy_(self._normed(stream[n_finished - len(states) :]))
+        wanted = stream if n_finished == n_wanted else stream[-n_wanted:]
+        return self._normed_product(wanted, self._head).float()
+
+    def stream(self, x: Tensor, rows: Rows, cache: Tensor, n_wanted: int) -> Tensor:
+        """(N, d) embeddings -> (n_wanted, d) what the last layer leaves behind the last rows, before the last norm."""
         for weights, slot in zip(self._layers[:-1], cache[:-1], strict=True):
             query = self._attend_inputs(x, weights, rows, slot)
             x = self._finish_layer(x, query, weights, rows, slot, len(x))
         weights, slot = self._layers[-1], cache[-1]
         query = self._attend_inputs(x, weights, rows, slot)
-        x = self._finish_layer(x, query, weights, rows, slot, n_wanted)
-        return self._normed_product(x, self._head).float()
+        return self._finish_layer(x, query, weights, rows, slot, n_wanted)
+
+    def _normed(self, x: Tensor) -> Tensor:
+        """(N, d) stream -> hidden states, as the head sees them."""
+        wide = x.float()
+        scales = (wide.square().mean(-1, keepdim=True) + self.config.rms_eps).rsqrt_()
+        return (wide * scales).mul_(self._norm).to(self.dtype)
 
     def _attend_inputs(self, x: Tensor, weights: LayerWeights, rows: Rows, slot: Tensor) -> Tensor:
         """Rotated queries (N, H, head_dim); keys and values go into ``slot``."""

@@ -26,6 +26,17 @@ class OpenVLAContext:
     instruction: str
     prefix: Tensor  # (P, d) embeddings: BOS, patches, proprioception, text
     patches: Tensor | None  # (cameras * tokens, d) projected patches; None for a blind policy
+    prefilled: "_Prefilled | None" = None  # the policy's note of whose prefill its cache holds
+
+    @property
+    def states(self) -> Tensor | None:
+        """(n, d) hidden states of the positions read so far, the last committed one last; valid until the next call.
+
+        None before this context's prefill, after another one's, and unless :meth:`OpenVLAPolicy.require_states` was
+        called. They begin at the first position, or at the last of the prompt if the prompt's were not asked for.
+        """
+        cache = None if self.prefilled is None else self.prefilled.cache
+        return None if cache is None else cache.known_states()
 
     @property
     def vision_key(self) -> FloatArray:
@@ -33,6 +44,13 @@ class OpenVLAContext:
         if self.patches is None:
             return np.empty(0, dtype=np.float32)
         return np.asarray(self.patches.float().mean(dim=0).numpy(force=True))
+
+
+@dataclass(slots=True)
+class _Prefilled:
+    """Whose prefill a cache holds. Belongs to a context, is written by its policy."""
+
+    cache: KVCache | None = None
 
 
 class OpenVLAPolicy:
@@ -49,7 +67,10 @@ class OpenVLAPolicy:
         *,
         dtype: torch.dtype = torch.float32,
         max_tree_nodes: int = 64,
+        policy_hash: str = "",
     ) -> None:
+        """``policy_hash`` is the identity that drafters are checked against (the bundle's, see policies/manifest)."""
+        self.policy_hash = policy_hash
         model = model.eval()
         has_dtype = model.language_model.lm_head.weight.dtype == dtype
         self.model = model if has_dtype else copy.deepcopy(model).to(dtype)
@@ -62,8 +83,32 @@ class OpenVLAPolicy:
         capacity = self._n_before_text() + model.config.max_text_tokens + model.config.action_length + max_tree_nodes
         self.runtime = DecoderRuntime(self.model.language_model, capacity, dtype)
         self._cache = self.runtime.new_cache()
+        self._prefilled: _Prefilled | None = None
+        self._keeps_states = self._keeps_prompt_states = False
         self._words = lru_cache(maxsize=256)(self._embed_prompt)
         self._node_forward = torch.inference_mode()(self._score)
+
+    @property
+    def text_start(self) -> int:
+        """Position of the first text token: behind BOS, patches and proprioception."""
+        return 1 + self._n_before_text()
+
+    @property
+    def max_prefix(self) -> int:
+        """Positions of the longest prompt that is read."""
+        return self._n_before_text() + self.config.max_text_tokens
+
+    def require_states(self, *, of_prompt: bool = False) -> None:
+        """From the next observation on, keep hidden states for drafters that read them (``context.states``).
+
+        ``of_prompt`` keeps those of all prompt positions, for which the last layer has to be computed at every one
+        of them; otherwise only those of its last position and of the tokens behind it, which cost next to nothing.
+        """
+        self._keeps_states = True
+        self._keeps_prompt_states |= of_prompt
+        if self._cache.states is None:
+            shape = (self.runtime.capacity, self.config.decoder.hidden_size)
+            self._cache.states = torch.zeros(shape, device=self.runtime.device, dtype=self.dtype)
 
     @torch.inference_mode()
     def encode(self, observation: Observation) -> OpenVLAContext:
@@ -75,7 +120,8 @@ class OpenVLAPolicy:
             parts.append(patches)
         if self._has_proprio:
             parts.append(self._embed_proprio(observation.proprio))
-        return OpenVLAContext(observation.instruction, torch.cat([*parts, words]), patches)
+        prefilled = _Prefilled() if self._keeps_states else None
+        return OpenVLAContext(observation.instruction, torch.cat([*parts, words]), patches, prefilled)
 
     @torch.inference_mode()
     def prefill(self, context: OpenVLAContext, tree: TokenTree | None = None) -> tuple[KVCache, Scores]:
@@ -90,7 +136,10 @@ class OpenVLAPolicy:
             rows = self.runtime.rows(0, n_prefix, *_tree_tensors(tree))
         else:
             rows = self.runtime.rows(0, n_prefix)
-        tokens, margins = _greedy(self.runtime.forward(x, rows, cache.data, 1 + n_nodes))
+        cache.first_state = 0 if self._keeps_prompt_states else n_prefix - 1
+        states = self._states(cache.first_state, n_prefix + n_nodes)
+        tokens, margins = _greedy(self.runtime.forward(x, rows, cache.data, 1 + n_nodes, states))
+        self._note_prefill(context)
         cache.length, cache.next_token, cache.margin = n_prefix, tokens[0], margins[0]
         return cache, self._pend(cache, tree, tokens[1:], margins[1:])
 
@@ -106,8 +155,21 @@ class OpenVLAPolicy:
             x, rows = self.runtime.embedding[token : token + 1], self.runtime.rows(cache.length, 1)
         else:
             x, rows = self._embed_tokens(tree), self.runtime.rows(cache.length, 0, *_tree_tensors(tree))
-        tokens, margins = _greedy(self.runtime.forward(x, rows, cache.data, n_nodes))
+        states = self._states(cache.length, cache.length + n_nodes)
+        tokens, margins = _greedy(self.runtime.forward(x, rows, cache.data, n_nodes, states))
         return self._pend(cache, tree, tokens, margins)
+
+    def _states(self, first: int, end: int) -> Tensor | None:
+        """Where the states of these positions go; None when nobody asked for any."""
+        return self._cache.states[first:end] if self._keeps_states and self._cache.states is not None else None
+
+    def _note_prefill(self, context: OpenVLAContext) -> None:
+        """The cache is this context's now, and no longer the last one's."""
+        if self._prefilled is not None:
+            self._prefilled.cache = None
+        self._prefilled = context.prefilled
+        if self._prefilled is not None:
+            self._prefilled.cache = self._cache
 
     def _pend(self, cache: KVCache, tree: TokenTree | None, tokens: list[int], margins: list[float]) -> Scores:
         cache.pending_parents = () if tree is None else tree.parents.tolist()

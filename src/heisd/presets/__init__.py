@@ -1,0 +1,56 @@
+"""Published methods and this project's own, each a page that composes the same parts. :data:`PRESETS` names them."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from heisd.errors import BadInput, UnknownName
+
+EXACT_DTYPE = "float32"  # in bfloat16, forwards of different row counts disagree on about 2 % of tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """Where a preset is built, and what it needs beside the policy (keys of :data:`heisd.presets.assets.PLACES`)."""
+
+    function: str  # "module:function", called as function(assets, sink) -> Engine; imported only when it is used
+    needs: tuple[str, ...] = ()
+    is_exact: bool = False  # speculates, and promises plain decoding's tokens
+
+
+PRESETS: dict[str, Preset] = {
+    "ar": Preset("heisd.presets.plain:ar"),
+    "exact": Preset("heisd.presets.ours:exact", ("parallel",), is_exact=True),
+    "hybrid": Preset("heisd.presets.ours:hybrid", ("parallel", "store", "calibration")),
+    "spec_vla_strict": Preset("heisd.presets.spec_vla:strict", ("eagle",), is_exact=True),
+    "spec_vla_relaxed": Preset("heisd.presets.spec_vla:relaxed_to_nine", ("eagle",)),
+    "kerv_paper": Preset("heisd.presets.kerv:paper", ("eagle", "calibration")),
+    "kerv_code": Preset("heisd.presets.kerv:code", ("eagle",)),
+    "retrieval_sd": Preset("heisd.presets.memory:retrieval_sd", ("store",), is_exact=True),
+    "rt_cache": Preset("heisd.presets.memory:rt_cache", ("store",)),
+    "heisd_paper": Preset("heisd.presets.heisd:paper", ("store", "eagle", "calibration")),
+    "heisd_code": Preset("heisd.presets.heisd:code", ("store", "eagle", "calibration")),
+    "hold_2to1": Preset("heisd.presets.heisd:hold", ("eagle", "calibration")),
+    "hold_calibrated": Preset("heisd.presets.ours:hold", ("calibration",)),
+}
+
+
+def builder(name: str) -> Callable[..., Any]:
+    """The function that builds a preset's engine; imports torch. Raises UnknownName."""
+    if name not in PRESETS:
+        raise UnknownName("method", name, PRESETS)
+    module, function = PRESETS[name].function.split(":")
+    build: Callable[..., Any] = getattr(import_module(module), function)
+    return build
+
+
+def require_exact_dtype(methods: Iterable[str], dtype: str) -> None:
+    """BadInput for a method that promises plain decoding's tokens in a precision that cannot keep the promise."""
+    promised = [name for name in methods if name in PRESETS and PRESETS[name].is_exact]
+    if promised and dtype != EXACT_DTYPE:
+        raise BadInput(
+            f"{', '.join(promised)}: plain decoding's tokens are promised in {EXACT_DTYPE} only; in {dtype}, forwards "
+            f"of different row counts flip tokens (heisd bench --check-exact --dtype {dtype} --report-flips counts "
+            f"them); use --dtype {EXACT_DTYPE}, or a method that promises nothing"
+        )

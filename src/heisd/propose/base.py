@@ -106,6 +106,8 @@ def check_draft(draft: object, codec: ActionCodec, n_settled: int) -> Draft:
     _check_chains(who, draft.chains, codec, codec.length - n_settled)
     _check_scores(who, draft)
     _check_log_probs(who, draft)
+    if not all(isinstance(name, str) and _is_number(value) for name, value in draft.evidence.items()):
+        raise BrokenContract(who, "evidence is a mapping from names to numbers", repr(draft.evidence))
     return draft
 
 
@@ -139,6 +141,10 @@ def _check_log_probs(who: str, draft: Draft) -> None:
         raise BrokenContract(who, "log_probs has one entry a token", repr(rows))
     if not all(_is_finite(value) and value <= 0 for row in rows for value in row):
         raise BrokenContract(who, "log_probs are finite and never above 0", repr(rows))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float))
 
 
 def _is_finite(value: object) -> bool:

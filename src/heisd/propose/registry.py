@@ -10,9 +10,12 @@ from heisd.propose.base import Proposer
 
 # name -> "module:factory", called as factory(codec, **options); imported only when it is used
 PROPOSERS: dict[str, str] = {
+    "eagle": "heisd.propose.eagle:Eagle",
     "kalman": "heisd.propose.kalman:ConstantVelocity",
     "kalman_code": "heisd.propose.kalman:TokenRandomWalk",
+    "parallel": "heisd.propose.parallel:ParallelDraft",
     "persistence": "heisd.propose.persistence:Persistence",
+    "retrieval": "heisd.propose.retrieval:Retrieval",
 }
 
 

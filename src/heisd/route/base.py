@@ -10,7 +10,7 @@ A rule sees counts, kinematics and drafts, never a clock: a lossy run repeats ex
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
@@ -47,6 +47,7 @@ class Reason(StrEnum):
     AUDIT = "audit"  # could have been skipped and is verified all the same
     COMPENSATION = "compensation"  # KERV: the filter completes what one verification leaves open
     COOLDOWN = "cooldown"  # KERV: plain speculation after a compensation
+    NOT_PAYING = "does not pay"  # guesses have cost more than they saved; tried again after a while
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +55,8 @@ class Plan:
     """Who is asked, by registry name."""
 
     scouts: tuple[str, ...] | None  # before the decision, which may execute or weigh what they say; None: everybody
-    drafters: tuple[str, ...] = ()  # only when guesses will be checked
-
-    @property
-    def everyone(self) -> tuple[str, ...] | None:
-        """Whom to ask again for the tokens that a forward leaves open; None: everybody."""
-        return None if self.scouts is None else (*self.scouts, *self.drafters)
+    drafters: tuple[str, ...] = ()  # also, when guesses will be checked in the first forward
+    later: tuple[str, ...] | None = ()  # for the tokens that a forward has left open; None: everybody
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +73,15 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class Ledger:
+    """What speculation was worth lately; kept by :class:`heisd.route.paying.Paying`."""
+
+    gains_ms: tuple[float, ...] = ()  # of the last speculated steps, by a table of costs
+    n_paused: int = 0  # steps that speculation stays off
+    last_pause: int = 0  # steps of the latest pause; 0: speculation has paid since
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """What a rule remembers of the episode so far; replaced, never changed."""
 
@@ -85,6 +91,8 @@ class Memory:
     threshold: float = float("nan")  # of a rule that adapts it
     variability: float = 0.0  # KERV's running K_var
     is_rejected: bool = False  # the last verification refused the drafts' position or rotation
+    last_tokens: tuple[int, ...] = ()  # (T,) of the action executed last
+    ledger: Ledger = Ledger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +101,10 @@ class Outcome:
 
     route: Route
     verdicts: tuple[Verdict, ...]  # of the step's verifications, in order
+    positions: tuple[int, ...]  # of each verification's first token
     tokens: tuple[int, ...]  # (T,) of the executed action
+    n_forwards: int = 0  # of the language model
+    n_rows: tuple[int, ...] = ()  # guessed tokens that each verification added to its forward
 
 
 class Router(Protocol):
@@ -145,19 +156,18 @@ class Always:
         return memory
 
 
-EVERYBODY = Plan(None)
+EVERYBODY = Plan(scouts=None, later=None)
 CHECK = Route(RouteKind.SPECULATE, Reason.ALWAYS)
 
 
 def counted(memory: Memory, outcome: Outcome, *, cooldown: int = 0) -> Memory:
     """The counters every rule shares: steps, skips in a row, whether the last verification refused something."""
     is_skip = outcome.route.kind is RouteKind.SKIP
-    return Memory(
+    return replace(
+        memory,
         step=memory.step + 1,
         n_skips=memory.n_skips + 1 if is_skip else 0,
         cooldown=cooldown or max(memory.cooldown - 1, 0),
-        threshold=memory.threshold,
-        variability=memory.variability,
         is_rejected=memory.is_rejected if is_skip else refused(outcome),
     )
 

@@ -109,8 +109,9 @@ def episode_starts(
     condition: Condition = Condition.SHIPPED,
     fresh: bool = False,
     tasks: Sequence[int] | None = None,
+    offset: int = 0,
 ) -> list[EpisodeStart]:
-    """The first ``n_episodes`` starts of a split, round-robin over tasks.
+    """The first ``n_episodes`` starts of a split behind ``offset`` others, round-robin over tasks.
 
     Raises BadInput when the split has fewer shipped states than that asks for.
     """
@@ -121,13 +122,14 @@ def episode_starts(
     if n_episodes < 1:
         raise BadInput(f"{n_episodes} episodes asked for; at least 1 is needed")
     owned = FRESH_SEEDS[split] if fresh else SHIPPED_STATES[split]
-    if n_episodes > len(owned) * len(chosen):
+    behind, n_owned = f" behind {offset} others" if offset else "", len(owned) * len(chosen)
+    if offset < 0 or offset + n_episodes > n_owned:
         raise BadInput(
-            f"{n_episodes} episodes asked for, but split {split} has {len(owned)} shipped states x {len(chosen)} "
-            f"tasks = {len(owned) * len(chosen)}; ask for fewer, or add --fresh for freshly sampled resets"
+            f"{n_episodes} episodes asked for{behind}, but split {split} has {len(owned)} shipped states "
+            f"x {len(chosen)} tasks = {n_owned}; ask for fewer, or add --fresh for freshly sampled resets"
         )
     starts = []
-    for i in range(n_episodes):
+    for i in range(offset, offset + n_episodes):
         task, which = chosen[i % len(chosen)], owned[i // len(chosen)]
         starts.append(EpisodeStart(suite, task, None if fresh else which, which if fresh else None, condition))
     return starts

@@ -24,6 +24,7 @@ from heisd.index.writer import MAX_STORE_MB, EpisodeOrigin, Origin, TaskRows, re
 from heisd.policies.images import ImageStack
 from heisd.policies.openvla import OpenVLA
 from heisd.policies.target import OpenVLAPolicy
+from heisd.sim.dataset import read_spec
 from heisd.sim.demos import Demos, load_demos
 from heisd.sim.splits import EpisodeStart, parse_condition, require_train
 from heisd.types import FloatArray, IntArray
@@ -59,14 +60,15 @@ def run(
 ) -> StoreManifest:  # fmt: skip
     """The core of ``heisd index build``: load a policy and data sets by name, build the store.
 
+    ``weights`` may be ``default``: the policy shipped for the first data set's suite.
     Raises what :func:`build_store` does, and UnknownName, BadArtifact, DatasetError for the inputs.
     """
-    from heisd.bench.weights import describe_weights
-    from heisd.policies.bundle import find_policy, load_policy
+    from heisd.bench.weights import describe_weights, resolve_weights
+    from heisd.policies.bundle import load_policy
 
-    directory = find_policy(weights)
+    require_room(out, 0, config.n_dims, config.max_mb)
+    directory = resolve_weights(weights, read_spec(data[0]).suite if data else "")
     policy = load_policy(directory)
-    require_room(out, 0, min(config.n_dims, MAX_KEY_DIMS), config.max_mb)
     demos = load_demos(data, _picture_size_px(policy))
     policy_hash = describe_weights(directory)["sha256"]
     return build_store(demos, policy, out, config, policy_hash=policy_hash, command=shlex.join(command),

@@ -1,0 +1,213 @@
+"""Any policy, faster: wrap a target policy once, then call ``act(observation)`` as before.
+
+    robot = heisd.accelerate(policy, {"proposers": {"persistence": {}}, "rule": "exact"})
+    robot.reset()
+    action = robot.act(observation)
+
+(This module is not called ``accelerate``: loading a module of that name would put it in the place of the function.)
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from heisd import accept
+from heisd.codec import ActionCodec
+from heisd.engine import MAX_NODES, Engine
+from heisd.errors import BadInput, BrokenContract, UnknownName
+from heisd.policies.protocol import CacheT, ContextT, TargetPolicy
+from heisd.propose import registry
+from heisd.propose.base import Proposer
+from heisd.telemetry import Sink
+from heisd.types import Scores
+from heisd.verify import merge
+
+POLICY_CALLS = ("encode", "prefill", "extend")
+PROPOSER_CALLS = ("reset", "propose", "observe")
+
+Bins = Annotated[StrictInt, Field(ge=0)]
+
+
+class _Options(BaseModel):
+    """Frozen options that are refused in one line: which keys are unknown, which are known, which values are wrong."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    what: ClassVar[str]
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_one_line(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        known = ", ".join(sorted(cls.model_fields))
+        if isinstance(values, Mapping) and (unknown := sorted(set(map(str, values)) - set(cls.model_fields))):
+            raise BadInput(f"unknown key(s) {unknown} in {cls.what}; known: {known}")
+        try:
+            return validate(values)
+        except ValidationError as error:  # its own text has several lines
+            problems = (
+                f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}, got {e['input']!r}" for e in error.errors()
+            )
+            raise BadInput(f"{cls.what}: {'; '.join(problems)}; known keys: {known}") from None
+
+
+class ExactRule(_Options):
+    """Actions are token for token those of plain greedy decoding."""
+
+    what = "rule 'exact'"
+    name: Literal["exact"] = "exact"
+
+    def bind(self) -> accept.Rule:
+        """The rule as the engine calls it."""
+        return accept.exact
+
+
+class RelaxedRule(_Options):
+    """A proposed token within a tolerance of the target's is kept; never the gripper's (Spec-VLA)."""
+
+    what = "rule 'relaxed'"
+    name: Literal["relaxed"] = "relaxed"
+    tolerance_bins: Bins | tuple[Bins, ...] = accept.SPEC_VLA_TOLERANCE_BINS  # one, or one per dimension (gripper 0)
+
+    def bind(self) -> accept.Rule:
+        """The rule as the engine calls it."""
+        return partial(accept.relaxed, tolerance_bins=self.tolerance_bins)
+
+
+class SequenceRule(_Options):
+    """Position and rotation are kept as blocks within bounds, the gripper only when equal (HeiSD, sequence-wise)."""
+
+    what = "rule 'sequence'"
+    name: Literal["sequence"] = "sequence"
+    max_sum_bins: Bins = accept.HEISD_PAPER.max_sum_bins
+    max_token_bins: Bins = accept.HEISD_PAPER.max_token_bins
+    keeps_equal_tokens: StrictBool = accept.HEISD_PAPER.keeps_equal_tokens
+    recombines: StrictBool = True  # one candidate's position with another's rotation, too
+
+    def bind(self) -> accept.Rule:
+        """The rule as the engine calls it."""
+        bounds = accept.BlockBounds(self.max_sum_bins, self.max_token_bins, self.keeps_equal_tokens)
+        return partial(accept.sequence, bounds=bounds)
+
+
+RULES = {"exact": ExactRule, "relaxed": RelaxedRule, "sequence": SequenceRule}
+
+
+def _default_proposers() -> dict[str, Any]:
+    return {"persistence": {}, "kalman": {}}
+
+
+class AccelerateConfig(_Options):
+    """How a policy is accelerated. Every field can be left out. Raises BadInput, in one line, for anything else."""
+
+    what = "accelerate's configuration"
+
+    proposers: Mapping[str, Any] = Field(default_factory=_default_proposers)  # name -> its options, or a Proposer
+    rule: ExactRule | RelaxedRule | SequenceRule = Field(default=ExactRule(), discriminator="name")  # or just its name
+    max_nodes: StrictInt = Field(default=MAX_NODES, ge=1)  # rows that guesses may add to one forward
+    enabled: StrictBool = True  # False: plain decoding through the same object
+
+    @field_validator("proposers")
+    @classmethod
+    def _options_or_objects(cls, proposers: Mapping[str, Any]) -> Mapping[str, Any]:
+        for name, given in proposers.items():
+            missing = [call for call in PROPOSER_CALLS if not callable(getattr(given, call, None))]
+            if missing and not isinstance(given, Mapping):
+                raise BadInput(
+                    f"proposer {name!r} is {given!r}; give its options as a mapping ({{}} for none), or an object "
+                    f"with {', '.join(PROPOSER_CALLS)} (here without {', '.join(missing)})"
+                )
+        return proposers
+
+    @field_validator("rule", mode="before")
+    @classmethod
+    def _rule_by_name(cls, rule: Any) -> Any:
+        if isinstance(rule, tuple(RULES.values())):
+            return rule
+        if not isinstance(rule, (str, Mapping)):
+            raise BadInput(f'the rule is {rule!r}; give its name, or a mapping as {{"name": "relaxed", …}}')
+        options = {"name": rule} if isinstance(rule, str) else rule
+        name = str(options.get("name", ""))
+        if name not in RULES:
+            raise UnknownName("rule", name, RULES)
+        return options
+
+
+def accelerate(
+    policy: TargetPolicy[ContextT, CacheT],
+    config: AccelerateConfig | Mapping[str, Any] | None = None,
+    *,
+    sink: Sink | None = None,
+) -> Engine[ContextT, CacheT]:
+    """A policy that answers sooner: ``act(observation)`` for every control step, ``reset()`` for every episode.
+
+    Args:
+        policy: any object with the :class:`~heisd.policies.protocol.TargetPolicy` protocol; run
+            :func:`heisd.testing.check_target` on a new one.
+        config: an :class:`AccelerateConfig` or a mapping of its fields. None: rule ``exact``, with the proposers
+            ``persistence`` and ``kalman``, which need no training and no data.
+        sink: gets one record per control step (stage times, forwards, origins of the tokens).
+
+    Raises:
+        BrokenContract: the policy lacks a member, or its codec cannot decode every action id.
+        BadInput: the configuration has an unknown key, name or option, or a rule that does not fit the codec.
+    """
+    check_members(policy)
+    chosen = AccelerateConfig.model_validate({} if config is None else config)
+    if not chosen.enabled:
+        return Engine(policy, sink=sink)
+    rule = chosen.rule.bind()
+    _try(rule, policy.codec)
+    proposers = {name: _proposer(name, given, policy.codec) for name, given in chosen.proposers.items()}
+    recombines = isinstance(chosen.rule, SequenceRule) and chosen.rule.recombines
+    return Engine(policy, proposers=proposers, rule=rule, recombines=recombines, max_nodes=chosen.max_nodes, sink=sink)
+
+
+def check_members(policy: object) -> None:
+    """Raise BrokenContract unless ``policy`` has every member of a target policy and a codec that can be used.
+
+    Costs no forward; whether the members do what they promise is :func:`heisd.testing.check_target`'s business.
+    """
+    who = f"policy {type(policy).__name__}"
+    missing = [call for call in POLICY_CALLS if not callable(getattr(policy, call, None))]
+    if missing:
+        raise BrokenContract(who, f"it has the methods {', '.join(POLICY_CALLS)}", f"no {', '.join(missing)}")
+    codec = getattr(policy, "codec", None)
+    if not isinstance(codec, ActionCodec):
+        wanted = "it has a heisd.codec.ActionCodec called codec (ActionCodec.from_stats(vocab_size, q01, q99))"
+        raise BrokenContract(who, wanted, f"no {type(codec).__name__}" if codec is None else type(codec).__name__)
+    if codec.first_token < 0:
+        raise BrokenContract(who, "its codec's vocabulary holds 256 action ids", f"vocab_size {codec.vocab_size}")
+    ids = np.arange(codec.first_token, codec.vocab_size)
+    with np.errstate(all="ignore"):  # what is not finite is reported below
+        values = codec.decode(np.repeat(ids[:, None], codec.length, axis=1))
+    if not np.isfinite(values).all():
+        bad = sorted(set(np.nonzero(~np.isfinite(values))[1].tolist()))
+        raise BrokenContract(who, "its codec decodes every action id to finite numbers", f"others in dimensions {bad}")
+
+
+def _proposer(name: str, given: Any, codec: ActionCodec) -> Proposer:
+    if not isinstance(given, Mapping):
+        proposer: Proposer = given
+        return proposer
+    try:
+        return registry.create(name, codec, **given)
+    except (TypeError, ValueError) as error:  # an option of the wrong kind, met by the factory itself
+        raise BadInput(f"proposer {name!r} cannot use the options {dict(given)}: {error}") from error
+
+
+def _try(rule: accept.Rule, codec: ActionCodec) -> None:
+    """Let the rule judge an empty tree: options that do not fit the codec are refused before the robot moves."""
+    nothing = Scores(codec.first_token, np.empty(0, dtype=np.int64), 0.0)
+    rule(merge((), position=0, length=codec.length, max_nodes=1), nothing, codec)

@@ -1,0 +1,258 @@
+"""``heisd calibrate``: observe plain decoding, fit ranges and scores to it, climb the ladder of trials.
+
+OUT/observe/shipped, OUT/observe/jitter   two evaluations of plain decoding; OUT/observe/rows holds what was observed
+OUT/fit.json                              everything fitted, with settings that never skip
+OUT/ladder/…                              evaluations of plain decoding and of every candidate, and their files
+
+Every stage resumes. All starts are fresh ones of the calibration split, half of them jittered; the starts of the
+observation come first and those of the trials behind them, so that no score is tried on what it was fitted to.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from heisd.bench.evaluate import Setting
+from heisd.bench.ladder import Choice, Rung, climb
+from heisd.bench.observe import SKIPPERS, ObservingWorlds, observable, present_scouts
+from heisd.bench.observed import ObservedEpisode, read_episode
+from heisd.bench.provenance import checkout_root, git_commit, machine, versions
+from heisd.bench.results import EpisodeRecord, RunDirectory
+from heisd.bench.suite_fit import Target, fit_suite
+from heisd.bench.summary import outcomes
+from heisd.config import EvalConfig
+from heisd.errors import BadArtifact, BadInput, UnknownName
+from heisd.presets.calibration import Calibration, SkipSetting
+from heisd.sim.splits import Condition, Split
+
+BASELINE = "ar"
+FIT_NAME = "fit.json"
+STAGES = ("observe", "fit", "ladder")
+CONDITIONS = (Condition.SHIPPED, Condition.JITTER)
+
+Adapt = Callable[[Setting], Setting]
+# Plays or resumes an evaluation and returns the valid record of every episode; raises when one could not be played.
+Play = Callable[[EvalConfig, Path, Adapt], Sequence[EpisodeRecord]]
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationPlan:
+    """What is calibrated, on how many episodes, and where the runs lie."""
+
+    suite: str
+    out: Path
+    presets: tuple[str, ...] = tuple(SKIPPERS)
+    n_observed: int = 60  # episodes of plain decoding
+    n_trials: int = 200  # starts that every rung is compared on
+    workers: int = 1
+    weights: str = "default"
+    command: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        unknown = [preset for preset in self.presets if preset not in SKIPPERS]
+        if unknown or not self.presets:
+            raise UnknownName("method with calibrated skips", unknown[0] if unknown else "", SKIPPERS)
+        if self.n_observed < 2 or self.n_trials < 1:
+            raise BadInput(
+                f"{self.n_observed} observed episodes and {self.n_trials} trials; at least 2 (half of them are held "
+                "out) and 1 are needed"
+            )
+
+    @property
+    def fit_path(self) -> Path:
+        """Where the fit lies."""
+        return self.out / FIT_NAME
+
+    @property
+    def rows_dir(self) -> Path:
+        """Where the observed control steps lie."""
+        return self.out / "observe" / "rows"
+
+    def observation(self) -> dict[Path, EvalConfig]:
+        """Run directory -> configuration, of the observation."""
+        parts = self._parts(BASELINE, self.n_observed, 0)
+        return {self.out / "observe" / condition: config for condition, config in parts.items()}
+
+    def trial(self, method: str, name: str, calibration: Path | None = None) -> dict[Path, EvalConfig]:
+        """Run directory -> configuration, of one method on the starts of the trials."""
+        parts = self._parts(method, self.n_trials, self.n_observed, calibration)
+        return {self.out / "ladder" / f"{name}-{condition}": config for condition, config in parts.items()}
+
+    def _parts(self, method: str, n: int, offset: int, calibration: Path | None = None) -> dict[Condition, EvalConfig]:
+        """Half of the starts as they are, the other half jittered; no seed is used twice."""
+        sizes = (n - n // 2, n // 2)
+        offsets = (offset, offset + sizes[0])
+        return {
+            condition: EvalConfig(
+                suite=self.suite, methods=(method,), split=Split.CALIBRATION, episodes=size, offset=first, fresh=True,
+                condition=condition, weights=self.weights, workers=self.workers,
+                calibration=None if calibration is None else str(calibration),
+            )
+            for condition, size, first in zip(CONDITIONS, sizes, offsets, strict=True)
+            if size
+        }  # fmt: skip
+
+
+def observe(plan: CalibrationPlan, policy: Path, play: Play) -> int:
+    """Play the observation; returns its control steps. Presets without their scouts are left out, with a warning."""
+    scouts = present_scouts(policy, plan.suite)
+    presets = observable(tuple(SKIPPERS), scouts)  # also those not asked for now: they cost nothing beside the target
+    worlds = ObservingWorlds(plan.rows_dir, tuple(scouts), presets)
+
+    def watched(setting: Setting) -> Setting:
+        # The scouts' hashes are part of what must agree when the observation is resumed.
+        return replace(setting, world_factory=worlds, provenance={**setting.provenance, "scouts": scouts})
+
+    return sum(record.n_steps for out, config in plan.observation().items() for record in play(config, out, watched))
+
+
+def read_observation(plan: CalibrationPlan) -> list[ObservedEpisode]:
+    """Every observed episode; BadInput when the observation is not complete, BadArtifact when rows are missing."""
+    episodes = []
+    for out in plan.observation():
+        if not (run := RunDirectory(out)).result_path.is_file():
+            raise BadInput(f"the observation in {out} is not complete; run --stage observe (or all) first")
+        for record in outcomes(run.records()):
+            episode = read_episode(plan.rows_dir, record.key, success=record.success)
+            if len(episode.steps) != record.n_steps:
+                raise BadArtifact(
+                    f"{record.key} has {len(episode.steps)} observed steps of {record.n_steps}; its file in "
+                    f"{plan.rows_dir} is torn: observe again into another --out"
+                )
+            episodes.append(episode)
+    return episodes
+
+
+def fit(plan: CalibrationPlan, target: Target, place: Path) -> Calibration:
+    """Fit everything to the observation and write ``OUT/fit.json``: settings for every preset, none of which skips.
+
+    ``place`` gets the same without settings, for presets that need kinematics only, unless a calibration of this
+    policy with settings lies there already.
+    """
+    episodes = read_observation(plan)
+    fitted = fit_suite(plan.suite, target, episodes).model_copy(
+        update={"command": plan.command, "provenance": _provenance(episodes)}
+    )
+    before = _existing(place, target.sha256)
+    fitted.save(plan.fit_path)
+    if before is None or not before.skips:
+        fitted.model_copy(update={"skips": {}, "costs": before and before.costs}).save(place)
+    return fitted
+
+
+def run_ladder(plan: CalibrationPlan, target: Target, place: Path, play: Play) -> Calibration:
+    """Try the rungs for every preset and write ``place``, once all of them have been tried.
+
+    Settings of presets that are not part of ``plan`` stay if they were made from the same observation.
+    """
+    if not plan.fit_path.is_file():
+        raise BadInput(f"{plan.out} holds no {FIT_NAME}; run --stage fit (or all) first")
+    fitted = Calibration.load(plan.fit_path, target.sha256)
+    presets = [preset for preset in plan.presets if preset in fitted.skips]
+    if not presets:
+        raise BadInput(
+            f"none of {', '.join(plan.presets)} could be observed in {plan.out}: train what it needs "
+            "(heisd train drafter, heisd index build) and observe into another --out"
+        )
+    baseline = _played(plan.trial(BASELINE, BASELINE), play)
+    chosen = {}
+    for preset in presets:
+        setting = fitted.skips[preset]
+        choice = climb(preset, SKIPPERS[preset].source, baseline, partial(_try_rung, plan, fitted, preset, play))
+        chosen[preset] = _settled(setting, choice)
+    before = _existing(place, target.sha256)
+    is_same = before is not None and before.motion_code == fitted.motion_code  # the scores' F is then the same too
+    kept = before.skips if before is not None and is_same else {}
+    final = fitted.model_copy(
+        update={"skips": {**kept, **chosen}, "command": plan.command, "costs": before and before.costs}
+    )
+    final.save(place)
+    return final
+
+
+def _try_rung(
+    plan: CalibrationPlan, fitted: Calibration, preset: str, play: Play, number: int, rung: Rung
+) -> Sequence[EpisodeRecord]:
+    """Play a preset with one candidate's file. The file says nothing but the setting: its hash decides a resumption."""
+    setting = fitted.skips[preset].model_copy(
+        update={"n_skips": rung.n_skips, "threshold": rung.threshold, "evidence": {}}
+    )
+    path = plan.out / "ladder" / f"{preset}-{number}.json"
+    bare = {"skips": {preset: setting}, "evidence": {}, "provenance": {}, "command": ""}
+    fitted.model_copy(update=bare).save(path)
+    return _played(plan.trial(preset, f"{preset}-{number}", path), play)
+
+
+def _played(runs: dict[Path, EvalConfig], play: Play) -> list[EpisodeRecord]:
+    return [record for out, config in runs.items() for record in play(config, out, lambda setting: setting)]
+
+
+def _settled(setting: SkipSetting, choice: Choice) -> SkipSetting:
+    return setting.model_copy(
+        update={
+            "n_skips": 0 if choice.rung is None else choice.rung.n_skips,
+            "threshold": setting.threshold if choice.rung is None else choice.rung.threshold,
+            "evidence": {**setting.evidence, "rungs": choice.rungs, "chosen": choice.kept},
+        }
+    )
+
+
+def _existing(place: Path, policy_hash: str) -> Calibration | None:
+    """What lies at ``place``; None for nothing, and for a file that could not be used: it will be replaced."""
+    try:
+        return Calibration.load(place, policy_hash)
+    except BadArtifact:
+        return None
+
+
+def _provenance(episodes: Sequence[ObservedEpisode]) -> dict[str, Any]:
+    return {
+        "observed": {
+            "episodes": [episode.key for episode in episodes],
+            "n_steps": sum(len(episode.steps) for episode in episodes),
+            "n_successes": sum(episode.success for episode in episodes),
+        },
+        "versions": versions(),
+        "machine": machine(),
+        "commit": git_commit(checkout_root(Path.cwd())),
+    }
+
+
+def run(
+    plan: CalibrationPlan, stages: Sequence[str], *, policy: Path, place: Path, target: Target, play: Play
+) -> dict[str, Any]:
+    """The stages in turn; the result object of ``heisd calibrate``.
+
+    Args:
+        plan: what is calibrated.
+        stages: of :data:`STAGES`.
+        policy: directory of the policy; its scouts lie beside it.
+        place: the calibration file that presets load.
+        target: of the policy.
+        play: plays evaluations.
+
+    Raises BadInput for a stage whose predecessor has not been run, and what the stages raise.
+    """
+    result: dict[str, Any] = {"suite": plan.suite, "stages": list(stages), "out": str(plan.out), "file": None}
+    if "observe" in stages:
+        result["observed_steps"] = observe(plan, policy, play)
+    calibration = None
+    if "fit" in stages:
+        calibration = fit(plan, target, place)
+    if "ladder" in stages:
+        calibration = run_ladder(plan, target, place, play)
+    if calibration is None:
+        return result
+    return {
+        **result,
+        "file": str(place),
+        "is_complete": "ladder" in stages,
+        "adaptive_similarity": calibration.adaptive_similarity,
+        "evidence": calibration.evidence,
+        "presets": {
+            name: calibration.skips[name].model_dump(mode="json") for name in plan.presets if name in calibration.skips
+        },
+        "left_out": [name for name in plan.presets if name not in calibration.skips],
+    }

@@ -1,0 +1,130 @@
+"""The cost model: what an action should take, from what its parts cost and how often each ran.
+
+    ms = V + (1 - s) P + (F - (1 - s)) D + R row + L (tree + asking again) + look-up + drafter + the rest
+
+with s the share of skipped steps and per action F forwards of the language model, R guessed rows and L later forwards
+that checked guesses. The first four costs, and what asking takes, come from :class:`heisd.route.costs.Costs`; the
+counts from the ``speculation`` block of a result; the rest (route, trie, accept, act) from its stage means.
+Methods that give V, P, D and skips their shares are HeiSD (section 3.7) and this project's own presets.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from heisd.errors import BadArtifact
+from heisd.presets import PRESETS
+from heisd.route.costs import Costs
+
+ALLOWED_ERROR = 0.10  # prediction and measurement agree within this share
+OVERHEAD_STAGES = ("route", "trie", "accept", "act")
+PROPOSERS_OF = {"store": "retrieval", "parallel": "parallel", "eagle": "eagle"}  # what a preset needs -> whom it asks
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an average action asked for."""
+
+    skip_share: float  # steps without a forward
+    n_forwards: float  # of the language model
+    n_rows: float  # guessed tokens in all its forwards
+    n_later_checks: float  # forwards behind the first one that checked guesses
+
+    @classmethod
+    def of(cls, speculation: Mapping[str, Any]) -> "Usage":
+        """From a result's ``speculation`` block. Raises BadArtifact for one without steps, or of an older result."""
+        try:
+            n_steps = sum(route["n"] for route in speculation["routes"].values())
+            n_skips = sum(route["n"] for name, route in speculation["routes"].items() if name.startswith("skip/"))
+            n_first = speculation["acceptance_by_position"][0]["judged"]
+            return cls(
+                skip_share=n_skips / n_steps,
+                n_forwards=speculation["lm_forwards_per_action"],
+                n_rows=speculation["drafted"] / n_steps,
+                n_later_checks=(speculation["n_verifications"] - n_first) / n_steps,
+            )
+        except (KeyError, IndexError, TypeError, ZeroDivisionError) as error:
+            raise BadArtifact(
+                f"not the speculation block of a result with steps ({type(error).__name__}: {error}); run heisd eval "
+                "again with this version"
+            ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Milliseconds of an average action, by what they are spent on."""
+
+    vision_ms: float
+    prefill_ms: float
+    decode_ms: float  # later forwards, as if of one row
+    rows_ms: float  # guessed rows, and what later forwards of several rows cost beside them
+    lookup_ms: float
+    drafter_ms: float
+    overhead_ms: float
+
+    @property
+    def total_ms(self) -> float:
+        """Their sum."""
+        return float(sum(asdict(self).values()))
+
+    def as_dict(self) -> dict[str, float]:
+        """Plain JSON values, the sum among them."""
+        return {**asdict(self), "total_ms": self.total_ms}
+
+
+def predict(costs: Costs, usage: Usage, *, overhead_ms: float | None = None) -> Prediction:
+    """What an action takes. ``costs`` as :meth:`Costs.asking` gives them for the method's proposers.
+
+    ``overhead_ms`` of route, trie, accept and act together; None: the table's, which is a plain step's.
+    """
+    n_prefills = 1.0 - usage.skip_share
+    return Prediction(
+        vision_ms=costs.vision_ms,
+        prefill_ms=n_prefills * costs.prefill_ms,
+        decode_ms=(usage.n_forwards - n_prefills) * costs.decode_ms,
+        rows_ms=usage.n_rows * costs.row_ms + usage.n_later_checks * costs.tree_ms,
+        lookup_ms=costs.lookup_ms,
+        drafter_ms=costs.drafter_ms + usage.n_later_checks * costs.redraft_ms,
+        overhead_ms=costs.overhead_ms if overhead_ms is None else overhead_ms,
+    )
+
+
+def proposers_of(method: str) -> tuple[str, ...]:
+    """Proposers whose asking costs something, of a preset; nobody for an unknown name."""
+    needs: Collection[str] = PRESETS[method].needs if method in PRESETS else ()
+    return tuple(PROPOSERS_OF[what] for what in needs if what in PROPOSERS_OF)
+
+
+def beside_measured(costs: Costs, method: str, block: Mapping[str, Any]) -> dict[str, Any]:
+    """Prediction beside measurement for one method's block of a result (``heisd eval --timing``).
+
+    ``measured_ms`` and ``error`` (predicted / measured - 1) are None for a run without timing. A stage counts with
+    its mean over all steps. Raises BadArtifact for a block that is no such thing.
+    """
+    usage = Usage.of(block.get("speculation") or {})
+    measured_ms = (block.get("ms_per_action") or {}).get("mean")
+    predicted = predict(costs.asking(proposers_of(method)), usage, overhead_ms=_overhead_ms(block))
+    error = None if not measured_ms else predicted.total_ms / measured_ms - 1.0
+    return {
+        "usage": asdict(usage),
+        "predicted": predicted.as_dict(),
+        "measured_ms": measured_ms,
+        "error": error,
+        "is_within_10_percent": None if error is None else abs(error) <= ALLOWED_ERROR,
+    }
+
+
+def predicted_speedup(costs: Costs, prediction: Prediction, n_tokens: int = 7) -> float:
+    """Plain decoding's time by the table over the prediction's."""
+    return costs.plain_ms(n_tokens) / prediction.total_ms
+
+
+def ceiling(costs: Costs, n_tokens: int = 7) -> float:
+    """The speed-up of guesses that are always right and cost nothing, without skipping: 1 + (T - 1) D / (V + P)."""
+    return 1.0 + (n_tokens - 1) * costs.decode_ms / (costs.vision_ms + costs.prefill_ms)
+
+
+def _overhead_ms(block: Mapping[str, Any]) -> float | None:
+    means = [(block.get("stages") or {}).get(name, {}).get("mean") for name in OVERHEAD_STAGES]
+    known = [mean for mean in means if mean is not None]
+    return sum(known) if known else None

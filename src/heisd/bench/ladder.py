@@ -1,0 +1,115 @@
+"""The ladder of trials: settings from strict to loose, each played against plain decoding on the same starts.
+
+The order is fixed beforehand and the first failure ends the climb, so that no setting is chosen because it was lucky
+among many. What is bounded beside it is the number of bad skips per episode, from the audits of the rung's own runs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from heisd.bench.results import EpisodeRecord
+from heisd.bench.skip_fit import clopper_pearson_high
+from heisd.bench.summary import summarise
+from heisd.config import EvalConfig
+from heisd.errors import BadArtifact
+from heisd.route.base import RouteKind
+
+MAX_LOSS_POINTS = 1.0  # of paired success, as a point estimate
+BASELINE = "ar"
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One setting."""
+
+    n_skips: int  # in a row, at most
+    threshold: float  # of the score
+
+
+LADDER: tuple[Rung, ...] = tuple(
+    Rung(*values) for values in ((1, 0.9), (2, 0.9), (2, 0.8), (2, 0.7), (3, 0.7), (3, 0.6), (4, 0.5))
+)
+
+Trial = Callable[[int, Rung], Sequence[EpisodeRecord]]  # number and rung -> the preset's episodes
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Where the climb ended."""
+
+    rung: Rung | None  # the last that passed; None: not even the first did
+    rungs: list[dict[str, Any]]  # what every trial gave, strict to loose; flat, as the report prints it
+
+    @property
+    def kept(self) -> dict[str, Any] | None:
+        """The figures of the rung that was kept."""
+        return next((row for row in reversed(self.rungs) if row["passes"]), None)
+
+
+def climb(
+    preset: str, source: str, baseline: Sequence[EpisodeRecord], trial: Trial, *, ladder: Sequence[Rung] = LADDER
+) -> Choice:
+    """Try one rung after the other until paired success is more than a point below ``baseline``'s.
+
+    Args:
+        preset: method of the trials' records.
+        source: the proposer whose guesses its skips execute.
+        baseline: plain decoding on the same starts.
+        trial: plays a rung.
+        ladder: strict to loose.
+    """
+    kept: Rung | None = None
+    rows: list[dict[str, Any]] = []
+    for number, rung in enumerate(ladder, 1):
+        rows.append(judge(preset, source, rung, baseline, trial(number, rung)))
+        if not rows[-1]["passes"]:
+            break
+        kept = rung
+    return Choice(kept, rows)
+
+
+def judge(
+    preset: str, source: str, rung: Rung, baseline: Sequence[EpisodeRecord], records: Sequence[EpisodeRecord]
+) -> dict[str, Any]:
+    """The figures of one rung. Raises BadArtifact when it shares no start with the baseline.
+
+    An audit is a step that could have been skipped and was verified instead. It counts as bad unless the target kept
+    all six motion tokens of the proposer whose guess the skip would have executed.
+    """
+    suite = baseline[0].suite if baseline else ""
+    config = EvalConfig(suite=suite, methods=(BASELINE, preset))
+    methods = summarise(config, [*baseline, *records])["methods"]
+    plain, mine = methods[BASELINE], methods[preset]
+    paired, speculation = mine["paired"], mine["speculation"]
+    if paired is None:
+        raise BadArtifact(f"{preset} and {BASELINE} have no start in common: calibrate again into another --out")
+    n_skips = sum(count["n"] for route, count in speculation["routes"].items() if _is_skip(route))
+    n_steps = sum(count["n"] for count in speculation["routes"].values())
+    n_audits = speculation["audits"]["n"]
+    n_bad = n_audits - speculation["audits"]["kept_by_source"].get(source, 0)
+    skips_per_episode = n_skips / mine["n_episodes"]
+    bad_share_high = clopper_pearson_high(n_bad, n_audits)
+    return {
+        "n_skips": rung.n_skips,
+        "threshold": rung.threshold,
+        "passes": paired["difference_points"] >= -MAX_LOSS_POINTS,
+        "n_pairs": paired["n_pairs"],
+        "pc_success": mine["pc_success"],
+        "pc_success_baseline": plain["pc_success"],
+        "difference_points": paired["difference_points"],
+        "difference_ci95": list(paired["ci95"]),
+        "mean_steps": mine["mean_steps"],
+        "mean_steps_baseline": plain["mean_steps"],
+        "lm_forwards_per_action": speculation["lm_forwards_per_action"],
+        "skip_share": n_skips / n_steps if n_steps else 0.0,
+        "skips_per_episode": skips_per_episode,
+        "n_audits": n_audits,
+        "n_bad_audits": n_bad,
+        "bad_share_high95": bad_share_high,
+        "bad_skips_per_episode_high95": bad_share_high * skips_per_episode,
+    }
+
+
+def _is_skip(route: str) -> bool:
+    return route.split("/")[0] == RouteKind.SKIP

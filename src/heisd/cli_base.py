@@ -1,0 +1,56 @@
+"""What every command of the command line shares: its options, how it fails and how it prints its result."""
+
+import errno
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from heisd.errors import HeisdError
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+Out = Annotated[Path, typer.Option("--out", help="Directory of the run; the same command again resumes it.")]
+Weights = Annotated[str, typer.Option(help="A bundled policy's name, or a directory with a policy.")]
+Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
+Workers = Annotated[int, typer.Option(min=1, help="Worker processes.")]
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Every expected way to fail ends in one line on stderr and an exit code."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except HeisdError as error:
+            fail(str(error), 2)
+        except KeyboardInterrupt as interrupt:
+            fail(f"interrupted; {interrupt.args[0] if interrupt.args else 'what was finished before is kept'}", 130)
+        except OSError as error:
+            if error.errno not in _DISK_ERRORS:
+                raise
+            where = f" ({error.filename})" if error.filename else ""
+            fail(f"{error.strerror}{where}; what was finished before is kept", 2)
+
+    return run
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """End the process with one line on stderr."""
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+def emit(result: dict[str, Any], as_json: bool, show: Callable[[], None]) -> None:
+    """One JSON object on stdout, or the human form."""
+    if not as_json:
+        show()
+        return
+    from json import dumps
+
+    typer.echo(dumps(result, indent=2, allow_nan=False))

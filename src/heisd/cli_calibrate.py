@@ -1,0 +1,156 @@
+"""``heisd calibrate``: thresholds from calibration episodes, with the guarantee they carry."""
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from heisd.cli_base import Json, Weights, Workers, emit, fail, guarded
+
+if TYPE_CHECKING:
+    from heisd.bench.evaluate import Setting
+    from heisd.bench.results import EpisodeRecord
+    from heisd.bench.suite_fit import Target
+    from heisd.config import EvalConfig
+
+ALL = "all"
+
+
+@guarded
+def calibrate(
+    suite: Annotated[str, typer.Option(help="LIBERO suite, e.g. libero_object.")],
+    method: Annotated[str, typer.Option(help="Methods whose skips are calibrated.")] = "hybrid,hold_calibrated",
+    episodes: Annotated[int, typer.Option(min=1, help="Fresh starts that every setting is tried on.")] = 200,
+    observe: Annotated[int, typer.Option(min=2, help="Episodes of plain decoding that scores are fitted to.")] = 60,
+    stage: Annotated[str, typer.Option(help="observe, fit, ladder or all.")] = ALL,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Directory of the runs, resumed; runs/calibrate-SUITE if left out.")
+    ] = None,
+    weights: Weights = "default",
+    workers: Workers = 2,
+    json: Json = False,
+) -> None:
+    """Observe plain decoding, fit scores and ranges, try settings with skipping on; write the file presets load."""
+    from heisd.bench.calibrate import STAGES, CalibrationPlan, run
+    from heisd.bench.weights import resolve_weights
+    from heisd.errors import UnknownName
+
+    if stage not in (*STAGES, ALL):
+        raise UnknownName("stage", stage, (*STAGES, ALL))
+    plan = CalibrationPlan(
+        suite=suite, out=out or Path("runs") / f"calibrate-{suite}", presets=_names(method), n_observed=observe,
+        n_trials=episodes, workers=workers, weights=weights, command=shlex.join(["heisd", *sys.argv[1:]]),
+    )  # fmt: skip
+    policy = resolve_weights(weights, suite)
+    from heisd.presets.assets import place_of
+
+    stages = STAGES if stage == ALL else (stage,)
+    place = place_of(policy, suite, "calibration")
+    result = run(plan, stages, policy=policy, place=place, target=_target(policy), play=_play)
+    emit(result, json, lambda: show(result))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _target(policy: Path) -> "Target":
+    from heisd.bench.suite_fit import Target
+    from heisd.policies.bundle import load_policy
+    from heisd.policies.identity import describe_weights
+
+    codec = load_policy(policy).codec
+    return Target(describe_weights(policy)["sha256"], codec.q01, codec.q99)
+
+
+def _play(config: "EvalConfig", out: Path, adapt: "Callable[[Setting], Setting]") -> "Sequence[EpisodeRecord]":
+    """Run or resume an evaluation on LIBERO with a progress bar."""
+    from heisd.bench.evaluate import evaluate
+    from heisd.bench.libero_world import libero_setting
+    from heisd.bench.results import RunDirectory
+    from heisd.bench.summary import outcomes
+    from heisd.cli_run import progress_bar
+
+    setting = adapt(libero_setting(config))
+    with progress_bar(f"{config.suite} {out.parent.name} {out.name}", config.episodes) as bar:
+        result = evaluate(config, out, setting, progress=bar)
+    if result["status"] != "complete":
+        fail(f"{result['invalid']['n']} episodes in {out} could not be played; repeat the command to try again", 1)
+    return outcomes(RunDirectory(out).records())
+
+
+def show(result: dict[str, Any]) -> None:
+    """What was fitted, one table of rungs per method, and what the bound means."""
+    from heisd.cli_run import stdout
+
+    if result["file"] is None:
+        typer.echo(f"{result['suite']}: {result['observed_steps']} control steps observed in {result['out']}")
+        return
+    typer.echo(f"{result['suite']}: HeiSD's least similarity {result['adaptive_similarity']:.4f}")
+    for note in result["evidence"].get("notes", []):
+        typer.echo(f"note: {note}")
+    for name, setting in result["presets"].items():
+        if rungs := setting["evidence"].get("rungs"):
+            stdout.print(_rungs_table(name, rungs))
+        typer.echo(_verdict(name, setting))
+    for name in result["left_out"]:
+        typer.echo(f"{name}: left out, its drafter or store was not there when plain decoding was observed")
+    good = result["evidence"].get("good")
+    if good and result["is_complete"]:
+        typer.echo(
+            f"bad: a motion token more than {good['bins']} bins from the target's own (x, y, z {_axes(good['mm'])} mm, "
+            f"rotation {_axes(good['deg'])} degrees), more than the rule keeps of a block, or another gripper; "
+            "on starts like those of the trials"
+        )
+    typer.echo(f"{'result' if result['is_complete'] else 'without skips yet'}: {result['file']}")
+
+
+def _axes(values: Sequence[float]) -> str:
+    return " / ".join(f"{value:.1f}" for value in values)
+
+
+def _rungs_table(name: str, rungs: Sequence[dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"{name}: trials, strict to loose", title_justify="left")
+    for column in (
+        "in a row",
+        "score from",
+        "success",
+        "plain",
+        "paired",
+        "steps skipped",
+        "bad audits",
+        "bad/episode",
+    ):
+        table.add_column(column, justify="right")
+    for rung in rungs:
+        table.add_row(
+            str(rung["n_skips"]),
+            f"{rung['threshold']:g}",
+            f"{rung['pc_success']:.1f} %",
+            f"{rung['pc_success_baseline']:.1f} %",
+            f"{rung['difference_points']:+.1f}",
+            f"{100 * rung['skip_share']:.1f} %",
+            f"{rung['n_bad_audits']}/{rung['n_audits']}",
+            f"< {rung['bad_skips_per_episode_high95']:.2f}",
+            style=None if rung["passes"] else "dim",
+        )
+    return table
+
+
+def _verdict(name: str, setting: dict[str, Any]) -> str:
+    evidence = setting["evidence"]
+    if "rungs" not in evidence:
+        auc = "undefined" if evidence["auc"] is None else f"{evidence['auc']:.3f}"
+        return f"{name}: score fitted to {evidence['n_fitted']} steps, AUC on held-out episodes {auc}; not tried yet"
+    if evidence["chosen"] is None:
+        return f"{name}: never skips, no setting kept the success of plain decoding"
+    high = evidence["chosen"]["bad_skips_per_episode_high95"]
+    return (
+        f"{name}: at most {setting['n_skips']} skips in a row from a score of {setting['threshold']:g} on; "
+        f"fewer than {high:.2f} bad skips per episode (95 %)"
+    )

@@ -1,0 +1,111 @@
+"""What presets need beside the policy: its drafters, its store, its calibration. Each is loaded when first asked for.
+
+They lie beside the policy, under its name: ``libero-store``, ``libero-drafter``, ``libero-eagle``,
+``libero-calibration/SUITE.json``; all are tied to its weights and refused for others.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from heisd.errors import BadArtifact
+from heisd.index.bundled import open_store_for
+from heisd.index.store import Store
+from heisd.kinematics import bin_sizes
+from heisd.policies.identity import describe_weights
+from heisd.policies.manifest import MANIFEST
+from heisd.policies.target import OpenVLAPolicy
+from heisd.presets import PRESETS
+from heisd.presets.calibration import Calibration
+from heisd.propose import registry
+from heisd.propose.base import Proposer
+from heisd.route.costs import Costs
+
+DRAFTERS = ("parallel", "eagle")
+# what -> where it lies, behind the policy's name, and the command that makes it
+PLACES = {
+    "parallel": ("-drafter/manifest.json", "heisd train drafter --kind parallel --weights {policy} --out {place}"),
+    "eagle": ("-eagle/manifest.json", "heisd train drafter --kind eagle --weights {policy} --out {place}"),
+    "store": ("-store/manifest.json", "heisd index build --data DIR --weights {policy} --out {place}"),
+    "calibration": ("-calibration/{suite}.json", "heisd calibrate --suite {suite} --weights {policy}"),
+}
+
+
+def require(policy: Path, suite: str, methods: Iterable[str], *, calibration: Path | None = None) -> None:
+    """BadArtifact for the first thing that a method needs and that is not there; nothing is loaded.
+
+    ``calibration`` is a file used in place of the policy's own.
+    """
+    for method in methods:
+        for what in PRESETS[method].needs:
+            path = place_of(policy, suite, what)
+            if what == "calibration" and calibration is not None:
+                path = calibration
+            if not path.is_file():
+                place = path.parent if path.name == MANIFEST else path
+                command = PLACES[what][1].format(policy=policy.name, suite=suite, place=place)
+                raise BadArtifact(
+                    f"method {method!r} needs a {what} for {suite}, and there is none at {place}; {command}"
+                )
+
+
+def place_of(policy: Path, suite: str, what: str) -> Path:
+    """The file by which something of a policy is known to be there."""
+    policy = policy.resolve()
+    return policy.parent / (policy.name + PLACES[what][0].format(suite=suite))
+
+
+class Assets:
+    """Everything of one policy on one suite. Engines built from the same object share weights and memory maps."""
+
+    def __init__(
+        self, target: OpenVLAPolicy, policy: Path, suite: str, *, horizon: int = 300, calibration: Path | None = None
+    ) -> None:
+        """``policy`` is the directory that ``target`` was loaded from; ``horizon`` the suite's, in control steps.
+
+        ``calibration`` is a file used in place of the policy's own.
+        """
+        self.target, self.policy, self.suite, self.horizon = target, policy.resolve(), suite, horizon
+        self._store: Store | None = None
+        self._calibration_path = calibration or place_of(policy, suite, "calibration")
+        self._calibration: Calibration | None = None
+        self._weights: dict[str, Any] = {}
+
+    def proposer(self, name: str, **options: Any) -> Proposer:
+        """A fresh proposer with its store or weights; BadArtifact when those are missing or of another policy."""
+        if name == "retrieval":
+            options = {"store": self.store(), **options}
+        if name in DRAFTERS:
+            options = {"drafter": self._drafter(name), **options}
+        return registry.create(name, self.target.codec, **options)
+
+    def store(self) -> Store:
+        """The policy's experience store."""
+        if self._store is None:
+            self._store = open_store_for(self.policy, self.target.codec)
+        return self._store
+
+    def calibration(self) -> Calibration:
+        """The suite's calibration."""
+        if self._calibration is None:
+            self._calibration = Calibration.load(self._calibration_path, describe_weights(self.policy)["sha256"])
+        return self._calibration
+
+    def costs(self) -> Costs | None:
+        """What the calibration says a forward and a guess cost here; None without a calibration or a table in it."""
+        if not self._calibration_path.is_file():
+            return None
+        table = self.calibration().costs
+        return None if table is None else table.build()
+
+    def bin_sizes(self) -> tuple[float, ...]:
+        """(T,) action units per bin."""
+        codec = self.target.codec
+        return tuple(bin_sizes(codec.q01, codec.q99).tolist())
+
+    def _drafter(self, name: str) -> Any:
+        if name not in self._weights:
+            from heisd.policies.drafter_bundle import load_drafter
+
+            self._weights[name] = load_drafter(place_of(self.policy, self.suite, name).parent, self.target)
+        return self._weights[name]

@@ -1,0 +1,126 @@
+"""What ``heisd calibrate`` writes and presets load: ranges, thresholds and the evidence behind them, per suite."""
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from heisd.errors import BadArtifact
+from heisd.files import json_bytes, read_json, write_atomic
+from heisd.kinematics import MotionRanges
+from heisd.policies.config import Frozen
+from heisd.propose.kalman import KalmanNoise
+from heisd.route.calibrated import SkipScore
+from heisd.route.costs import Costs
+
+FORMAT: Literal["heisd-calibration-1"] = "heisd-calibration-1"
+HINT = "; make one: heisd calibrate --suite SUITE"
+
+
+class ScoreSpec(Frozen):
+    """A logistic regression as numbers; see :class:`heisd.route.calibrated.SkipScore`."""
+
+    names: tuple[str, ...]
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+    weight: tuple[float, ...]
+    bias: float
+
+    def build(self) -> SkipScore:
+        """The score as routes call it."""
+        return SkipScore(self.names, self.mean, self.scale, self.weight, self.bias)
+
+
+class SkipSetting(Frozen):
+    """When one preset skips, and the ladder of trials that chose it."""
+
+    score: ScoreSpec
+    threshold: float = Field(ge=0)
+    n_skips: int = Field(ge=0)
+    min_similarity: float | None = None  # None: the preset has no memory to ask
+    evidence: dict[str, Any] = Field(default_factory=dict)  # curve, AUC, rungs and their bound on bad skips
+
+    @property
+    def floor(self) -> float:
+        """``min_similarity`` as routes want it."""
+        return -math.inf if self.min_similarity is None else self.min_similarity
+
+
+class CostSpec(Frozen):
+    """Milliseconds on the machine that calibrated; see :class:`heisd.route.costs.Costs`."""
+
+    vision_ms: float = Field(ge=0)
+    prefill_ms: float = Field(gt=0)
+    decode_ms: float = Field(gt=0)
+    row_ms: float = Field(ge=0)
+    tree_ms: float = Field(default=0.0, ge=0)
+    lookup_ms: float = Field(default=0.0, ge=0)
+    drafter_ms: float = Field(default=0.0, ge=0)
+    redraft_ms: float = Field(default=0.0, ge=0)
+    eagle_ms: float = Field(default=0.0, ge=0)
+    overhead_ms: float = Field(default=0.0, ge=0)
+
+    def build(self) -> Costs:
+        """The table as routes and predictions use it."""
+        return Costs(**self.model_dump())
+
+
+class Calibration(Frozen):
+    """One suite's calibration for one policy."""
+
+    format: Literal["heisd-calibration-1"] = FORMAT
+    suite: str
+    policy_hash: str
+    motion_paper: dict[str, Any]  # MotionRanges of w = 15, path length
+    motion_code: dict[str, Any]  # of w = 5, distances from the last point
+    kalman_process: tuple[float, ...]
+    kalman_measurement: tuple[float, ...]
+    adaptive_similarity: float  # HeiSD's minimum acceptable similarity, on this project's keys
+    skips: dict[str, SkipSetting] = Field(default_factory=dict)  # preset -> its setting
+    costs: CostSpec | None = None  # ``heisd bench --costs``; with it ``exact`` stops speculating where that loses time
+    command: str = ""
+    evidence: dict[str, Any] = Field(default_factory=dict)  # what "good" means, thresholds tried, notes
+    provenance: dict[str, Any] = Field(default_factory=dict)  # episodes, seeds, versions, machine
+
+    def paper_ranges(self) -> MotionRanges:
+        """Kinematic ranges of the papers' window."""
+        return MotionRanges.from_dict(self.motion_paper)
+
+    def code_ranges(self) -> MotionRanges:
+        """Kinematic ranges of the released code's window."""
+        return MotionRanges.from_dict(self.motion_code)
+
+    def kalman_noise(self) -> KalmanNoise:
+        """Fitted noise of the constant-velocity filter."""
+        return KalmanNoise(self.kalman_process, self.kalman_measurement)
+
+    def skip_setting(self, preset: str) -> SkipSetting:
+        """When ``preset`` may skip; BadArtifact when nobody has calibrated it."""
+        if preset not in self.skips:
+            raise BadArtifact(
+                f"the calibration of {self.suite} has no setting for {preset!r} (it has: "
+                f"{', '.join(self.skips) or 'none'}); make one: heisd calibrate --suite {self.suite} --method {preset}"
+            )
+        return self.skips[preset]
+
+    def save(self, path: Path) -> None:
+        """Replace the file as a whole."""
+        write_atomic(path, json_bytes(self.model_dump(mode="json")))
+
+    @classmethod
+    def load(cls, path: Path, policy_hash: str) -> "Calibration":
+        """Read a file; BadArtifact for one that is missing, torn, of another format or of another policy."""
+        values = read_json(path, hint=HINT)
+        try:
+            calibration = cls.model_validate(values)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, problem["loc"])) or "it"
+            raise BadArtifact(f"{path} is not a {FORMAT}: {where}: {problem['msg']}{HINT}") from None
+        if calibration.policy_hash != policy_hash:
+            raise BadArtifact(
+                f"{path} was made for policy {calibration.policy_hash[:12]}…, this one is {policy_hash[:12]}…: "
+                f"its thresholds mean nothing here{HINT}"
+            )
+        return calibration

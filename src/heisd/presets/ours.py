@@ -1,0 +1,65 @@
+"""This project's presets: ``exact`` loses nothing, ``hybrid`` skips where it was shown to be safe; and a control."""
+
+from functools import partial
+from typing import Any
+
+from heisd.accept import BlockBounds, sequence
+from heisd.engine import Engine
+from heisd.presets.assets import Assets
+from heisd.presets.calibration import Calibration, SkipSetting
+from heisd.route.base import Router
+from heisd.route.calibrated import CalibratedSkip
+from heisd.route.fixed import Fixed
+from heisd.route.paying import Paying
+from heisd.telemetry import Sink
+
+BOUNDS = BlockBounds(30, 15)  # HeiSD's, but equal tokens of a failing block are kept: they cost nothing
+
+
+def exact(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
+    """The parallel drafter's guesses inside the prefill, and behind what it settles; tokens equal plain decoding's.
+
+    Where the calibration has a table of costs, it leaves off guessing while that loses time by the table.
+    """
+    names = ("parallel",)
+    router: Router = Fixed(drafters=names, later=names)
+    costs = assets.costs()
+    if costs is not None:
+        router = Paying(router, costs.asking(names))
+    return Engine(assets.target, proposers={name: assets.proposer(name) for name in names}, router=router, sink=sink)
+
+
+def hybrid(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
+    """Calibrated skips with the drafter's action, weighed by memory; the rest is checked by sequence."""
+    calibration = assets.calibration()
+    setting, scouts = calibration.skip_setting("hybrid"), ("parallel", "retrieval")
+    router = _calibrated(calibration, setting, "parallel", scouts, later=("parallel",))
+    proposers = {"parallel": assets.proposer("parallel", whole=True), "retrieval": assets.proposer("retrieval")}
+    return Engine(assets.target, proposers=proposers, router=router, sink=sink)
+
+
+def hold(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
+    """``hybrid``'s rule, calibrated in the same way, with the last action in place of drafter and store."""
+    calibration = assets.calibration()
+    router = _calibrated(calibration, calibration.skip_setting("hold_calibrated"), "persistence", ("persistence",))
+    return Engine(assets.target, proposers={"persistence": assets.proposer("persistence")}, router=router, sink=sink)
+
+
+def _calibrated(
+    calibration: Calibration,
+    setting: SkipSetting,
+    source: str,
+    scouts: tuple[str, ...],
+    later: tuple[str, ...] = (),
+) -> CalibratedSkip:
+    return CalibratedSkip(
+        score=setting.score.build(),
+        threshold=setting.threshold,
+        ranges=calibration.code_ranges(),
+        rule=partial(sequence, bounds=BOUNDS),
+        source=source,
+        scouts=scouts,
+        later=later,
+        n_skips=setting.n_skips,
+        min_similarity=setting.floor,
+    )

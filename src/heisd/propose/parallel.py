@@ -1,0 +1,157 @@
+"""The parallel drafter's guesses as a trie that holds what pays and nothing else.
+
+Every node of a trie is one more row in the target's forward, so a path is followed only while its probability, the
+product of its tokens', is worth a row. The last token of an action is not an input of the forward: it is guessed along
+for nothing wherever a path gets that far.
+"""
+
+import math
+from collections.abc import Sequence
+from heapq import heappop, heappush
+
+import numpy as np
+from torch import Tensor
+
+from heisd.codec import N_BINS, ActionCodec
+from heisd.errors import BadInput
+from heisd.policies.drafter import MISSING, N_EMBEDDED, N_PAST, motion_features
+from heisd.policies.drafter_runtime import FirstPass, ParallelRuntime
+from heisd.policies.proprio import FLAT_SIZE, flatten
+from heisd.policies.protocol import Context
+from heisd.propose.base import History
+from heisd.types import Draft, FloatArray, IntArray, Verdict
+
+MIN_PROBABILITY = 0.06  # of being kept; below it a row costs more than it saves (row 0.07 ms, forward 1.25 ms)
+BRANCHES = 8  # guesses at one token that are considered
+
+Path = tuple[int, ...]  # ranks of the guesses along a path: (0, 0) is the best at two tokens
+
+
+class ParallelDraft:
+    """Proposes from the prompt embeddings before the prefill; later passes of an action use what has been settled.
+
+    Args:
+        codec: of the policy.
+        drafter: from ``load_drafter``, for the same policy.
+        min_probability: of a path; shorter tries cost less, longer ones may keep more.
+        max_nodes: rows of the first pass, when most is unknown.
+        max_later_nodes: rows of a later pass.
+        whole: always include the best guess at the whole action (for rules that accept more than equality).
+        score: rank among other proposers' chains when a tree has no room for all.
+
+    Raises BadInput when the drafter guesses another number of tokens than the codec's actions have.
+    """
+
+    def __init__(
+        self,
+        codec: ActionCodec,
+        *,
+        drafter: ParallelRuntime,
+        min_probability: float = MIN_PROBABILITY,
+        max_nodes: int = 24,
+        max_later_nodes: int = 16,
+        whole: bool = False,
+        score: float = 0.0,
+    ) -> None:
+        if drafter.config.n_tokens != codec.length:
+            raise BadInput(f"the drafter guesses {drafter.config.n_tokens} tokens; an action has {codec.length}")
+        if not 0.0 < min_probability <= 1.0 or min(max_nodes, max_later_nodes) < 0:
+            raise BadInput(f"min_probability is in (0, 1], nodes are 0 or more; got {min_probability}, {max_nodes}")
+        self._codec, self._drafter = codec, drafter
+        self._min_log_probability = math.log(min_probability)
+        self._max_nodes, self._max_later_nodes = max_nodes, max_later_nodes
+        self._whole, self._score = whole, score
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the first pass of the last action."""
+        self._seen: tuple[Context, IntArray] | None = None
+        self._first: FirstPass | None = None
+
+    def observe(self, verdict: Verdict) -> None:
+        """Nothing to learn: what was kept comes back as ``history.settled``."""
+
+    def propose(self, context: Context, history: History) -> Draft | None:
+        """A trie of guesses behind the settled tokens; None where the context has no prompt embeddings to read."""
+        prefix, n_settled = getattr(context, "prefix", None), len(history.settled)
+        if not isinstance(prefix, Tensor) or n_settled >= self._codec.length:
+            return None
+        first = self._first_pass(context, prefix, history)
+        if n_settled == 0:
+            return self._draft(first.log_probs, self._max_nodes)
+        states = getattr(context, "states", None)
+        settled = np.clip(self._codec.vocab_size - 1 - np.asarray(history.settled, dtype=np.int64), 0, N_BINS - 1)
+        hidden = None if states is None or not len(states) else states[-1]
+        return self._draft(self._drafter.corrected(first, settled, hidden), self._max_later_nodes)
+
+    def _first_pass(self, context: Context, prefix: Tensor, history: History) -> FirstPass:
+        """Made once a control step."""
+        past = past_bins(history, self._codec)
+        if self._first is None or self._seen is None or self._seen[0] is not context or (self._seen[1] != past).any():
+            now, before = _proprioception(history)
+            features = motion_features(past, now, before)
+            self._first, self._seen = self._drafter.first(prefix, past[:N_EMBEDDED], features), (context, past)
+        return self._first
+
+    def _draft(self, log_probs: Tensor, max_nodes: int) -> Draft | None:
+        best, bins = log_probs.topk(BRANCHES, dim=-1)
+        values = best.clamp_max(0.0).tolist()
+        paths = best_first(values, max_nodes, self._min_log_probability)
+        if self._whole or (not paths and len(values) == 1):
+            whole = (0,) * len(values)
+            paths = [whole, *(path for path in paths if path != whole[: len(path)])]
+        if not paths:
+            return None
+        ids = (self._codec.vocab_size - 1 - bins).tolist()
+        chains = tuple(tuple(ids[depth][rank] for depth, rank in enumerate(path)) for path in paths)
+        weights = tuple(tuple(values[depth][rank] for depth, rank in enumerate(path)) for path in paths)
+        return Draft(chains, "parallel", (self._score,) * len(chains), weights)
+
+
+def best_first(log_probs: Sequence[Sequence[float]], max_nodes: int, min_log_probability: float) -> list[Path]:
+    """The likeliest paths of a trie, likeliest node first: its leaves, the path of best guesses before the others.
+
+    Args:
+        log_probs: for each missing token the log-probabilities of its guesses, not increasing.
+        max_nodes: nodes of the trie; those of the last token are free, and not counted.
+        min_log_probability: of a node: the sum along its path.
+    """
+    n_missing = len(log_probs)
+    if n_missing == 1:
+        return [(0,)] if log_probs[0][0] >= min_log_probability else []
+    nodes: dict[Path, float] = {}
+    inner: set[Path] = set()
+    waiting: list[tuple[float, Path]] = [(-log_probs[0][0], (0,))]
+    while waiting and len(nodes) < max_nodes:
+        cost, path = heappop(waiting)
+        if -cost < min_log_probability:
+            break
+        nodes[path] = -cost
+        inner.add(path[:-1])
+        depth, rank = len(path), path[-1]
+        here = log_probs[depth - 1]
+        if rank + 1 < len(here):
+            heappush(waiting, (cost + here[rank] - here[rank + 1], (*path[:-1], rank + 1)))
+        if depth < n_missing - 1:
+            heappush(waiting, (cost - log_probs[depth][0], (*path, 0)))
+    leaves = [path for path in nodes if path not in inner]
+    leaves.sort(key=lambda path: (any(path), -nodes[path], path))
+    return [(*path, 0) if len(path) == n_missing - 1 else path for path in leaves]
+
+
+def past_bins(history: History, codec: ActionCodec) -> IntArray:
+    """(N_PAST, T) bins of the last executed actions, newest first; MISSING for what isn't there or isn't an action."""
+    past = np.full((N_PAST, codec.length), MISSING, dtype=np.int64)
+    bins = codec.vocab_size - 1 - history.tokens[: -N_PAST - 1 : -1]
+    is_ours = ((bins >= 0) & (bins < N_BINS)).all(axis=1, keepdims=True)
+    past[: len(bins)] = np.where(is_ours, bins, MISSING)
+    return past
+
+
+def _proprioception(history: History) -> tuple[FloatArray, FloatArray]:
+    """Flat proprioception now and one control step before."""
+    seen = history.proprioception
+    if not seen:
+        return np.zeros(FLAT_SIZE, np.float32), np.zeros(FLAT_SIZE, np.float32)
+    now = flatten(seen[-1])
+    return now, flatten(seen[-2]) if len(seen) > 1 else now

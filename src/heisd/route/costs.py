@@ -1,0 +1,47 @@
+"""What the parts of a control step cost on one machine: the table that predictions and :class:`Paying` work with."""
+
+import math
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
+
+from heisd.errors import BadInput
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Mean milliseconds, measured once (``heisd bench --costs``) and then taken as given: no clock is read later.
+
+    Raises BadInput for a number that is negative or not finite, and for a forward that costs nothing.
+    """
+
+    vision_ms: float  # V: encode one observation
+    prefill_ms: float  # P: the first forward, without guesses
+    decode_ms: float  # D: a forward of one row
+    row_ms: float  # one guessed token more in a forward
+    tree_ms: float = 0.0  # what a later forward of several rows costs beside its rows: other kernels, a mask
+    lookup_ms: float = 0.0  # retrieval, once a control step
+    drafter_ms: float = 0.0  # the parallel drafter's first pass, once a control step
+    redraft_ms: float = 0.0  # asking a drafter again, before a later forward
+    eagle_ms: float = 0.0  # growing an EAGLE tree, before a later forward
+    overhead_ms: float = 0.0  # of a plain step: route, accept, act
+
+    def __post_init__(self) -> None:
+        values = asdict(self)
+        if not all(math.isfinite(value) and value >= 0 for value in values.values()):
+            raise BadInput(f"costs are milliseconds, finite and not negative; got {values}")
+        if not self.prefill_ms * self.decode_ms > 0:
+            raise BadInput(f"prefill_ms and decode_ms are above 0; got {self.prefill_ms} and {self.decode_ms}")
+
+    def asking(self, proposers: Collection[str]) -> "Costs":
+        """The same table for a method that asks only these proposers; the others cost it nothing."""
+        behind = self.eagle_ms if "eagle" in proposers else self.redraft_ms if "parallel" in proposers else 0.0
+        return replace(
+            self,
+            lookup_ms=self.lookup_ms if "retrieval" in proposers else 0.0,
+            drafter_ms=self.drafter_ms if "parallel" in proposers else 0.0,
+            redraft_ms=behind,
+        )
+
+    def plain_ms(self, n_tokens: int) -> float:
+        """Plain decoding of an action: V + P + (T - 1) D, and what every step costs beside the forwards."""
+        return self.vision_ms + self.prefill_ms + (n_tokens - 1) * self.decode_ms + self.overhead_ms

@@ -1,0 +1,291 @@
+"""heisd.accelerate: configuration, the off switch, and what faulty policies and proposers cost."""
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import fake_target as fake
+import numpy as np
+import pytest
+from fake_target import FakePolicy
+from pydantic import ValidationError
+
+import heisd
+from heisd import AccelerateConfig, accelerate, accept
+from heisd.engine import Engine
+from heisd.errors import BadInput, BrokenContract, UnknownName
+from heisd.policies.protocol import Context
+from heisd.propose.base import History, Stateless
+from heisd.telemetry import MemorySink
+from heisd.types import Draft, Observation, Verdict
+
+T, FIRST, END = fake.CODEC.length, fake.CODEC.first_token, fake.CODEC.vocab_size
+
+
+def standing_still(n: int = 4) -> list[Observation]:
+    """Every observation three times: then the last action is the right guess."""
+    return [seen for seen in fake.observations(n) for _ in range(3)]
+
+
+@pytest.mark.parametrize(
+    "config", [None, {}, AccelerateConfig(), {"proposers": {}}, {"max_nodes": 1}, {"proposers": {"kalman_code": {}}}]
+)
+def test_the_default_rule_gives_plain_decodings_actions(config: Any) -> None:
+    policy = FakePolicy()
+    robot = accelerate(policy, config)
+    for seen in standing_still():
+        assert robot.act(seen).tokens.tolist() == fake.greedy(policy, seen)
+
+
+def test_the_default_proposers_save_forwards_and_the_off_switch_saves_none() -> None:
+    fast, plain = MemorySink(), MemorySink()
+    robots = [accelerate(FakePolicy(), sink=fast), accelerate(FakePolicy(), {"enabled": False}, sink=plain)]
+    assert {type(robot) for robot in robots} == {Engine}
+    for seen in standing_still():
+        for robot in robots:
+            robot.act(seen)
+    assert {record.lm_forwards for record in plain.records} == {T}
+    assert [record.lm_forwards for record in fast.records][1::3] == [1] * 4
+    assert sum(record.n_accepted for record in plain.records) == 0
+
+
+def test_reset_begins_an_episode() -> None:
+    sink = MemorySink()
+    robot = accelerate(FakePolicy(), sink=sink)
+    seen = fake.observations(1)[0]
+    for _ in range(2):
+        robot.reset()
+        robot.act(seen)
+    assert [record.step for record in sink.records] == [0, 0]
+    assert [record.lm_forwards for record in sink.records] == [T, T]  # what was done before is forgotten
+
+
+class Near(Stateless):
+    """The target's tokens, one bin off where there is a bin on that side."""
+
+    def __init__(self, policy: FakePolicy) -> None:
+        self.policy, self.seen = policy, fake.observations(1)[0]
+
+    def propose(self, context: Context, history: History) -> Draft | None:  # noqa: ARG002
+        missing = fake.greedy(self.policy, self.seen)[len(history.settled) :]
+        return Draft((tuple(max(token - 1, FIRST) for token in missing),), "near", (0.0,))
+
+
+@pytest.mark.parametrize(
+    ("rule", "n_relaxed"),
+    [
+        ("exact", 0),
+        ({"name": "relaxed", "tolerance_bins": 0}, 0),
+        ({"name": "relaxed", "tolerance_bins": [1, 0, 0, 0, 0, 0, 0]}, 1),
+        ({"name": "sequence", "max_sum_bins": 0}, 0),
+    ],
+)
+def test_rules_and_their_options_reach_the_engine(rule: Any, n_relaxed: int) -> None:
+    policy, sink = FakePolicy(), MemorySink()
+    near = Near(policy)
+    robot = accelerate(policy, {"proposers": {"mine": near}, "rule": rule}, sink=sink)
+    robot.act(near.seen)
+    assert sink.records[0].origins.get("relaxed", 0) == n_relaxed
+
+
+@pytest.mark.parametrize(
+    ("rule", "keywords"),
+    [
+        ("relaxed", {"tolerance_bins": 9}),
+        ({"name": "relaxed", "tolerance_bins": (5, 5, 5, 5, 5, 5, 0)}, {"tolerance_bins": (5, 5, 5, 5, 5, 5, 0)}),
+        ("sequence", {"bounds": accept.HEISD_PAPER}),
+        ({"name": "sequence", "max_sum_bins": 44, "max_token_bins": 24}, {"bounds": accept.HEISD_CODE}),
+    ],
+)
+def test_rules_bind_their_options(rule: Any, keywords: Mapping[str, Any]) -> None:
+    bound: Any = AccelerateConfig(rule=rule).rule.bind()
+    assert bound.keywords == keywords
+
+
+class Halves(Near):
+    """Two candidates: one has the right position, the other the right rotation and gripper."""
+
+    def propose(self, context: Context, history: History) -> Draft | None:  # noqa: ARG002
+        right = tuple(fake.greedy(self.policy, self.seen))
+        wrong = tuple(FIRST + (token - FIRST + 100) % 200 for token in right)
+        return (
+            Draft((right[:3] + wrong[3:], wrong[:3] + right[3:]), "halves", (0.0, 0.0)) if not history.settled else None
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "n_accepted"),
+    [
+        ({"rule": "sequence"}, 7),
+        ({"rule": {"name": "sequence", "recombines": False}}, 3),
+        ({"rule": "exact"}, 3),
+        ({"rule": "exact", "max_nodes": 2}, 1),  # the two roots
+    ],
+)
+def test_candidates_recombine_and_trees_stay_small_as_asked(options: dict[str, Any], n_accepted: int) -> None:
+    policy, sink = FakePolicy(), MemorySink()
+    halves = Halves(policy)
+    robot = accelerate(policy, options | {"proposers": {"mine": halves}}, sink=sink)
+    assert robot.act(halves.seen).tokens.tolist() == fake.greedy(policy, halves.seen)
+    assert sink.records[0].n_accepted == n_accepted
+
+
+def test_a_configuration_can_be_written_down_and_read_again() -> None:
+    config = AccelerateConfig.model_validate({"proposers": {"kalman": {"context_steps": 5}}, "rule": "relaxed"})
+    assert AccelerateConfig.model_validate_json(config.model_dump_json()) == config
+    with pytest.raises(ValidationError, match="frozen"):
+        config.max_nodes = 3  # type: ignore[misc]
+
+
+class Silent(Stateless):
+    def propose(self, context: Context, history: History) -> Draft | None: ...
+
+
+KNOWN = "enabled, max_nodes, proposers, rule"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {"propsers": {}, "rules": "exact"},
+            rf"unknown key\(s\) \['propsers', 'rules'\] in accelerate's configuration; known: {KNOWN}",
+        ),
+        ({"rule": {"name": "relaxed", "tolerance": 5}}, r"\['tolerance'\] in rule 'relaxed'; known: name, tolerance_"),
+        ({"rule": {"name": "exact", "tolerance_bins": 5}}, r"\['tolerance_bins'\] in rule 'exact'; known: name"),
+        ({"rule": "strict"}, "unknown rule 'strict'; known: exact, relaxed, sequence"),
+        ({"rule": {"tolerance_bins": 5}}, "unknown rule ''; known: exact, relaxed, sequence"),
+        ({"rule": {"name": "relaxed", "tolerance_bins": -1}}, "greater than or equal to 0, got -1"),
+        ({"rule": {"name": "relaxed", "tolerance_bins": True}}, "valid integer, got True"),
+        ({"rule": {"name": "relaxed", "tolerance_bins": [5] * 6}}, "give one tolerance, or 7"),
+        ({"rule": {"name": "relaxed", "tolerance_bins": [5] * 7}}, "the gripper is never relaxed"),
+        ({"rule": {"name": "sequence", "max_sum_bins": "many"}}, "rule 'sequence': max_sum_bins: .*got 'many'"),
+        ({"rule": 9}, "the rule is 9; give its name, or a mapping"),
+        ({"max_nodes": 0}, "max_nodes: .* got 0; known keys: "),
+        ({"max_nodes": "48"}, "max_nodes: .* got '48'"),
+        ({"enabled": "no"}, "enabled: .* got 'no'"),
+        ([], r"accelerate's configuration: it: .* got \[\]"),
+        ({"proposers": ["kalman"]}, r"proposers: .* got \['kalman'\]"),
+        ({"proposers": {"kalman": None}}, r"proposer 'kalman' is None; give its options as a mapping \({} for none\)"),
+        ({"proposers": {"mine": Stateless()}}, r"\(here without propose\)"),
+        ({"proposers": {"kalmann": {}}}, r"unknown proposer 'kalmann'; known: .*kalman, "),
+        ({"proposers": {"kalman": {"steps": 3}}}, "proposer 'kalman': .*'steps'; its options: noise, "),
+        ({"proposers": {"kalman": {"context_steps": "3"}}}, "proposer 'kalman' cannot use the options .*'3'"),
+    ],
+)
+def test_a_bad_configuration_is_refused_in_one_line(config: Any, message: str) -> None:
+    with pytest.raises(BadInput, match=message) as caught:
+        accelerate(FakePolicy(), config)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_configuration_itself_refuses_what_it_does_not_know() -> None:
+    with pytest.raises(BadInput, match=rf"unknown key\(s\) \['max_node'\] .*; known: {KNOWN}"):
+        AccelerateConfig(max_node=3)  # type: ignore[call-arg]
+    with pytest.raises(UnknownName):
+        AccelerateConfig(rule="strict")  # type: ignore[arg-type]
+
+
+def test_a_policy_without_its_members_is_refused_by_name() -> None:
+    with pytest.raises(BrokenContract, match=r"policy object .*encode, prefill, extend; found no encode, prefill, ext"):
+        accelerate(object())  # type: ignore[arg-type]
+    with pytest.raises(BrokenContract, match=r"called codec .*found dict"):
+        accelerate(type("Odd", (FakePolicy,), {"codec": {}})())
+
+
+def test_the_sequence_rule_wants_seven_tokens() -> None:
+    short = type("Short", (FakePolicy,), {"codec": fake.ActionCodec.from_stats(fake.VOCAB, [-1.0] * 3, [1.0] * 3)})
+    with pytest.raises(BadInput, match="actions of 7 tokens; this codec has 3"):
+        accelerate(short(), {"rule": "sequence"})
+    accelerate(short(), {"rule": "relaxed"})
+
+
+# ---- faulty proposers: the action is plain decoding's, the fault is counted, named, and benched after three
+
+
+def draft(*chains: tuple[Any, ...], **changes: Any) -> Draft:
+    values: dict[str, Any] = {"chains": chains, "source": "faulty", "scores": (0.0,) * len(chains)}
+    return Draft(**(values | changes))
+
+
+RIGHT_LENGTH = (FIRST,) * T
+FAULTS: dict[str, Any] = {
+    "raises": ZeroDivisionError("oops"),
+    "NaN score": draft(RIGHT_LENGTH, scores=(float("nan"),)),
+    "NaN log-probability": draft(RIGHT_LENGTH, log_probs=((float("nan"),) * T,)),
+    "NaN token": draft((float("nan"),)),
+    "too long": draft((FIRST,) * (T + 1)),
+    "empty chain": draft(()),
+    "no chains": draft(),
+    "one score too few": draft((FIRST,), (FIRST + 1,), scores=(0.0,)),
+    "log-probabilities of another shape": draft(RIGHT_LENGTH, log_probs=((0.0,),)),
+    "an array": np.full((1, T), FIRST),
+    "id above the vocabulary": draft((END,)),
+    "id below the actions": draft((FIRST - 1,)),
+    "negative id": draft((-1,)),
+}
+
+
+class Faulty(Stateless):
+    def __init__(self, answer: Any) -> None:
+        self.answer, self.n_calls = answer, 0
+
+    def propose(self, context: Context, history: History) -> Draft | None:  # noqa: ARG002
+        self.n_calls += 1
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_faulty_proposer_costs_no_action_and_is_benched(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    policy, faulty = FakePolicy(), Faulty(FAULTS[name])
+    robot = accelerate(policy, {"proposers": {"mine": faulty, "persistence": {}}})
+    for seen in standing_still():
+        assert robot.act(seen).tokens.tolist() == fake.greedy(policy, seen)
+    assert robot.faults == {"mine": 3}
+    assert faulty.n_calls == 3
+    assert sum("proposer mine failed" in message for message in caplog.messages) == 3
+    assert sum("proposer mine is benched" in message for message in caplog.messages) == 1
+    robot.reset()
+    robot.act(fake.observations(1)[0])
+    assert faulty.n_calls > 3  # heard again
+
+
+class RaisesInObserve(Near):
+    def observe(self, verdict: Verdict) -> None:
+        raise KeyError(verdict.source)
+
+
+class RaisesInReset(Near):
+    def reset(self) -> None:
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize(("proposer_type", "n_faults"), [(RaisesInObserve, 3), (RaisesInReset, 1)])
+def test_faults_outside_propose_cost_no_action(proposer_type: type[Near], n_faults: int) -> None:
+    policy = FakePolicy()
+    robot = accelerate(policy, {"proposers": {"mine": proposer_type(policy)}})
+    for seen in standing_still():
+        assert robot.act(seen).tokens.tolist() == fake.greedy(policy, seen)
+    assert robot.faults == {"mine": n_faults}
+
+
+# ---- the public names
+
+
+def test_the_function_is_there_in_whatever_order_modules_are_loaded() -> None:
+    code = (
+        "import sys, heisd; assert not {'pydantic', 'numpy', 'torch'} & set(sys.modules);"
+        "import heisd.acceleration; from heisd.acceleration import AccelerateConfig;"
+        "assert callable(heisd.accelerate) and heisd.AccelerateConfig is AccelerateConfig;"
+        "assert 'torch' not in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_other_names_are_refused() -> None:
+    with pytest.raises(AttributeError, match="module 'heisd' has no attribute 'acelerate'"):
+        heisd.acelerate  # noqa: B018  # type: ignore[attr-defined]
+    assert set(heisd.__all__) == {"AccelerateConfig", "__version__", "accelerate"}

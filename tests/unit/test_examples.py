@@ -1,0 +1,39 @@
+"""The example and the code in the docs pages run."""
+
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import fake_target as fake
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_foreign_policy_keeps_its_contract_and_its_actions(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(ROOT / "examples" / "foreign_policy.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    found = re.match(r"18 equal actions; forwards of the language model: (\d+) ", said)
+    assert found, said
+    assert 18 <= int(found[1]) < 18 * 7
+
+
+def test_the_foreign_policy_is_a_page() -> None:
+    lines = (ROOT / "examples" / "foreign_policy.py").read_text().splitlines()
+    assert len([line for line in lines if line.strip()]) <= 85
+
+
+@pytest.mark.parametrize("page", ["accelerate.md", "add-a-proposer.md"])
+def test_the_code_of_a_page_runs(page: str) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), flags=re.DOTALL)
+    observations = [seen for seen in fake.observations(2) for _ in range(3)]
+    names: dict[str, Any] = {"policy": fake.FakePolicy(), "observations": observations}
+    assert blocks
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)
+    assert names["robot"].faults == {}
+    if page == "accelerate.md":
+        assert sum(names["forwards"]) < 7 * len(names["forwards"])
+    else:
+        assert len(names["actions"]) == len(observations)
