@@ -77,7 +77,7 @@ def test_a_thousand_steps_of_a_tiny_policy_alone_and_together() -> None:
 def test_every_pair_too() -> None:
     pairs = [name for name in combinations(FREE) if name.count("+") == 1]
     assert len(pairs) == 3
-    assert_exact(check(sealed(), pairs, 200, tiny.SIZE_PX), 200)
+    assert_exact(check(sealed(), pairs, 100, tiny.SIZE_PX), 100)
 
 
 def test_plain_decoding_here_is_the_slow_obvious_one() -> None:
@@ -89,9 +89,9 @@ def test_plain_decoding_here_is_the_slow_obvious_one() -> None:
 
 @pytest.mark.parametrize("name", list_bundled())
 def test_a_thousand_steps_of_the_bundled_policies(name: str) -> None:
-    """350 observations, each answered once by every proposer that needs nothing beside the policy."""
+    """335 observations, each answered once by every proposer that needs nothing beside the policy."""
     target = load_policy(name)
-    n_steps = 350
+    n_steps = 335
     counts = check(target, FREE, n_steps, target.config.vision.image_size if target.config.vision else tiny.SIZE_PX)
     assert_exact(counts, n_steps)
     assert sum(row["n_steps"] for row in counts.values()) >= 1000

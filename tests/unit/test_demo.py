@@ -49,7 +49,7 @@ def test_plain_alone_when_nothing_lies_beside_the_policy():
     assert methods == ("ar",)
     assert list(missing) == ["exact", "hybrid"]
     line = demo.missing_line({"libero_object": missing, "libero_spatial": missing})
-    assert line.startswith("not shown: exact, hybrid; method 'exact' needs a parallel for libero_object")
+    assert line.startswith("not shown: exact, hybrid; method 'exact' needs a parallel drafter")
     assert "heisd train drafter" in line
     assert "\n" not in line
 

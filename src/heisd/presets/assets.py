@@ -22,12 +22,20 @@ from heisd.propose.base import Proposer
 from heisd.route.costs import Costs
 
 DRAFTERS = ("parallel", "eagle")
-# what -> where it lies, behind the policy's name, and the command that makes it
+_TRAIN = (
+    "heisd train drafter --kind {kind} --weights {{policy}} --rollouts runs/rollouts --out runs/{kind}, then copy "
+    "runs/{kind}/drafter to {{place}}"
+)
+# what -> where it lies, behind the policy's name, what it is called, and the command that makes it
 PLACES = {
-    "parallel": ("-drafter/manifest.json", "heisd train drafter --kind parallel --weights {policy} --out {place}"),
-    "eagle": ("-eagle/manifest.json", "heisd train drafter --kind eagle --weights {policy} --out {place}"),
-    "store": ("-store/manifest.json", "heisd index build --data DIR --weights {policy} --out {place}"),
-    "calibration": ("-calibration/{suite}.json", "heisd calibrate --suite {suite} --weights {policy}"),
+    "parallel": ("-drafter/manifest.json", "a parallel drafter", _TRAIN.format(kind="parallel")),
+    "eagle": ("-eagle/manifest.json", "an EAGLE drafter", _TRAIN.format(kind="eagle")),
+    "store": (
+        "-store/manifest.json",
+        "an experience store",
+        "heisd index build --data DIR --weights {policy} --out {place}",
+    ),
+    "calibration": ("-calibration/{suite}.json", "a calibration", "heisd calibrate --suite {suite} --weights {policy}"),
 }
 
 
@@ -43,9 +51,10 @@ def require(policy: Path, suite: str, methods: Iterable[str], *, calibration: Pa
                 path = calibration
             if not path.is_file():
                 place = path.parent if path.name == MANIFEST else path
-                command = PLACES[what][1].format(policy=policy.name, suite=suite, place=place)
+                _, called, command = PLACES[what]
                 raise BadArtifact(
-                    f"method {method!r} needs a {what} for {suite}, and there is none at {place}; {command}"
+                    f"method {method!r} needs {called}, and there is none at {place}; "
+                    f"make one: {command.format(policy=policy.name, suite=suite, place=place)}"
                 )
 
 
