@@ -20,6 +20,14 @@ def _outside_the_checkout(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # so that the committed log of test runs is never written to
 
 
+@pytest.fixture
+def _ctrl_c():
+    """Python's own handler, also where a shell has started the tests in the background, with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def lines(out):
     return (out / EPISODES_NAME).read_text().splitlines()
 
@@ -230,6 +238,7 @@ def test_an_episode_counts_without_its_film(tmp_path, monkeypatch):
     assert list((tmp_path / "run" / "videos").iterdir()) == []
 
 
+@pytest.mark.usefixtures("_ctrl_c")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("is_interrupted", "expected"), [(True, KeyboardInterrupt), (False, MissingExtra)])
 def test_an_interrupted_import_is_an_interrupt_and_a_broken_one_stops_the_run(
@@ -246,6 +255,7 @@ def test_an_interrupted_import_is_an_interrupt_and_a_broken_one_stops_the_run(
     assert not (tmp_path / "run" / EPISODES_NAME).exists()
 
 
+@pytest.mark.usefixtures("_ctrl_c")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_lost_in_a_callback_from_c_still_stops_the_run(tmp_path, monkeypatch):
     act, calls = toy_world.ToyAgent.act, []
