@@ -64,6 +64,8 @@ def gripper(**changes: object) -> GripperState:
         ([GOOD], READY, {"gripper": gripper(steps_since_change=3)}, Reason.GRIPPER),
         ([draft(similarity=0.49, gripper_event_in=9.0)], READY, {}, Reason.SCENE),
         ([draft(similarity=NAN)], READY, {}, Reason.SCENE),
+        ([draft(similarity=0.9, text_similarity=0.99)], READY, {}, Reason.WORDING),
+        ([draft(similarity=0.9, text_similarity=NAN)], READY, {}, Reason.WORDING),
         ([draft()], READY, {}, Reason.SCENE),  # memory says nothing
         ([GOOD], replace(READY, is_rejected=True), {}, Reason.REJECTED),
         ([GOOD], replace(READY, n_skips=2), {}, Reason.ENOUGH_SKIPS),

@@ -43,6 +43,7 @@ class Reason(StrEnum):
     GRIPPER = "gripper event near"
     UNSURE = "score below threshold"
     SCENE = "scene changed"
+    WORDING = "memory knows the task by other words"
     REJECTED = "rejected before"  # the last verification did not like the drafts
     AUDIT = "audit"  # could have been skipped and is verified all the same
     COMPENSATION = "compensation"  # KERV: the filter completes what one verification leaves open

@@ -114,6 +114,8 @@ class CalibratedSkip:
         # Memory that is silent, or says NaN, does not know the scene.
         if self.min_similarity > -math.inf and not features.get("similarity", math.nan) >= self.min_similarity:
             return Reason.SCENE
+        if not features.get("text_similarity", 1.0) >= 1.0:  # memory answered for another sentence
+            return Reason.WORDING
         if memory.is_rejected:
             return Reason.REJECTED
         if memory.n_skips >= self.n_skips:
