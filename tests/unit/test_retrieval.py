@@ -269,3 +269,27 @@ def test_bad_options_are_refused(tmp_path: Path) -> None:
         Retrieval(ActionCodec.from_stats(1000, [-1.0] * 6 + [0.0], [1.0] * 7), store=store)
     with pytest.raises(BadInput, match="its options: store, k, temperature"):
         create("retrieval", CODEC)
+
+
+@pytest.mark.parametrize(("frame", "steps"), [(0, 3.0), (2, 1.0), (3, np.inf), (4, np.inf)])
+def test_the_evidence_says_how_near_memory_is_and_when_the_gripper_moves_next(frame: int, steps: float) -> None:
+    angle = np.linspace(0.0, 1.0, 5)
+    keys = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    bins = np.full((5, 7), 100)
+    bins[:, 6] = [0, 1, 0, 255, 255]  # ids that decode alike are no event
+    bins[:, 0] = [100, 110, 120, 130, 140]
+    zeros = np.zeros(5, dtype=np.int64)
+    rows = make_rows(keys, np.zeros((5, 25)), zeros, np.arange(5), zeros, bins)
+    index = Index([MILK], [Shard(Part(rows, ("e",)))], Projection(np.zeros(2, np.float32), np.eye(2, dtype=np.float32)))
+    proposer = Retrieval(CODEC, store=index, k=2)
+    draft = proposer.propose(context(keys[frame]), NOW)
+    assert draft is not None
+    assert proposer.last_lookup is not None
+    assert draft.evidence == {
+        "similarity": pytest.approx(1.0, abs=1e-3),
+        "text_similarity": 1.0,
+        "spread_bins": 10.0,
+        "gripper_event_in": steps,
+    }
+    reworded = proposer.propose(context(keys[frame], MILK.replace("pick up", "grab")), NOW)
+    assert reworded is None or reworded.evidence["text_similarity"] < 1.0
