@@ -123,7 +123,7 @@ class Engine(Generic[ContextT, CacheT]):
     ) -> verify.DraftTree | None:
         """Guesses at the tokens that are missing, as one tree; None when there are none."""
         # The token before the last has to be read anyway; its forward tells the last one, guessed or not.
-        if asked == _NOBODY or len(answer.tokens) == self.target.codec.length - 1:
+        if not self._panel or asked == _NOBODY or len(answer.tokens) == self.target.codec.length - 1:
             return None
         with self._clock("propose"):
             drafts = self._panel.propose(context, self._history.with_settled(tuple(answer.tokens)), asked)

@@ -22,6 +22,10 @@ class Panel:
         self._proposers, self._codec, self._max_faults = dict(proposers), codec, max_faults
         self.faults: Counter[str] = Counter()  # of this episode, by name
 
+    def __len__(self) -> int:
+        """How many proposers there are."""
+        return len(self._proposers)
+
     def reset(self) -> None:
         """Begin an episode: everyone is heard again."""
         self.faults.clear()
