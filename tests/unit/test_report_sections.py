@@ -176,7 +176,8 @@ def test_a_timeline_without_any_reading_is_drawn():
 
 
 def test_results_of_older_versions_still_make_a_page(tmp_path):
-    runs = [path.parent for path in sorted(RESULTS.glob("*/eval_info.json"))]
+    committed = sorted(RESULTS.glob("*/eval_info.json"))
+    runs = [path.parent for path in committed if '"by_motion"' not in path.read_text()]  # newer ones have it
     assert len(runs) >= 4
     page = write_report(runs, tmp_path / "r.html").read_text()
     for absent in ("Speed and success", "One episode, step by step", "Which guesses are kept", "By kind of motion"):
