@@ -7,8 +7,11 @@ kernels: it prints "Exception ignored" and the program goes on as if nobody had 
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
+
+Handler = Callable[[int, FrameType | None], Any]
 
 _pending = threading.Event()
 
@@ -19,16 +22,25 @@ def remembered() -> Iterator[None]:
 
     Does nothing outside the main thread, or where a program handles SIGINT itself.
     """
+    with handled(signal.SIGINT, _remember, default=signal.default_int_handler):
+        try:
+            yield
+        finally:
+            _pending.clear()
+
+
+@contextlib.contextmanager
+def handled(number: int, handler: Handler, *, default: Handler | signal.Handlers) -> Iterator[None]:
+    """``handler`` for a signal while open, where Python allows it (the main thread) and ``default`` is in place."""
     in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    if not in_main_thread or signal.getsignal(number) != default:
         yield
         return
-    signal.signal(signal.SIGINT, _remember)
+    signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        _pending.clear()
+        signal.signal(number, default)
 
 
 def check() -> None:

@@ -17,6 +17,7 @@ class PartialAction:
         "n_forwards",
         "n_rows",
         "origins",
+        "positions",
         "tokens",
         "verdicts",
         "verifications",
@@ -29,6 +30,7 @@ class PartialAction:
         self.n_forwards = 0
         self.n_rows: list[int] = []  # guessed tokens in each verification's tree
         self.verdicts: list[Verdict] = []
+        self.positions: list[int] = []  # of each verdict's first token
         self.verifications: list[tuple[int, int]] = []  # position of the first guessed token, tokens kept
         self.kept_by_source: Counter[str] = Counter()
 
@@ -45,8 +47,11 @@ class PartialAction:
             self.margins.append(margin)
 
     def verified(self, guesses: DraftTree, verdict: Verdict) -> None:
-        """That forward has checked guesses."""
+        """That forward has judged guesses; one that keeps a filter's tokens unchecked verifies nothing (KERV)."""
         self.verdicts.append(verdict)
+        self.positions.append(guesses.position)
+        if TokenOrigin.COMPENSATED in verdict.origins:
+            return
         self.verifications.append((guesses.position, verdict.n_accepted))
         self.n_rows.append(len(guesses.tree.tokens) - (guesses.known is not None))
         self.kept_by_source[verdict.source] += verdict.n_accepted
@@ -58,9 +63,8 @@ class PartialAction:
 
     def outcome(self, route: Route) -> Outcome:
         """What came of the route, for the router's memory."""
-        positions = tuple(position for position, _ in self.verifications)
         tokens, verdicts = tuple(self.tokens), tuple(self.verdicts)
-        return Outcome(route, verdicts, positions, tokens, self.n_forwards, tuple(self.n_rows))
+        return Outcome(route, verdicts, tuple(self.positions), tokens, self.n_forwards, tuple(self.n_rows))
 
     def record(self, step: int, route: Route, latency_ms: float, stage_ms: Mapping[str, float]) -> StepRecord:
         """Telemetry of the finished step."""

@@ -15,7 +15,8 @@ from heisd.bench.speculation import SpeculationCounts
 from heisd.config import EvalConfig, content_hash
 from heisd.errors import BadArtifact, BadInput, HeisdError, UnknownName
 from heisd.policies.manifest import sha256_of
-from heisd.presets.calibration import Calibration, CostSpec
+from heisd.presets.calibration import Calibration
+from heisd.route.costs import Costs
 from heisd.sim.splits import Condition, Split, episode_starts
 from heisd.types import StepRecord
 
@@ -246,7 +247,7 @@ def test_candidates_are_played_with_their_own_file(tmp_path, policy, place):
 
 
 def test_presets_are_calibrated_one_after_the_other_and_costs_are_kept(tmp_path, policy, place):
-    costs = CostSpec(vision_ms=1, prefill_ms=4, decode_ms=2, row_ms=0.1)
+    costs = Costs(vision_ms=1, prefill_ms=4, decode_ms=2, row_ms=0.1)
     calibrated(a_plan(tmp_path, presets=("hybrid",)), policy, place, FakePlay())
     load(place).model_copy(update={"costs": costs}).save(place)
     calibrated(a_plan(tmp_path, presets=("hold_calibrated",)), policy, place, FakePlay())
@@ -401,6 +402,28 @@ def test_eval_takes_a_calibration(tmp_path, monkeypatch):
     assert configs[0].calibration == "c.json"
     refused = runner.invoke(cli.app, ["eval", *arguments[:-2]])
     assert "calibration: c.json -> None" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"costs": {"vision_ms": 1, "prefill_ms": 0, "decode_ms": 2, "row_ms": 0.1}}, "above 0"),
+        ({"costs": {"vision_ms": 1, "prefill_ms": 4, "decode_ms": 2, "row_ms": 0.1, "gpu_ms": 1}}, "costs.gpu_ms"),
+        ({"score": {"names": ["a"], "mean": [0.0], "scale": [0.0], "weight": [1.0], "bias": 0.0}}, "scale"),
+        ({"score": {"names": ["a"], "mean": [], "scale": [1.0], "weight": [1.0], "bias": 0.0}}, "one mean"),
+    ],
+)
+def test_a_file_with_impossible_numbers_is_refused_by_name_when_it_is_read(tmp_path, change, why):
+    values = {
+        "suite": "toy", "policy_hash": "h", "motion_paper": {}, "motion_code": {}, "kalman_process": [],
+        "kalman_measurement": [], "adaptive_similarity": 1.0,
+    }  # fmt: skip
+    if "score" in change:
+        change = {"skips": {"hybrid": {**change, "threshold": 0.5, "n_skips": 1}}}
+    path = tmp_path / "toy.json"
+    path.write_text(json.dumps(values | change))
+    with pytest.raises(BadArtifact, match=rf"toy\.json.*{why}"):
+        Calibration.load(path, "h")
 
 
 def test_a_given_calibration_is_loaded_in_place_of_the_policys_own(tmp_path, policy, place, monkeypatch):

@@ -13,7 +13,6 @@ from heisd.bench.latency import BenchConfig
 from heisd.bench.measure_costs import ROWS, CostMeter, fit_costs, guessed_tree, time_parts
 from heisd.bench.speculation import SpeculationCounts
 from heisd.errors import BadArtifact, BadInput
-from heisd.presets.calibration import CostSpec
 from heisd.propose import registry
 from heisd.route.costs import Costs
 from heisd.types import StepRecord
@@ -163,7 +162,3 @@ def test_every_part_is_timed_once_a_step_behind_the_warm_up() -> None:
     assert set(series) == {"vision", "overhead", "drafter", "redraft"} | curves
     assert all(values == [1.0] * 7 for name, values in series.items() if name != "overhead")
     assert fit_costs(dict.fromkeys(series, 1.0)).drafter_ms == 1.0
-
-
-def test_a_calibration_s_table_is_the_one_that_routes_use() -> None:
-    assert CostSpec.model_validate({name: getattr(COSTS, name) for name in Costs.__slots__}).build() == COSTS

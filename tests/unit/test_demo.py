@@ -10,7 +10,8 @@ from heisd import cli, demo
 from heisd.bench.motion import ONLOOKER
 from heisd.errors import UnknownName
 from heisd.presets.assets import place_of
-from heisd.presets.calibration import Calibration, ScoreSpec, SkipSetting
+from heisd.presets.calibration import Calibration, SkipSetting
+from heisd.route.calibrated import SkipScore
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def place(policy, what):
 
 
 def calibrate(policy, *presets, policy_hash="0" * 64):
-    score = ScoreSpec(names=(), mean=(), scale=(), weight=(), bias=0.0)
+    score = SkipScore(names=(), mean=(), scale=(), weight=(), bias=0.0)
     Calibration(
         suite="libero_object", policy_hash=policy_hash, motion_paper=ONLOOKER.as_dict(), motion_code=ONLOOKER.as_dict(),
         kalman_process=(), kalman_measurement=(), adaptive_similarity=0.9,

@@ -22,7 +22,8 @@ from heisd.bench.report_run import load_run, percent_text, table_html
 from heisd.bench.report_speed import comparable, plane
 from heisd.bench.results import EpisodeTimeline, RunDirectory
 from heisd.bench.speculation import SpeculationCounts
-from heisd.presets.calibration import Calibration, ScoreSpec, SkipSetting
+from heisd.presets.calibration import Calibration, SkipSetting
+from heisd.route.calibrated import SkipScore
 from heisd.types import StepRecord
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -200,7 +201,7 @@ def test_older_episode_lines_are_read(tmp_path, monkeypatch):
 
 
 def calibration(tmp_path, **changes):
-    score = ScoreSpec(names=("similarity",), mean=(0.0,), scale=(1.0,), weight=(1.0,), bias=0.0)
+    score = SkipScore(names=("similarity",), mean=(0.0,), scale=(1.0,), weight=(1.0,), bias=0.0)
     curve = [
         {"score": 0.05, "good": 0.0, "n": 12},
         {"score": 0.95, "good": 0.9, "n": 100},

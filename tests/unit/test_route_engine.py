@@ -184,6 +184,8 @@ def test_the_filter_fills_the_motion_tokens_and_the_gripper_is_the_target_s(sett
         assert action.tokens[6] == opinion_behind(seen, action.tokens)
         assert action.origins[n:] == (TokenOrigin.COMPENSATED,) * (6 - n) + (TokenOrigin.DECODED,)
         assert sink.records[0].lm_forwards == 3
+        assert len(sink.records[0].verifications) == 1  # what the filter fills is not verified, nor counted as kept
+        assert "kalman" not in sink.records[0].kept_by_source
 
 
 def test_a_position_that_is_not_settled_is_not_filled() -> None:

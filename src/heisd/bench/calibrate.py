@@ -16,7 +16,7 @@ from typing import Any
 
 from heisd.bench.evaluate import Setting
 from heisd.bench.ladder import Choice, Rung, climb
-from heisd.bench.observe import SKIPPERS, ObservingWorlds, observable, present_scouts
+from heisd.bench.observe import ObservingWorlds, observable, present_scouts
 from heisd.bench.observed import ObservedEpisode, read_episode
 from heisd.bench.provenance import checkout_root, git_commit, machine, versions
 from heisd.bench.results import EpisodeRecord, RunDirectory
@@ -25,6 +25,7 @@ from heisd.bench.summary import outcomes
 from heisd.config import EvalConfig
 from heisd.errors import BadArtifact, BadInput, UnknownName
 from heisd.presets.calibration import Calibration, SkipSetting
+from heisd.presets.skippers import SKIPPERS
 from heisd.sim.splits import Condition, Split
 
 BASELINE = "ar"

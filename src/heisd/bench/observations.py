@@ -44,4 +44,6 @@ def load_observations(path: Path) -> list[Observation]:
             for i in range(len(arrays["instruction"]))
         ]
     except (OSError, ValueError, KeyError, IndexError) as error:
-        raise BadArtifact(f"{path} is not a file of recorded observations ({error})") from None
+        # numpy's own words advise loading pickles.
+        why = "no .npz archive of plain arrays" if "pickle" in str(error) else error
+        raise BadArtifact(f"{path} is not a file of recorded observations ({why})") from None

@@ -7,7 +7,7 @@ full, so that its actions are plain decoding's and its drafts those a preset wou
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from heisd.engine import Engine
 from heisd.kinematics import PhaseSignal
 from heisd.policies.manifest import sha256_of
 from heisd.policies.protocol import Context
+from heisd.presets.skippers import MEMORY, SCOUTS, SKIPPERS, Skipper
 from heisd.propose.base import History
 from heisd.route.base import Memory, Outcome, Plan, Reason, Route, RouteKind, counted
 from heisd.route.calibrated import GRIPPER_MARGIN_STEPS, is_gripper_near, motion_distance_bins, skip_features
@@ -33,35 +34,6 @@ from heisd.telemetry import Sink
 from heisd.types import Draft, FloatArray, Observation
 
 log = logging.getLogger(__name__)
-
-MEMORY = "retrieval"  # the scout whose evidence is the similarity of the nearest remembered frame
-
-
-@dataclass(frozen=True, slots=True)
-class Scout:
-    """A proposer that is asked before a skip is decided."""
-
-    needs: str | None = None  # key of heisd.presets.assets.PLACES; None: nothing beside the policy
-    options: Mapping[str, Any] = field(default_factory=dict)  # as the presets give them
-
-
-@dataclass(frozen=True, slots=True)
-class Skipper:
-    """A preset whose skips are calibrated: whose guess it executes, and whom it asks. Must agree with the preset."""
-
-    source: str
-    scouts: tuple[str, ...]
-
-
-SCOUTS: dict[str, Scout] = {
-    "parallel": Scout("parallel", {"whole": True}),
-    MEMORY: Scout("store"),
-    "persistence": Scout(),
-}
-SKIPPERS: dict[str, Skipper] = {
-    "hybrid": Skipper("parallel", ("parallel", MEMORY)),
-    "hold_calibrated": Skipper("persistence", ("persistence",)),
-}
 
 
 def present_scouts(policy: Path, suite: str) -> dict[str, str]:

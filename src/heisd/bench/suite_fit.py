@@ -10,13 +10,13 @@ import numpy as np
 
 from heisd.accept import SPEC_VLA_TOLERANCE_BINS
 from heisd.bench.ladder import LADDER
-from heisd.bench.observe import MEMORY, SKIPPERS
 from heisd.bench.observed import GOOD_BINS, ObservedEpisode, ObservedStep
 from heisd.bench.rollout import DEG_PER_UNIT, MM_PER_UNIT
 from heisd.bench.skip_fit import adaptive_similarity, fit_score, quality
 from heisd.errors import BadInput
 from heisd.kinematics import Distance, MotionRanges, bin_sizes, fit_ranges, fit_variability_high
-from heisd.presets.calibration import Calibration, ScoreSpec, SkipSetting
+from heisd.presets.calibration import Calibration, SkipSetting
+from heisd.presets.skippers import MEMORY, SKIPPERS
 from heisd.propose.kalman import fit_noise
 from heisd.route.base import MOTION_TOKENS
 from heisd.types import FloatArray, IntArray
@@ -128,7 +128,7 @@ def _setting(
     promised = np.asarray([score(row) for row in theirs.rows])
     found = quality(promised, theirs.is_good)
     return SkipSetting(
-        score=ScoreSpec(names=score.names, mean=score.mean, scale=score.scale, weight=score.weight, bias=score.bias),
+        score=score,
         threshold=LADDER[0].threshold,
         n_skips=0,
         min_similarity=_least_similarity([*fitted_to, *held_out]) if "similarity" in names else None,

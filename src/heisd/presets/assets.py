@@ -104,8 +104,7 @@ class Assets:
         """What the calibration says a forward and a guess cost here; None without a calibration or a table in it."""
         if not self._calibration_path.is_file():
             return None
-        table = self.calibration().costs
-        return None if table is None else table.build()
+        return self.calibration().costs
 
     def bin_sizes(self) -> tuple[float, ...]:
         """(T,) action units per bin."""

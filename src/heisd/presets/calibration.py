@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from heisd.errors import BadArtifact
+from heisd.errors import BadArtifact, BadInput
 from heisd.files import json_bytes, read_json, write_atomic
 from heisd.kinematics import MotionRanges
 from heisd.policies.config import Frozen
@@ -18,24 +18,10 @@ FORMAT: Literal["heisd-calibration-1"] = "heisd-calibration-1"
 HINT = "; make one: heisd calibrate --suite SUITE"
 
 
-class ScoreSpec(Frozen):
-    """A logistic regression as numbers; see :class:`heisd.route.calibrated.SkipScore`."""
-
-    names: tuple[str, ...]
-    mean: tuple[float, ...]
-    scale: tuple[float, ...]
-    weight: tuple[float, ...]
-    bias: float
-
-    def build(self) -> SkipScore:
-        """The score as routes call it."""
-        return SkipScore(self.names, self.mean, self.scale, self.weight, self.bias)
-
-
 class SkipSetting(Frozen):
     """When one preset skips, and the ladder of trials that chose it."""
 
-    score: ScoreSpec
+    score: SkipScore
     threshold: float = Field(ge=0)
     n_skips: int = Field(ge=0)
     min_similarity: float | None = None  # None: the preset has no memory to ask
@@ -45,25 +31,6 @@ class SkipSetting(Frozen):
     def floor(self) -> float:
         """``min_similarity`` as routes want it."""
         return -math.inf if self.min_similarity is None else self.min_similarity
-
-
-class CostSpec(Frozen):
-    """Milliseconds on the machine that calibrated; see :class:`heisd.route.costs.Costs`."""
-
-    vision_ms: float = Field(ge=0)
-    prefill_ms: float = Field(gt=0)
-    decode_ms: float = Field(gt=0)
-    row_ms: float = Field(ge=0)
-    tree_ms: float = Field(default=0.0, ge=0)
-    lookup_ms: float = Field(default=0.0, ge=0)
-    drafter_ms: float = Field(default=0.0, ge=0)
-    redraft_ms: float = Field(default=0.0, ge=0)
-    eagle_ms: float = Field(default=0.0, ge=0)
-    overhead_ms: float = Field(default=0.0, ge=0)
-
-    def build(self) -> Costs:
-        """The table as routes and predictions use it."""
-        return Costs(**self.model_dump())
 
 
 class Calibration(Frozen):
@@ -78,7 +45,7 @@ class Calibration(Frozen):
     kalman_measurement: tuple[float, ...]
     adaptive_similarity: float  # HeiSD's minimum acceptable similarity, on this project's keys
     skips: dict[str, SkipSetting] = Field(default_factory=dict)  # preset -> its setting
-    costs: CostSpec | None = None  # ``heisd bench --costs``; with it ``exact`` stops speculating where that loses time
+    costs: Costs | None = None  # ``heisd bench --costs``; with it ``exact`` stops speculating where that loses time
     command: str = ""
     evidence: dict[str, Any] = Field(default_factory=dict)  # what "good" means, thresholds tried, notes
     provenance: dict[str, Any] = Field(default_factory=dict)  # episodes, seeds, versions, machine
@@ -118,6 +85,8 @@ class Calibration(Frozen):
             problem = error.errors()[0]
             where = ".".join(map(str, problem["loc"])) or "it"
             raise BadArtifact(f"{path} is not a {FORMAT}: {where}: {problem['msg']}{HINT}") from None
+        except BadInput as error:  # a score or a table that its own class refuses
+            raise BadArtifact(f"{path}: {error}{HINT}") from None
         if calibration.policy_hash != policy_hash:
             raise BadArtifact(
                 f"{path} was made for policy {calibration.policy_hash[:12]}…, this one is {policy_hash[:12]}…: "

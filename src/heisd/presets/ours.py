@@ -6,7 +6,7 @@ from typing import Any
 from heisd.accept import BlockBounds, sequence
 from heisd.engine import Engine
 from heisd.presets.assets import Assets
-from heisd.presets.calibration import Calibration, SkipSetting
+from heisd.presets.skippers import SCOUTS, SKIPPERS
 from heisd.route.base import Router
 from heisd.route.calibrated import CalibratedSkip
 from heisd.route.fixed import Fixed
@@ -31,35 +31,27 @@ def exact(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
 
 def hybrid(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
     """Calibrated skips with the drafter's action, weighed by memory; the rest is checked by sequence."""
-    calibration = assets.calibration()
-    setting, scouts = calibration.skip_setting("hybrid"), ("parallel", "retrieval")
-    router = _calibrated(calibration, setting, "parallel", scouts, later=("parallel",))
-    proposers = {"parallel": assets.proposer("parallel", whole=True), "retrieval": assets.proposer("retrieval")}
-    return Engine(assets.target, proposers=proposers, router=router, sink=sink)
+    return _skipping(assets, "hybrid", sink)
 
 
 def hold(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
     """``hybrid``'s rule, calibrated in the same way, with the last action in place of drafter and store."""
-    calibration = assets.calibration()
-    router = _calibrated(calibration, calibration.skip_setting("hold_calibrated"), "persistence", ("persistence",))
-    return Engine(assets.target, proposers={"persistence": assets.proposer("persistence")}, router=router, sink=sink)
+    return _skipping(assets, "hold_calibrated", sink)
 
 
-def _calibrated(
-    calibration: Calibration,
-    setting: SkipSetting,
-    source: str,
-    scouts: tuple[str, ...],
-    later: tuple[str, ...] = (),
-) -> CalibratedSkip:
-    return CalibratedSkip(
-        score=setting.score.build(),
+def _skipping(assets: Assets, preset: str, sink: Sink | None) -> Engine[Any, Any]:
+    skipper, calibration = SKIPPERS[preset], assets.calibration()
+    setting = calibration.skip_setting(preset)
+    router = CalibratedSkip(
+        score=setting.score,
         threshold=setting.threshold,
         ranges=calibration.code_ranges(),
         rule=partial(sequence, bounds=BOUNDS),
-        source=source,
-        scouts=scouts,
-        later=later,
+        source=skipper.source,
+        scouts=skipper.scouts,
+        later=skipper.later,
         n_skips=setting.n_skips,
         min_similarity=setting.floor,
     )
+    proposers = {name: assets.proposer(name, **SCOUTS[name].options) for name in skipper.scouts}
+    return Engine(assets.target, proposers=proposers, router=router, sink=sink)

@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
+from heisd import interrupts
 from heisd.errors import BadInput, HeisdError, WorkerFailed
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ def run_pool(
 
 
 def _run(job: "_Job", queue: "_GroupedQueue[Item]", n_workers: int, max_retries: int) -> Iterator[tuple[Item, Any]]:
-    with _sigterm_as_interrupt(), _stopped_at_the_end() as workers:
+    with interrupts.handled(signal.SIGTERM, _interrupt, default=signal.SIG_DFL), _stopped_at_the_end() as workers:
         for _ in range(n_workers):
             workers.append(_Worker(job))
             workers[-1].take_from(queue)
@@ -87,20 +88,6 @@ def _stopped_at_the_end() -> "Iterator[list[_Worker[Any]]]":
     finally:
         for worker in workers:
             worker.stop()
-
-
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt, where Python allows it (the main thread) and nobody else handles it."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _interrupt(*_: object) -> None:

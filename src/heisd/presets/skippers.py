@@ -1,0 +1,35 @@
+"""The presets whose skips are calibrated, as a table: the presets are built from it, and calibration observes by it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+MEMORY = "retrieval"  # the scout whose evidence is the similarity of the nearest remembered frame
+
+
+@dataclass(frozen=True, slots=True)
+class Scout:
+    """A proposer that is asked before a skip is decided."""
+
+    needs: str | None = None  # key of heisd.presets.assets.PLACES; None: nothing beside the policy
+    options: Mapping[str, Any] = field(default_factory=dict)  # as the presets give them
+
+
+@dataclass(frozen=True, slots=True)
+class Skipper:
+    """A preset whose skips are calibrated: whose guess it executes, whom it asks before and behind a forward."""
+
+    source: str
+    scouts: tuple[str, ...]
+    later: tuple[str, ...] = ()
+
+
+SCOUTS: dict[str, Scout] = {
+    "parallel": Scout("parallel", {"whole": True}),
+    MEMORY: Scout("store"),
+    "persistence": Scout(),
+}
+SKIPPERS: dict[str, Skipper] = {
+    "hybrid": Skipper("parallel", ("parallel", MEMORY), later=("parallel",)),
+    "hold_calibrated": Skipper("persistence", ("persistence",)),
+}
