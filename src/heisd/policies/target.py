@@ -89,6 +89,12 @@ class OpenVLAPolicy:
         self._node_forward = torch.inference_mode()(self._score)
 
     @property
+    def n_patches(self) -> int:
+        """Picture positions of a prompt, directly behind BOS; 0 for a blind policy."""
+        cameras = self.config.cameras
+        return len(cameras) * self.model.vision_backbone.n_tokens if cameras else 0
+
+    @property
     def text_start(self) -> int:
         """Position of the first text token: behind BOS, patches and proprioception."""
         return 1 + self._n_before_text()
@@ -195,9 +201,7 @@ class OpenVLAPolicy:
         return embedded[:1], embedded[1:]
 
     def _n_before_text(self) -> int:
-        cameras = self.config.cameras
-        n_patches = len(cameras) * self.model.vision_backbone.n_tokens if cameras else 0
-        return n_patches + (1 if self._has_proprio else 0)
+        return self.n_patches + (1 if self._has_proprio else 0)
 
 
 def _tree_tensors(tree: TokenTree) -> tuple[Tensor, Tensor]:

@@ -40,9 +40,8 @@ from heisd.policies.identity import describe_weights
 from heisd.policies.proprio import flatten
 from heisd.policies.target import OpenVLAContext, OpenVLAPolicy
 from heisd.sim.pool import run_pool
-from heisd.sim.splits import FRESH_SEEDS, SHIPPED_STATES, Condition, EpisodeStart, Split, require_train
+from heisd.sim.splits import FRESH_SEEDS, SHIPPED_STATES, Condition, EpisodeStart, Split, parse_start, require_train
 from heisd.sim.suites import suite_info
-from heisd.train.store import parse_start
 from heisd.types import FloatArray, IntArray, Observation, Scores, TokenTree
 
 log = logging.getLogger(__name__)
