@@ -28,14 +28,16 @@ MAX_NODES = 48  # rows that guesses may add to one forward
 _ROOT = (0,)  # the path of a one-node tree
 _NOBODY: tuple[str, ...] | None = ()
 _UNFINISHED = Route(RouteKind.FULL, Reason.NO_GUESS)
+_PLAINLY = Route(RouteKind.FULL, Reason.ALWAYS)
 
 
 class Engine(Generic[ContextT, CacheT]):
     """Speculative greedy decoding of a target policy, timed on the full clock. One engine serves one robot.
 
     With the rule ``exact`` and the default router every action is that of plain greedy decoding, token for token,
-    whatever is proposed. ``recombines`` adds every candidate's position with every other's rotation to the guesses
-    (HeiSD, sequence-wise acceptance).
+    whatever is proposed; where two tokens are too close to call in a forward of many rows (``Scores.next_is_close``)
+    the action is decoded again, plainly. ``recombines`` adds every candidate's position with every other's rotation
+    to the guesses (HeiSD, sequence-wise acceptance).
     """
 
     def __init__(
@@ -110,13 +112,16 @@ class Engine(Generic[ContextT, CacheT]):
             guesses = self._merge(drafts, answer)
         with clock("prefill"):
             cache, scores = self.target.prefill(context, guesses.tree if guesses else None)
-        self._accept(answer, route.rule, guesses, cache, scores)
-        while len(answer.tokens) < self.target.codec.length:
+        in_doubt = self._accept(answer, route.rule, guesses, cache, scores)
+        while len(answer.tokens) < self.target.codec.length and not in_doubt:
             fills = answer.may_be_filled(route)
             guesses = self._guess(context, (route.completed_by,) if fills else asked, answer)
             with clock("decode"):
                 scores = self.target.extend(cache, guesses.tree if guesses else _single(answer.tokens[-1]))
-            self._accept(answer, unchecked if fills else route.rule, guesses, cache, scores)
+            in_doubt = self._accept(answer, unchecked if fills else route.rule, guesses, cache, scores)
+        if in_doubt:
+            answer.redo()
+            self._infer(context, plan, _PLAINLY, (), answer)
 
     def _guess(
         self, context: ContextT, asked: tuple[str, ...] | None, answer: PartialAction
@@ -141,19 +146,28 @@ class Engine(Generic[ContextT, CacheT]):
 
     def _accept(
         self, answer: PartialAction, rule: Rule | None, guesses: verify.DraftTree | None, cache: CacheT, scores: Scores
-    ) -> None:
-        """Commit to the cache and to the answer what a forward has settled."""
+    ) -> bool:
+        """Commit to the cache and to the answer what a forward has settled.
+
+        True when the rule is ``exact`` and plain decoding, whose forwards have other shapes, might have chosen another
+        token: rounding decided.
+        """
+        rule, reads_prompt = rule or self._rule, not answer.tokens
+        path: tuple[int, ...]
         with self._clock("accept"):
             if guesses is None:
-                if answer.tokens:
-                    cache.keep(_ROOT)
+                path = () if reads_prompt else _ROOT
+                cache.keep(path)
                 answer.add((cache.next_token,), (TokenOrigin.DECODED,), cache.margin)
-                return
-            verdict = (rule or self._rule)(guesses, scores, self.target.codec)
-            cache.keep(verdict.path)
-            answer.add(verdict.tokens, verdict.origins, cache.margin)
-            answer.verified(guesses, verdict)
-            self._panel.observe(verdict)
+                has_speculated = bool(answer.verdicts)
+            else:
+                verdict = rule(guesses, scores, self.target.codec)
+                path, has_speculated = verdict.path, True
+                cache.keep(path)
+                answer.add(verdict.tokens, verdict.origins, cache.margin)
+                answer.verified(guesses, verdict)
+                self._panel.observe(verdict)
+            return rule is exact and has_speculated and verify.is_close(scores, path, reads_prompt=reads_prompt)
 
     def _action(self, answer: PartialAction) -> Action:
         ids = np.asarray(answer.tokens, dtype=np.int64)

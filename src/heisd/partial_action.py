@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from heisd.route.base import Outcome, Route
+from heisd.route.base import Outcome, Reason, Route
 from heisd.types import StepRecord, TokenOrigin, Verdict
 from heisd.verify import DraftTree
 
@@ -12,6 +12,7 @@ class PartialAction:
     """The action as far as it is settled, and what that took."""
 
     __slots__ = (
+        "is_redone",
         "kept_by_source",
         "margins",
         "n_forwards",
@@ -33,6 +34,7 @@ class PartialAction:
         self.positions: list[int] = []  # of each verdict's first token
         self.verifications: list[tuple[int, int]] = []  # position of the first guessed token, tokens kept
         self.kept_by_source: Counter[str] = Counter()
+        self.is_redone = False
 
     def may_be_filled(self, route: Route) -> bool:
         """Whether the route lets a proposer complete the action now."""
@@ -55,6 +57,17 @@ class PartialAction:
         self.verifications.append((guesses.position, verdict.n_accepted))
         self.n_rows.append(len(guesses.tree.tokens) - (guesses.known is not None))
         self.kept_by_source[verdict.source] += verdict.n_accepted
+
+    def redo(self) -> None:
+        """Forget what was settled; the forwards and rows it took still count."""
+        self.tokens.clear()
+        self.origins.clear()
+        self.margins.clear()
+        self.verdicts.clear()
+        self.positions.clear()
+        self.verifications.clear()
+        self.kept_by_source.clear()
+        self.is_redone = True
 
     def skip(self, tokens: Sequence[int]) -> None:
         """The action is ``tokens``, unverified."""
@@ -79,6 +92,6 @@ class PartialAction:
             n_drafted=sum(self.n_rows),
             kept_by_source=dict(self.kept_by_source),
             route=str(route.kind),
-            reason=str(route.reason),
+            reason=str(Reason.TOO_CLOSE if self.is_redone else route.reason),
             score=route.score,
         )

@@ -48,6 +48,7 @@ class Reason(StrEnum):
     AUDIT = "audit"  # could have been skipped and is verified all the same
     COMPENSATION = "compensation"  # KERV: the filter completes what one verification leaves open
     COOLDOWN = "cooldown"  # KERV: plain speculation after a compensation
+    TOO_CLOSE = "too close to call"  # among many rows rounding might decide a token: decoded again, plainly
     NOT_PAYING = "does not pay"  # guesses have cost more than they saved; tried again after a while
 
 
