@@ -1,6 +1,6 @@
 """How often a whole guess that nobody has checked is as good as the target's answer: store, drafter, last action.
 
-    python benchmarks/guesses.py --observations obs.npz [--steps 2000] [--policy default] [--suite libero_object] [--out FILE]
+    python benchmarks/guesses.py --observations obs.npz [--suite libero_object] [--steps 2000] [--out FILE]
 
 Plain decoding answers every recorded observation (`own_tokens.py --record` writes them, of validation episodes); each
 proposer says beside it what it would have done. Good is what calibration calls good (docs/calibration.md): every motion
@@ -33,10 +33,9 @@ SOURCES = {"retrieval": "store", "parallel": "parallel", "persistence": None}  #
 
 def is_good(codec: Any, guess: tuple[int, ...], truth: tuple[int, ...]) -> bool:
     """Calibration's definition."""
-    if (
-        len(guess) != len(truth)
-        or max(abs(a - b) for a, b in zip(guess[:GRIPPER], truth, strict=False)) > TOLERANCE_BINS
-    ):
+    if len(guess) != len(truth):
+        return False
+    if max(abs(a - b) for a, b in zip(guess[:GRIPPER], truth[:GRIPPER], strict=True)) > TOLERANCE_BINS:
         return False
     ours, theirs = (codec.decode(np.asarray(tokens))[GRIPPER] for tokens in (guess, truth))
     return bool(ours == theirs)
