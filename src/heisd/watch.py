@@ -172,4 +172,4 @@ def pixel_noise(picture: ImageArray) -> float:
 
 
 def _stride(picture: ImageArray) -> int:
-    return max(min(picture.shape[:2]) // SAMPLED_SIDE, 1)
+    return max(int(min(picture.shape[:2])) // SAMPLED_SIDE, 1)
