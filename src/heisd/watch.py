@@ -5,8 +5,8 @@
 
 A picture is looked at in two ways: by itself (contrast, pixel noise) and beside the one before it (phase correlation,
 change of brightness, whether it stands still while the arm moves). What is usual is fitted to plain episodes; without
-a fit the limits below catch only what is unmistakable. Both cameras of 128 pixels together take a few tenths of a
-millisecond at most; larger pictures are sampled.
+a fit the limits below catch only what is unmistakable. Pictures are sampled: two cameras take about a quarter of a
+millisecond together, whatever their size.
 """
 
 import math
@@ -23,8 +23,8 @@ from heisd.types import FloatArray, ImageArray, Observation
 HOLD_STEPS = 20  # a second of LIBERO's control
 MOVED_M = 1e-3  # of the hand in one control step: its cameras must see something else then
 MIN_FROZEN_STEPS = 1  # one repeated picture is a camera slower than the control, two are a fault
-SAMPLED_SIDE = 128  # pixels: of larger pictures every second, third … row and column is looked at
-NOISE_ROWS = 8  # noise is estimated in one band of three rows in so many
+SAMPLED_SIDE = 64  # pixels: of larger pictures every second, third … row and column is looked at
+NOISE_BANDS = 16  # bands of three rows that noise is estimated in
 # Mean of |x| for a unit Gaussian is sqrt(2 / pi), and Immerkaer's mask has a norm of 6.
 _NOISE_SCALE = math.sqrt(math.pi / 2) / 6
 
@@ -47,7 +47,7 @@ class View:
     noise: float  # standard deviation of pixel noise [u8 levels]; texture counts a little
     peak: float = 1.0  # of the phase correlation with the picture before, 1 for the same
     change: float = 0.0  # mean absolute change of the blocks' brightness
-    n_frozen: int = 0  # control steps in a row that nothing has changed while the hand moved
+    n_frozen: int = 0  # control steps in a row in which no pixel has changed while the hand moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,9 @@ class ViewLimits:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A camera's last picture, reduced, and what it said."""
+    """A camera's last picture, whole and reduced, and what it said."""
 
+    picture: ImageArray  # a copy: a driver may write the next one into the same memory
     scene: Scene
     view: View
 
@@ -148,13 +149,14 @@ def look(picture: ImageArray, before: Look | None, *, has_moved: bool) -> Look:
     sampled = picture[:: _stride(picture), :: _stride(picture)]
     scene = Scene.of(sampled, min(GREY_SIDE, *sampled.shape[:2]))
     centred = scene.grey - scene.grey.mean()
-    contrast, noise = math.sqrt(float(np.vdot(centred, centred)) / centred.size), pixel_noise(sampled)
+    contrast, noise = math.sqrt(float(np.vdot(centred, centred)) / centred.size), pixel_noise(picture)
+    picture = picture.copy()
     if before is None or before.scene.grey.shape != scene.grey.shape:
-        return Look(scene, View(contrast, noise))
-    if np.array_equal(scene.grey, before.scene.grey):
-        return Look(before.scene, View(contrast, noise, n_frozen=before.view.n_frozen + has_moved))
+        return Look(picture, scene, View(contrast, noise))
+    if np.array_equal(scene.grey, before.scene.grey) and np.array_equal(picture, before.picture):
+        return Look(picture, before.scene, View(contrast, noise, n_frozen=before.view.n_frozen + has_moved))
     change = float(np.abs(scene.grey - before.scene.grey).mean())
-    return Look(scene, View(contrast, noise, scene_shift(before.scene, scene).peak, change))
+    return Look(picture, scene, View(contrast, noise, scene_shift(before.scene, scene).peak, change))
 
 
 def pixel_noise(picture: ImageArray) -> float:
@@ -164,7 +166,8 @@ def pixel_noise(picture: ImageArray) -> float:
     along the axes, and all of the noise. Source: Immerkaer, "Fast noise variance estimation", 1996; here in bands of
     three rows.
     """
-    above, middle, below = (picture[row::NOISE_ROWS, :, 1].astype(np.int16) for row in range(3))
+    apart = max(len(picture) // NOISE_BANDS, 3)
+    above, middle, below = (picture[row::apart, :, 1].astype(np.int16) for row in range(3))
     n = len(below)
     down = above[:n] - 2 * middle[:n] + below
     across = down[:, :-2] - 2 * down[:, 1:-1] + down[:, 2:]

@@ -164,7 +164,9 @@ def test_deviations_are_kept_up_to_the_first_miss(tmp_path):
 
 def test_ranges_come_from_solved_episodes(tmp_path):
     solved, failed = observed(tmp_path / "a", 3), observed(tmp_path / "b", 6, success=False)[3:]
-    assert fit_suite("toy", TARGET, [*solved, *failed]).motion_code == fit_suite("toy", TARGET, solved).motion_code
+    both, of_solved = fit_suite("toy", TARGET, [*solved, *failed]), fit_suite("toy", TARGET, solved)
+    assert (both.motion_code, both.watch) == (of_solved.motion_code, of_solved.watch)
+    assert both.watch != fit_watch([*solved, *failed])
     assert "no episode was solved" in fit_suite("toy", TARGET, failed).evidence["notes"][0]
 
 
