@@ -47,10 +47,17 @@ def test_the_same_start_is_the_same_episode_and_another_one_is_not() -> None:
 
 def test_an_episode_begins_anew() -> None:
     env = ChangedEnv(toy_world.ToyEnv(0), parse_shifts("frozen:wrist,0"))
-    for state in (30, 32):
+    for state in (30, 39):
         first, _ = env.reset(EpisodeStart("toy", 0, state, None))
         assert np.array_equal(first.images["wrist"], env.step(np.ones(7))[0].images["wrist"])
         assert first.images["wrist"].mean() == toy_world.observation(0.001 * state, 0).images["wrist"].mean()
+
+
+def test_an_onset_is_counted_from_the_episode_s_own_beginning() -> None:
+    env = ChangedEnv(toy_world.ToyEnv(0), parse_shifts("black:wrist,onset=2"))
+    for _ in range(2):
+        seen = [env.reset(START)[0], *(env.step(STILL)[0] for _ in range(3))]
+        assert [not p.any() for p in pictures(seen)] == [False, False, True, True]
 
 
 def test_everything_but_the_pictures_passes_through() -> None:
