@@ -142,7 +142,7 @@ DEFAULT = Watch()
 
 
 def look(picture: ImageArray, before: Look | None, *, has_moved: bool) -> Look:
-    """A camera's next picture, (H, W, 3) u8, beside the one before it (None: the first).
+    """A camera's next picture, (H, W, 3) or (H, W) u8, beside the one before it (None: the first).
 
     Raises BadInput for another shape, or less than 4 pixels a side.
     """
@@ -160,14 +160,15 @@ def look(picture: ImageArray, before: Look | None, *, has_moved: bool) -> Look:
 
 
 def pixel_noise(picture: ImageArray) -> float:
-    """Standard deviation of pixel noise [u8 levels] in the green of an (H, W, 3) picture; 0 for less than 3 x 3.
+    """Standard deviation of pixel noise [u8 levels] of an (H, W) picture, or in the green of (H, W, 3).
 
     The mask [1 -2 1; -2 4 -2; 1 -2 1] leaves nothing of flat or sloping brightness, next to nothing of straight edges
     along the axes, and all of the noise. Source: Immerkaer, "Fast noise variance estimation", 1996; here in bands of
-    three rows.
+    three rows. 0 for less than 3 x 3 pixels.
     """
-    apart = max(len(picture) // NOISE_BANDS, 3)
-    above, middle, below = (picture[row::apart, :, 1].astype(np.int16) for row in range(3))
+    values = picture[:, :, 1] if picture.ndim == 3 else picture
+    apart = max(len(values) // NOISE_BANDS, 3)
+    above, middle, below = (values[row::apart].astype(np.int16) for row in range(3))
     n = len(below)
     down = above[:n] - 2 * middle[:n] + below
     across = down[:, :-2] - 2 * down[:, 1:-1] + down[:, 2:]

@@ -168,6 +168,21 @@ def test_an_unfinished_or_damaged_shard_is_refused(tmp_path):
         merge([alone], tmp_path / "merged")
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        (CONFIG_NAME, lambda c: c.update(speed="warp")),
+        (CONFIG_NAME, lambda c: c.pop("provenance")),
+        (RESULT_NAME, lambda r: r.pop("seeds")),
+    ],
+)
+def test_a_run_of_another_version_is_refused_by_name(tmp_path, name, change):
+    paths = play(tmp_path, 2)
+    edit(paths[0] / name, change)
+    with pytest.raises(BadArtifact, match=r"shard1 is not a run of this version of heisd"):
+        merge(paths, tmp_path / "merged")
+
+
 def test_a_run_is_not_written_over(tmp_path):
     paths = play(tmp_path, 2)
     merge(paths, tmp_path / "merged")

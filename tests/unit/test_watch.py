@@ -137,6 +137,11 @@ def test_the_noise_estimate_is_the_noise(sigma: float) -> None:
     assert pixel_noise(np.zeros((2, 9, 3), np.uint8)) == 0.0
 
 
+def test_a_grey_picture_is_a_picture() -> None:
+    colour = table_top(0)
+    assert look(colour[:, :, 1], None, has_moved=False).view == look(colour, None, has_moved=False).view
+
+
 def test_edges_along_the_axes_are_no_noise() -> None:
     grey = np.zeros((128, 128))
     grey[:, 64:] = 1.0
@@ -174,9 +179,9 @@ def test_more_pixels_than_are_looked_at_are_sampled() -> None:
     assert pixel_noise(unseen) == pixel_noise(large)
 
 
-@pytest.mark.parametrize("shape", [(3, 3, 3), (64, 64), (64, 64, 4)])
+@pytest.mark.parametrize("shape", [(3, 3, 3), (64, 64, 4), (2, 64, 64, 3)])
 def test_what_is_no_picture_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises((BadInput, IndexError)):
+    with pytest.raises(BadInput, match=r"a picture is|a scene is"):
         look(np.zeros(shape, np.uint8), None, has_moved=False)
 
 

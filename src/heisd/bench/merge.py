@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from heisd.bench.evaluate import result_of
 from heisd.bench.provenance import append_test_log
 from heisd.bench.results import (
@@ -35,6 +37,9 @@ class Shard:
     number: int  # i of i/n
     n_shards: int
     settings: dict[str, Any]  # config.json without the shard: what all must share
+    config: EvalConfig  # of the whole run
+    provenance: dict[str, Any]
+    starts: list[str]  # keys of the episodes it was to play, in order
     result: dict[str, Any]
     records: list[EpisodeRecord]
 
@@ -52,22 +57,17 @@ class Shard:
         if result.get("status") != "complete":
             raise BadInput(f"gap: {path} (shard {shard}) has episodes that could not be played; repeat its command")
         i, n = parse_shard(shard)
-        return cls(path, i, n, settings, result, RunDirectory(path).records())
+        try:
+            config = EvalConfig.model_validate({k: v for k, v in settings.items() if k != "provenance"})
+            provenance, starts = dict(settings["provenance"]), list(result["seeds"]["starts"])
+        except (ValidationError, KeyError, TypeError) as error:
+            raise BadArtifact(f"{path} is not a run of this version of heisd ({type(error).__name__})") from None
+        return cls(path, i, n, settings, config, provenance, starts, result, RunDirectory(path).records())
 
     @property
     def identity(self) -> dict[str, Any]:
         """What all shards of one run agree in."""
         return {**self.settings, "n_shards": self.n_shards, "versions": self.result.get("versions", {})}
-
-    @property
-    def config(self) -> EvalConfig:
-        """The configuration of the whole run."""
-        return EvalConfig.model_validate({k: v for k, v in self.settings.items() if k != "provenance"})
-
-    @property
-    def starts(self) -> list[str]:
-        """Keys of the episodes it was to play, in order."""
-        return list(self.result["seeds"]["starts"])
 
     def check(self) -> None:
         """BadArtifact unless its records are one outcome of every start and method, and no other."""
@@ -94,7 +94,7 @@ def merge(paths: Sequence[Path], out: Path) -> dict[str, Any]:
         shard.check()
     if (out / EPISODES_NAME).exists() or (out / CONFIG_NAME).exists():
         raise BadInput(f"{out} holds a run already; choose another --out")
-    config, provenance = shards[0].config, shards[0].settings["provenance"]
+    config, provenance = shards[0].config, shards[0].provenance
     starts = interleaved([shard.starts for shard in shards])
     owners = {key: shard.path for shard in shards for key in shard.starts}
     records = in_order([record for shard in shards for record in shard.records], config, starts)
