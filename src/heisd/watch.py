@@ -23,7 +23,7 @@ from heisd.types import FloatArray, ImageArray, Observation
 HOLD_STEPS = 20  # a second of LIBERO's control
 MOVED_M = 1e-3  # of the hand in one control step: its cameras must see something else then
 MIN_FROZEN_STEPS = 1  # one repeated picture is a camera slower than the control, two are a fault
-SAMPLED_SIDE = 64  # pixels: of larger pictures every second, third … row and column is looked at
+SAMPLED_SIDE = 128  # pixels: of larger pictures every second, third … row and column is looked at
 NOISE_BANDS = 16  # bands of three rows that noise is estimated in
 # Mean of |x| for a unit Gaussian is sqrt(2 / pi), and Immerkaer's mask has a norm of 6.
 _NOISE_SCALE = math.sqrt(math.pi / 2) / 6

@@ -11,7 +11,7 @@ from toy_world import config, setting
 
 from heisd.bench.evaluate import evaluate
 from heisd.bench.report import write_report
-from heisd.bench.report_run import load_run
+from heisd.bench.report_run import load_run, percent_text
 from heisd.bench.report_shift import shifts, skip_share
 from heisd.bench.results import RunDirectory
 from heisd.bench.withdrawal import WithdrawalCounts, withdrawal_block
@@ -145,7 +145,9 @@ def test_the_report_compares_under_the_same_shift_and_with_no_shift(runs) -> Non
     assert late[1:5] == ["hybrid", "8", "75.0 %", "75.0 %"]  # five good steps are lead enough
     assert early[1:5] == ["hybrid", "8", "75.0 %", "0.0 %"]
     assert early[6:] == ["0 %", "0 %", "0 %", "0, 0", "8 of 8"]
-    assert 0 < int(late[7].split()[0]) < 100  # of its skips kept
+    share = skip_share(load_run(runs / "late").methods["hybrid"])
+    assert share is not None
+    assert (late[6], late[7]) == (percent_text(share), percent_text(share / 0.5))  # of its skips kept
     assert pooled[1:5] == ["hybrid", "16", "75.0 %", "37.5 %"]
     assert pooled[5].startswith("-37.5 (")
     assert skip_share(load_run(runs / "plain").methods["hybrid"]) == 0.5
