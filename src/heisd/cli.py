@@ -39,6 +39,16 @@ def main() -> None:
     app()
 
 
+def _list_shifts(text: str | None) -> str | None:
+    """``--shift help`` lists what there is, whatever else was given."""
+    if text == "help":
+        from heisd import cli_run
+
+        cli_run.show_shifts()
+        raise typer.Exit
+    return text
+
+
 @app.command("eval")
 @_guarded
 def evaluate(
@@ -50,6 +60,11 @@ def evaluate(
     tasks: Annotated[str, typer.Option(help="Only these task indices, e.g. 0,3,7.")] = "",
     condition: Annotated[str, typer.Option(help="shipped, jitter (targets +-2 cm) or jitter4.")] = "shipped",
     fresh: Annotated[bool, typer.Option("--fresh", help="Freshly sampled resets of the split's seed range.")] = False,
+    shift: Annotated[
+        str | None,
+        typer.Option(callback=_list_shifts, is_eager=True, help="What changes, e.g. black:wrist+nudged; or: help."),
+    ] = None,
+    shard: Annotated[str | None, typer.Option(help="Only part i/n of the episodes, e.g. 2/5; see heisd merge.")] = None,
     protocol: Annotated[str, typer.Option(help="openvla, openpi, lerobot or kerv.")] = "openvla",
     rendering: Annotated[str, typer.Option(help="fast or stock.")] = "fast",
     timing: Annotated[bool, typer.Option("--timing", help="Serial; the only mode that reports latencies.")] = False,
@@ -59,6 +74,7 @@ def evaluate(
     ] = None,
     dtype: Dtype = "float32",
     workers: Workers = 1,
+    ray: Annotated[str | None, typer.Option(help="Play on a Ray cluster: its address, or local.")] = None,
     videos: Annotated[int, typer.Option(min=0, help="Film the first success of this many tasks, and failures.")] = 0,
     json: Json = False,
 ) -> None:
@@ -69,9 +85,9 @@ def evaluate(
 
     config = EvalConfig(
         suite=suite, methods=parse_methods(method), split=parse_split(split), episodes=episodes,
-        tasks=_indices(tasks), condition=parse_condition(condition), fresh=fresh, protocol=protocol,
-        rendering=rendering, timing=timing, weights=weights, dtype=dtype, workers=workers, videos=videos,
-        calibration=None if calibration is None else str(calibration),
+        tasks=_indices(tasks), condition=parse_condition(condition), fresh=fresh, shift=shift, shard=shard,
+        protocol=protocol, rendering=rendering, timing=timing, weights=weights, dtype=dtype, workers=workers,
+        ray=ray, videos=videos, calibration=None if calibration is None else str(calibration),
     )  # fmt: skip
     from heisd import cli_run
 
@@ -79,6 +95,21 @@ def evaluate(
     _emit(result, json, lambda: cli_run.show_result(result, out))
     if result["status"] != "complete":
         _fail(f"{result['invalid']['n']} episodes could not be played; repeat the command to try them again", 1)
+
+
+@app.command()
+@_guarded
+def merge(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories of all shards of one evaluation.")],
+    out: Out,
+    json: Json = False,
+) -> None:
+    """The shards of an evaluation -> the run that one machine would have written."""
+    from heisd import cli_run
+    from heisd.bench.merge import merge as merge_shards
+
+    result = merge_shards(runs, out)
+    _emit(result, json, lambda: cli_run.show_result(result, out))
 
 
 app.command("bench")(cli_bench.bench)

@@ -2,18 +2,20 @@
 
 import hashlib
 import json
+import re
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from heisd.errors import BadInput
 from heisd.presets import require_exact_dtype
+from heisd.sim.shifts import canonical
 from heisd.sim.splits import Condition, Split
 
 # How a run was carried out, not what it measures: free to change when a run is resumed.
-_MANNER_FIELDS = frozenset({"workers", "videos"})
+_MANNER_FIELDS = frozenset({"workers", "ray", "videos"})
 # Fields younger than published results: at these values they are left out, so that earlier hashes stay what they were.
-_YOUNGER_FIELDS: dict[str, Any] = {"calibration": None, "offset": 0}
+_YOUNGER_FIELDS: dict[str, Any] = {"calibration": None, "offset": 0, "shift": None, "shard": None}
 
 
 class EvalConfig(BaseModel):
@@ -29,6 +31,8 @@ class EvalConfig(BaseModel):
     condition: Condition = Condition.SHIPPED
     fresh: bool = False
     offset: int = Field(default=0, ge=0)  # starts of the split that are left out before the first
+    shift: str | None = None  # what is changed in every episode (heisd.sim.shifts), every value stated
+    shard: str | None = None  # "2/5": of the starts every fifth, from the second on
     protocol: str = "openvla"
     rendering: str = "fast"
     image_size: int = 128  # pixels, square
@@ -37,12 +41,22 @@ class EvalConfig(BaseModel):
     calibration: str | None = None  # file used in place of the policy's own
     timing: bool = False
     workers: int = Field(default=1, ge=1)
+    ray: str | None = None  # address of a cluster to play on, or "local" (heisd.sim.ray_pool)
     videos: int = Field(default=0, ge=0)  # tasks whose first success is filmed; first failures always are
+
+    @field_validator("shift")
+    @classmethod
+    def _every_value_stated(cls, shift: str | None) -> str | None:
+        return None if shift is None else canonical(shift)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.timing and self.workers != 1:
-            raise BadInput(f"--timing is serial: use --workers 1 instead of {self.workers}")
+        if self.timing and (self.workers != 1 or self.ray is not None):
+            raise BadInput(f"--timing is serial: use --workers 1 instead of {self.workers}, and no --ray")
+        if self.shard is not None and self.timing:
+            raise BadInput("--timing is of one machine: leave --shard out, or --timing")
+        if self.shard is not None and parse_shard(self.shard)[1] > self.episodes:
+            raise BadInput(f"--shard {self.shard}: there are only {self.episodes} episodes to share out")
         if len(set(self.methods)) != len(self.methods):
             raise BadInput(f"every method may be named once; given: {', '.join(self.methods)}")
         require_exact_dtype(self.methods, self.dtype)
@@ -52,6 +66,15 @@ class EvalConfig(BaseModel):
         """The part that decides results, as plain JSON values."""
         fields = {k: v for k, v in self.model_dump(mode="json").items() if k not in _MANNER_FIELDS}
         return {k: v for k, v in fields.items() if k not in _YOUNGER_FIELDS or v != _YOUNGER_FIELDS[k]}
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """``"2/5"`` -> (2, 5); BadInput for anything but i/n with 1 <= i <= n."""
+    match = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", text)
+    i, n = map(int, match.groups()) if match else (1, 0)
+    if i > n:
+        raise BadInput(f"--shard {text!r} is not i/n with i from 1 to n, such as 2/5")
+    return i, n
 
 
 def content_hash(value: Any) -> str:

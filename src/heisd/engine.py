@@ -80,6 +80,7 @@ class Engine(Generic[ContextT, CacheT]):
             context = self.target.encode(observation)
         with clock("route"):
             self._history = self._history.observed(observation.proprio)
+            self._memory = self._router.see(observation, self._memory)
             phase = self._router.read(self._history)
             plan = self._router.plan(phase, self._memory)
         with clock("propose"):

@@ -13,7 +13,7 @@ PACKAGE = Path(heisd.__file__).parent
 # A module may import from its own layer or an earlier one (docs/architecture.md).
 LAYERS = [
     {"types", "errors", "files", "interrupts"},
-    {"kinematics", "scene", "codec", "telemetry"},
+    {"kinematics", "scene", "watch", "codec", "telemetry"},
     {"propose", "accept", "verify", "policies", "index"},
     {"route"},
     {"partial_action", "engine"},

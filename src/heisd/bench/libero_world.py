@@ -12,8 +12,9 @@ from heisd.config import EvalConfig
 from heisd.errors import UnknownName
 from heisd.policies.manifest import sha256_of
 from heisd.presets import PRESETS, builder
-from heisd.sim.protocols import parse_protocol
+from heisd.sim.protocols import base_suite, parse_protocol
 from heisd.sim.rendering import parse_rendering
+from heisd.sim.shifts import parse_shifts
 from heisd.sim.suites import suite_info
 from heisd.types import Action, Observation, StepRecord
 
@@ -33,13 +34,27 @@ def libero_setting(config: EvalConfig) -> Setting:
     policy = describe_weights(directory)
     from heisd.presets.assets import require as require_assets
 
-    require_assets(directory, config.suite, config.methods, calibration=_given_calibration(config))
+    require_assets(
+        directory, calibrated_suite(directory, config.suite), config.methods, calibration=_given_calibration(config)
+    )
     provenance = {"protocol": protocol.as_dict(), "policy": policy, **_calibration_in_use(config, directory, policy)}
     return Setting(info.n_tasks, libero_world, provenance)
 
 
 def _given_calibration(config: EvalConfig) -> Path | None:
     return None if config.calibration is None else Path(config.calibration)
+
+
+def calibrated_suite(directory: Path, suite: str) -> str:
+    """The suite whose calibration a policy uses: its own or, for a variant such as ``libero_goal_swap``, its base's.
+
+    A variant is what no experience was made with: what holds for its base is all that is known about it.
+    """
+    from heisd.presets.assets import place_of
+
+    has_own = place_of(directory, suite, "calibration").is_file()
+    has_base = place_of(directory, base_suite(suite), "calibration").is_file()
+    return base_suite(suite) if has_base and not has_own else suite
 
 
 def _calibration_in_use(config: EvalConfig, directory: Path, policy: dict[str, str]) -> dict[str, Any]:
@@ -50,7 +65,7 @@ def _calibration_in_use(config: EvalConfig, directory: Path, policy: dict[str, s
     path = _given_calibration(config)
     if path is None and not any("calibration" in PRESETS[method].needs for method in config.methods):
         return {}
-    path = path or place_of(directory, config.suite, "calibration")
+    path = path or place_of(directory, calibrated_suite(directory, config.suite), "calibration")
     suite = Calibration.load(path, policy["sha256"]).suite
     return {"calibration": {"suite": suite, "sha256": sha256_of(path)}}
 
@@ -75,11 +90,14 @@ class LiberoWorld:
         if n_threads is not None:
             torch.set_num_threads(n_threads)
         self._config = config
+        self._shifts = () if config.shift is None else parse_shifts(config.shift)
         self._env: Any = None
+        self._played: Any = None  # the same, changed if anything is to be
         self._agents: dict[tuple[str, bool], Agent] = {}
 
     def env(self, task_index: int) -> Any:
-        """The environment of a task; the one before it is closed."""
+        """The environment of a task, with the configuration's shifts; the one before it is closed."""
+        from heisd.sim.changed import ChangedEnv
         from heisd.sim.libero import LiberoEnv
 
         if self._env is None or self._env.task.index != task_index:
@@ -91,7 +109,8 @@ class LiberoWorld:
                 image_size=self._config.image_size,
                 rendering=parse_rendering(self._config.rendering),
             )
-        return self._env
+            self._played = self._env if not self._shifts else ChangedEnv(self._env, self._shifts)
+        return self._played
 
     def agent(self, method: str, *, shadow: bool = False) -> Agent:
         """An engine and a policy of its own for every method and its shadow: none pays for what another asks of one."""
@@ -104,7 +123,7 @@ class LiberoWorld:
         """Free the environment."""
         if self._env is not None:
             self._env.close()
-            self._env = None
+            self._env = self._played = None
 
 
 def load_assets(config: EvalConfig) -> Any:
@@ -115,7 +134,8 @@ def load_assets(config: EvalConfig) -> Any:
     directory = resolve_weights(config.weights, config.suite)
     horizon = parse_protocol(config.protocol).horizon(config.suite)
     target, calibration = load_policy(directory, config.dtype), _given_calibration(config)
-    return Assets(target, directory, config.suite, horizon=horizon, calibration=calibration)
+    suite = calibrated_suite(directory, config.suite)
+    return Assets(target, directory, suite, horizon=horizon, calibration=calibration)
 
 
 class EngineAgent:

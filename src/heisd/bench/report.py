@@ -12,6 +12,7 @@ from heisd.bench.charts import STAGE_CLASSES, histogram_svg, interval_svg, stack
 from heisd.bench.report_calibration import calibrations
 from heisd.bench.report_films import films, timelines
 from heisd.bench.report_run import Run, load_run
+from heisd.bench.report_shift import shifts
 from heisd.bench.report_speculation import acceptance, by_motion, origins_and_routes
 from heisd.bench.report_speed import distributions, plane, speedup_text
 from heisd.errors import BadInput
@@ -38,6 +39,7 @@ def render_page(runs: Sequence[Run]) -> str:
         _header(runs),
         plane(runs),
         _comparison(runs),
+        shifts(runs),
         timelines(runs),
         films(runs),
         _success(runs),

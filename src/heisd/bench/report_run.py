@@ -26,9 +26,16 @@ class Run:
 
     @property
     def title(self) -> str:
-        """Suite and condition; not escaped."""
+        """Suite, condition and shift; not escaped."""
         fresh = " · fresh" if self.result["config"].get("fresh") else ""
-        return f"{self.suite} · {self.result['condition']}{fresh}"
+        changed = f" · {self.shift}" if self.shift else ""
+        return f"{self.suite} · {self.result['condition']}{fresh}{changed}"
+
+    @property
+    def shift(self) -> str | None:
+        """What was changed in every episode; None for nothing, and for results of older versions."""
+        shift: str | None = self.result["config"].get("shift")
+        return shift
 
     @property
     def methods(self) -> dict[str, dict[str, Any]]:

@@ -73,6 +73,7 @@ class EpisodeRecord:
     deviation_deg: float | None = None
     timing: EpisodeTiming | None = None
     timeline: EpisodeTimeline | None = None  # of filmed episodes; None in files of older versions
+    withdrawal: dict[str, Any] | None = None  # counts of heisd.bench.withdrawal, of episodes under a shift
 
     @property
     def valid(self) -> bool:

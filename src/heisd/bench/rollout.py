@@ -17,6 +17,7 @@ from heisd.bench.motion import Onlooker, add_to
 from heisd.bench.results import EpisodeRecord, EpisodeTimeline, EpisodeTiming
 from heisd.bench.speculation import SpeculationCounts
 from heisd.bench.videos import Film
+from heisd.bench.withdrawal import WithdrawalCounts
 from heisd.config import EvalConfig
 from heisd.errors import HeisdError, MissingExtra
 from heisd.kinematics import PhaseSignal
@@ -93,12 +94,15 @@ class _Tally:
     cpu_s: float = 0.0
     deviations: list[FloatArray] = field(default_factory=list)
     timeline: EpisodeTimeline = field(default_factory=EpisodeTimeline)
+    withdrawal: WithdrawalCounts | None = None  # only where something changes
 
     def add_step(self, timed: "_Timed") -> None:
         self.n_steps += 1
         self.lm_forwards += timed.record.lm_forwards
         self.origins.update(timed.record.origins)
         self.speculation.add(timed.record)
+        if self.withdrawal is not None:
+            self.withdrawal.add(len(self.rewards), timed.record)  # a reward for every control step before this one
         self.latency_ms.append(round(timed.wall_ms, 4))
         self.cpu_s += timed.cpu_s
         for stage, ms in timed.record.stage_ms.items():
@@ -150,11 +154,13 @@ def play(world: World, job: EpisodeJob) -> EpisodeRecord:
     """Play one episode to success or to the protocol's horizon."""
     began = time.perf_counter()
     env, agents = world.env(job.start.task_index), _agents(world, job)
-    observation, _ = env.reset(job.start)
+    observation, info = env.reset(job.start)
     for agent in agents:
         agent.reset()
     start_hash = observation_hash(observation)
     tally, film, onlooker = _Tally(), Film(job.config.videos > 0), Onlooker()
+    if "onset_step" in info:
+        tally.withdrawal = WithdrawalCounts(info["onset_step"])
     if job.config.timing:
         tally.warmup_ms = _warm_up(agents, observation)
     order = np.random.default_rng(job.start.jitter_seed)
@@ -234,6 +240,7 @@ def _record(
         deviation_deg=None if deviation is None else float(deviation[3:6].mean() * DEG_PER_UNIT),
         timing=tally.timing() if job.config.timing else None,
         timeline=None if video is None else tally.timeline,
+        withdrawal=None if tally.withdrawal is None else tally.withdrawal.as_dict(),
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from heisd.bench.results import EpisodeRecord
 from heisd.bench.speculation import SpeculationCounts
 from heisd.bench.stats import Estimate, distribution, paired_difference, ratio_of_sums, wilson
+from heisd.bench.withdrawal import withdrawal_block
 from heisd.config import EvalConfig
 from heisd.types import TokenOrigin
 
@@ -83,6 +84,7 @@ def _method_block(records: Sequence[EpisodeRecord], baseline: Sequence[EpisodeRe
         "per_task": [_task_block(task, mine) for task, mine in _by_task(records).items()],
         **_latency_blocks(records),
         "speculation": _speculation(records),
+        "withdrawal": withdrawal_block([r.withdrawal for r in records if r.withdrawal is not None]),
         "speedup_vs_baseline": None if is_baseline else _speedup(records),
         "deviation": None if is_baseline else _deviation(records),
         "peak_rss_mb": max((r.peak_rss_mb for r in records), default=None),

@@ -1,5 +1,6 @@
 """What a control step may do, and the interface of the rules that decide it. Every rule is pure.
 
+    memory = router.see(observation, memory)                 what the cameras say, if the rule looks at all
     plan  = router.plan(phase, memory)                       who is asked before and after the decision
     route = router.decide(context, phase, drafts, memory)    skip, speculate or full, and why
     memory = router.remember(memory, outcome)                what the next decisions need of this one
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Protocol
 from heisd.accept import Rule
 from heisd.policies.protocol import Context
 from heisd.propose.base import History
-from heisd.types import Draft, Verdict
+from heisd.types import Draft, Observation, Verdict
+from heisd.watch import NOTHING_SEEN, Alarm, Sight
 
 if TYPE_CHECKING:
     from heisd.kinematics import PhaseSignal
@@ -45,6 +47,11 @@ class Reason(StrEnum):
     SCENE = "scene changed"
     WORDING = "memory knows the task by other words"
     REJECTED = "rejected before"  # the last verification did not like the drafts
+    DARK = Alarm.DARK.value  # the right to skip is withdrawn for a while: see heisd.watch
+    FROZEN = Alarm.FROZEN.value
+    NOISY = Alarm.NOISY.value
+    JUMP = Alarm.JUMP.value
+    NOVEL = Alarm.NOVEL.value
     AUDIT = "audit"  # could have been skipped and is verified all the same
     COMPENSATION = "compensation"  # KERV: the filter completes what one verification leaves open
     COOLDOWN = "cooldown"  # KERV: plain speculation after a compensation
@@ -95,6 +102,7 @@ class Memory:
     is_rejected: bool = False  # the last verification refused the drafts' position or rotation
     last_tokens: tuple[int, ...] = ()  # (T,) of the action executed last
     ledger: Ledger = Ledger()
+    sight: Sight = NOTHING_SEEN  # of a rule that looks at the pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +124,10 @@ class Router(Protocol):
         """The memory of an episode that has not begun."""
         ...
 
+    def see(self, observation: Observation, memory: Memory) -> Memory:
+        """The memory of this step, once its pictures were looked at."""
+        ...
+
     def read(self, history: History) -> PhaseSignal | None:
         """The kinematic readings of this step, if the rule needs any."""
         ...
@@ -133,8 +145,18 @@ class Router(Protocol):
         ...
 
 
+class Sightless:
+    """Base of rules that never look at a picture."""
+
+    __slots__ = ()
+
+    def see(self, observation: Observation, memory: Memory) -> Memory:  # noqa: ARG002 (the protocol's)
+        """Nothing is seen."""
+        return memory
+
+
 @dataclass(frozen=True, slots=True)
-class Always:
+class Always(Sightless):
     """Ask everybody, check everything. The router of ``exact``; without proposers that is plain decoding."""
 
     def begin(self) -> Memory:
@@ -179,4 +201,5 @@ def refused(outcome: Outcome) -> bool:
     return bool(outcome.verdicts) and outcome.verdicts[0].n_accepted < MOTION_TOKENS
 
 
+WITHDRAWALS = frozenset(Reason(alarm.value) for alarm in Alarm)  # reasons for which no step may be skipped for a while
 MOTION_TOKENS = 6  # position and rotation; the gripper comes behind them

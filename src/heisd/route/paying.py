@@ -13,7 +13,7 @@ from heisd.policies.protocol import Context
 from heisd.propose.base import History
 from heisd.route.base import Ledger, Memory, Outcome, Plan, Reason, Route, RouteKind, Router
 from heisd.route.costs import Costs
-from heisd.types import Draft
+from heisd.types import Draft, Observation
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,10 @@ class Paying:
     def begin(self) -> Memory:
         """What the router begins with, and an empty ledger."""
         return replace(self.router.begin(), ledger=Ledger())
+
+    def see(self, observation: Observation, memory: Memory) -> Memory:
+        """What the router sees."""
+        return self.router.see(observation, memory)
 
     def read(self, history: History) -> PhaseSignal | None:
         """The router's reading."""
