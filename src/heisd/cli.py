@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from heisd import cli_bench, cli_calibrate, cli_drafter, cli_index
+from heisd import cli_bench, cli_calibrate, cli_drafter, cli_index, cli_realtime
 from heisd.cli_base import Dtype, Json, Out, Weights, Workers
 from heisd.cli_base import emit as _emit
 from heisd.cli_base import fail as _fail
@@ -31,6 +31,7 @@ app.add_typer(train, name="train")
 app.add_typer(cli_index.index, name="index")
 train.command("drafter")(cli_drafter.train_drafter)
 app.command()(cli_calibrate.calibrate)
+app.command("latency-profile")(cli_realtime.latency_profile)
 
 
 def main() -> None:
@@ -53,6 +54,10 @@ def evaluate(
     protocol: Annotated[str, typer.Option(help="openvla, openpi, lerobot or kerv.")] = "openvla",
     rendering: Annotated[str, typer.Option(help="fast or stock.")] = "fast",
     timing: Annotated[bool, typer.Option("--timing", help="Serial; the only mode that reports latencies.")] = False,
+    realtime: cli_realtime.Realtime = False,
+    latency_profile: cli_realtime.Profile = "",
+    control_hz: cli_realtime.ControlHz = 20,
+    meanwhile: cli_realtime.Meanwhile = "hold",
     weights: Weights = "default",
     calibration: Annotated[
         Path | None, typer.Option(help="Calibration file used in place of the policy's own.")
@@ -72,6 +77,7 @@ def evaluate(
         tasks=_indices(tasks), condition=parse_condition(condition), fresh=fresh, protocol=protocol,
         rendering=rendering, timing=timing, weights=weights, dtype=dtype, workers=workers, videos=videos,
         calibration=None if calibration is None else str(calibration),
+        realtime=cli_realtime.realtime_config(realtime, latency_profile, control_hz, meanwhile),
     )  # fmt: skip
     from heisd import cli_run
 

@@ -85,7 +85,21 @@ def show_result(result: dict[str, Any], out: Path) -> None:
                 f"{name}: {paired['difference_points']:+.1f} points against the baseline, "
                 f"95 % {paired['ci95'][0]:+.1f} to {paired['ci95'][1]:+.1f}"
             )
+        if block["realtime"]:
+            stdout.print(pace_line(name, block["realtime"]))
     stdout.print(f"result: {out / 'eval_info.json'}")
+
+
+def pace_line(name: str, pace: dict[str, Any]) -> str:
+    """How a method kept up with a world that does not wait."""
+    if not pace["n_control_steps"]:
+        return f"{name}: no control step"
+    return (
+        f"{name}: {pace['effective_control_hz']:.1f} new actions a second, "
+        f"{100 * pace['stale_action_ratio']:.0f} % of the control steps without one, "
+        f"{100 * pace['deadline_misses']['share']:.0f} % of the answers late, "
+        f"charged {pace['charged_ms']['mean']:.1f} ms on average"
+    )
 
 
 def success_table(result: dict[str, Any]) -> Table:
@@ -93,6 +107,8 @@ def success_table(result: dict[str, Any]) -> Table:
     methods = result["methods"]
     config = result["config"]
     title = " · ".join(str(config[key]) for key in ("suite", "split", "condition", "protocol", "rendering"))
+    if config.get("realtime"):
+        title += f" · real time: {result['latency_profile']['name']}"
     table = Table(title=title, title_justify="left")
     table.add_column("task", overflow="fold")
     for name in methods:

@@ -2,18 +2,56 @@
 
 import hashlib
 import json
+from enum import StrEnum
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from heisd.errors import BadInput
+from heisd.errors import BadInput, UnknownName
 from heisd.presets import require_exact_dtype
 from heisd.sim.splits import Condition, Split
 
 # How a run was carried out, not what it measures: free to change when a run is resumed.
 _MANNER_FIELDS = frozenset({"workers", "videos"})
 # Fields younger than published results: at these values they are left out, so that earlier hashes stay what they were.
-_YOUNGER_FIELDS: dict[str, Any] = {"calibration": None, "offset": 0}
+_YOUNGER_FIELDS: dict[str, Any] = {"calibration": None, "offset": 0, "realtime": None}
+SIMULATION_HZ = 20  # LIBERO's control rate: one step of the simulation is one period of it
+
+
+class Meanwhile(StrEnum):
+    """What the robot does in a control step for which no answer has come."""
+
+    HOLD = "hold"  # no new command: the controller goes on to the goal it has and stays there, as a real one does
+    STOP = "stop"  # commanded to stay where it is (LIBERO's no-op); the gripper goes on
+    REPEAT = "repeat"  # the last action once more
+
+
+class RealtimeConfig(BaseModel):
+    """A world that does not wait (:mod:`heisd.bench.realtime`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    latency_profile: str  # name of a published one, or a file
+    control_hz: int = SIMULATION_HZ
+    meanwhile: Meanwhile = Meanwhile.HOLD
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        rates = [hz for hz in range(1, SIMULATION_HZ + 1) if SIMULATION_HZ % hz == 0]
+        if self.control_hz not in rates:
+            raise BadInput(
+                f"a control rate of {self.control_hz} Hz is not a whole part of the simulation's {SIMULATION_HZ} Hz; "
+                f"possible: {', '.join(map(str, rates))}"
+            )
+        return self
+
+
+def parse_meanwhile(name: str) -> Meanwhile:
+    """``"hold"`` -> Meanwhile.HOLD, or UnknownName."""
+    try:
+        return Meanwhile(name)
+    except ValueError:
+        raise UnknownName("way to go on meanwhile", name, [way.value for way in Meanwhile]) from None
 
 
 class EvalConfig(BaseModel):
@@ -36,6 +74,7 @@ class EvalConfig(BaseModel):
     weights: str = "default"
     calibration: str | None = None  # file used in place of the policy's own
     timing: bool = False
+    realtime: RealtimeConfig | None = None  # None: the world waits for every answer
     workers: int = Field(default=1, ge=1)
     videos: int = Field(default=0, ge=0)  # tasks whose first success is filmed; first failures always are
 
@@ -43,6 +82,8 @@ class EvalConfig(BaseModel):
     def _consistent(self) -> Self:
         if self.timing and self.workers != 1:
             raise BadInput(f"--timing is serial: use --workers 1 instead of {self.workers}")
+        if self.timing and self.realtime is not None:
+            raise BadInput("--realtime charges a profile's latencies and --timing measures this machine's: give one")
         if len(set(self.methods)) != len(self.methods):
             raise BadInput(f"every method may be named once; given: {', '.join(self.methods)}")
         require_exact_dtype(self.methods, self.dtype)

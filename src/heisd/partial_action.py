@@ -66,8 +66,10 @@ class PartialAction:
         tokens, verdicts = tuple(self.tokens), tuple(self.verdicts)
         return Outcome(route, verdicts, tuple(self.positions), tokens, self.n_forwards, tuple(self.n_rows))
 
-    def record(self, step: int, route: Route, latency_ms: float, stage_ms: Mapping[str, float]) -> StepRecord:
-        """Telemetry of the finished step."""
+    def record(
+        self, step: int, route: Route, latency_ms: float, stage_ms: Mapping[str, float], asked: Mapping[str, int]
+    ) -> StepRecord:
+        """Telemetry of the finished step; ``asked`` tells how often each proposer was."""
         return StepRecord(
             step=step,
             latency_ms=latency_ms,
@@ -81,4 +83,5 @@ class PartialAction:
             route=str(route.kind),
             reason=str(route.reason),
             score=route.score,
+            asked=dict(asked),
         )

@@ -7,11 +7,12 @@ out of disk resumes with the same command. The result file appears only when eve
 import logging
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from heisd import interrupts
+from heisd.bench import realtime
 from heisd.bench.provenance import append_test_log, checkout_root, git_commit, machine, versions
 from heisd.bench.results import EpisodeRecord, RunDirectory, open_run, write_json_atomically
 from heisd.bench.rollout import EpisodeJob, World, WorldFactory, play_or_report
@@ -45,6 +46,7 @@ def evaluate(
         config.suite, setting.n_tasks, config.split, config.episodes,
         condition=config.condition, fresh=config.fresh, tasks=config.tasks, offset=config.offset,
     )  # fmt: skip
+    setting = replace(setting, provenance={**setting.provenance, **realtime.provenance(config)})
     run_settings = {**config.outcome_fields(), "provenance": setting.provenance}
     with interrupts.remembered(), open_run(out, run_settings) as run:
         records = run.records()

@@ -6,6 +6,7 @@ from typing import Any
 
 from heisd.bench.evaluate import Setting
 from heisd.bench.methods import parse_methods
+from heisd.bench.realtime import charged_costs
 from heisd.bench.rollout import Agent
 from heisd.bench.weights import describe_weights, resolve_weights
 from heisd.config import EvalConfig
@@ -115,7 +116,9 @@ def load_assets(config: EvalConfig) -> Any:
     directory = resolve_weights(config.weights, config.suite)
     horizon = parse_protocol(config.protocol).horizon(config.suite)
     target, calibration = load_policy(directory, config.dtype), _given_calibration(config)
-    return Assets(target, directory, config.suite, horizon=horizon, calibration=calibration)
+    return Assets(
+        target, directory, config.suite, horizon=horizon, calibration=calibration, costs=charged_costs(config)
+    )
 
 
 class EngineAgent:

@@ -28,7 +28,8 @@ class Run:
     def title(self) -> str:
         """Suite and condition; not escaped."""
         fresh = " · fresh" if self.result["config"].get("fresh") else ""
-        return f"{self.suite} · {self.result['condition']}{fresh}"
+        charged = f" · {self.result['latency_profile']['name']}" if self.result["config"].get("realtime") else ""
+        return f"{self.suite} · {self.result['condition']}{fresh}{charged}"
 
     @property
     def methods(self) -> dict[str, dict[str, Any]]:
