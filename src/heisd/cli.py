@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from heisd import cli_bench, cli_calibrate, cli_drafter, cli_index
+from heisd import cli_bench, cli_calibrate, cli_drafter, cli_index, cli_realtime
 from heisd.cli_base import Dtype, Json, Out, Weights, Workers
 from heisd.cli_base import emit as _emit
 from heisd.cli_base import fail as _fail
@@ -31,6 +31,7 @@ app.add_typer(train, name="train")
 app.add_typer(cli_index.index, name="index")
 train.command("drafter")(cli_drafter.train_drafter)
 app.command()(cli_calibrate.calibrate)
+app.command("latency-profile")(cli_realtime.latency_profile)
 
 
 def main() -> None:
@@ -58,7 +59,9 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, validation, calibration or test.")] = "test",
     episodes: Annotated[int, typer.Option(min=1, help="In all, round-robin over the tasks.")] = 20,
     tasks: Annotated[str, typer.Option(help="Only these task indices, e.g. 0,3,7.")] = "",
-    condition: Annotated[str, typer.Option(help="shipped, jitter (targets +-2 cm) or jitter4.")] = "shipped",
+    condition: Annotated[
+        str, typer.Option(help="shipped, jitter (targets +-2 cm), jitter4, or moving2 to moving12 [cm/s].")
+    ] = "shipped",
     fresh: Annotated[bool, typer.Option("--fresh", help="Freshly sampled resets of the split's seed range.")] = False,
     shift: Annotated[
         str | None,
@@ -68,6 +71,10 @@ def evaluate(
     protocol: Annotated[str, typer.Option(help="openvla, openpi, lerobot or kerv.")] = "openvla",
     rendering: Annotated[str, typer.Option(help="fast or stock.")] = "fast",
     timing: Annotated[bool, typer.Option("--timing", help="Serial; the only mode that reports latencies.")] = False,
+    realtime: cli_realtime.Realtime = False,
+    latency_profile: cli_realtime.Profile = "",
+    control_hz: cli_realtime.ControlHz = 20,
+    meanwhile: cli_realtime.Meanwhile = "hold",
     weights: Weights = "default",
     calibration: Annotated[
         Path | None, typer.Option(help="Calibration file used in place of the policy's own.")
@@ -88,6 +95,7 @@ def evaluate(
         tasks=_indices(tasks), condition=parse_condition(condition), fresh=fresh, shift=shift, shard=shard,
         protocol=protocol, rendering=rendering, timing=timing, weights=weights, dtype=dtype, workers=workers,
         ray=ray, videos=videos, calibration=None if calibration is None else str(calibration),
+        realtime=cli_realtime.realtime_config(realtime, latency_profile, control_hz, meanwhile),
     )  # fmt: skip
     from heisd import cli_run
 
@@ -143,14 +151,20 @@ def collect(
     driver: Annotated[
         str | None, typer.Option(help="A policy (name or directory) that drives first; the expert takes over.")
     ] = None,
+    condition: Annotated[
+        str, typer.Option(help="shipped, or moving2 to moving12 (targets carried, cm/s).")
+    ] = "shipped",
     check: Annotated[Path | None, typer.Option(help="Read this data set back and verify it; collects nothing.")] = None,
     json: Json = False,
 ) -> None:
     """Scripted experts -> a LeRobot v3 data set; with --check, read one back."""
     from heisd import cli_run
+    from heisd.sim.splits import parse_condition
 
     result = (
-        cli_run.check(check) if check else cli_run.collect(suite, episodes, out, workers, seed, _indices(tasks), driver)
+        cli_run.check(check)
+        if check
+        else cli_run.collect(suite, episodes, out, workers, seed, _indices(tasks), driver, parse_condition(condition))
     )
     _emit(result, json, lambda: cli_run.show_mapping(result))
     if not result.get("is_ok", True):

@@ -14,6 +14,7 @@ from heisd.bench.evaluate import evaluate as run_evaluation
 from heisd.bench.results import EpisodeRecord
 from heisd.config import EvalConfig
 from heisd.errors import BadInput
+from heisd.sim.splits import Condition
 
 stderr = Console(stderr=True)
 stdout = Console()
@@ -90,10 +91,24 @@ def show_result(result: dict[str, Any], out: Path) -> None:
                 f"{name}: {paired['difference_points']:+.1f} points against the baseline, "
                 f"95 % {paired['ci95'][0]:+.1f} to {paired['ci95'][1]:+.1f}"
             )
+        if block["realtime"]:
+            stdout.print(pace_line(name, block["realtime"]))
     pace = result.get("throughput", {}).get("episodes_per_minute")
     if pace is not None:
         stdout.print(f"{pace:g} episodes per minute, workers: {result['throughput']['workers']}")
     stdout.print(f"result: {out / 'eval_info.json'}")
+
+
+def pace_line(name: str, pace: dict[str, Any]) -> str:
+    """How a method kept up with a world that does not wait."""
+    if not pace["n_control_steps"]:
+        return f"{name}: no control step"
+    return (
+        f"{name}: {pace['effective_control_hz']:.1f} new actions a second, "
+        f"{100 * pace['stale_action_ratio']:.0f} % of the control steps without one, "
+        f"{100 * pace['deadline_misses']['share']:.0f} % of the answers late, "
+        f"charged {pace['charged_ms']['mean']:.1f} ms on average"
+    )
 
 
 def show_shifts() -> None:
@@ -114,6 +129,8 @@ def success_table(result: dict[str, Any]) -> Table:
     config = result["config"]
     told = ("suite", "split", "condition", "shift", "shard", "protocol", "rendering")
     title = " · ".join(str(config[key]) for key in told if config.get(key))
+    if config.get("realtime"):
+        title += f" · real time: {result['latency_profile']['name']}"
     table = Table(title=title, title_justify="left")
     table.add_column("task", overflow="fold")
     for name in methods:
@@ -181,13 +198,16 @@ def collect(
     seed: int,
     tasks: tuple[int, ...] | None,
     driver: str | None = None,
+    condition: Condition = Condition.SHIPPED,
 ) -> dict[str, Any]:
     """Collect demonstrations."""
     if out is None:
         raise BadInput("collect needs --out DIR (or --check DIR to read a data set back)")
     from heisd.sim.collect import collect as run_collection
 
-    return run_collection(suite, episodes, out, workers=workers, seed=seed, tasks=tasks, driver=driver).as_dict()
+    return run_collection(
+        suite, episodes, out, workers=workers, seed=seed, tasks=tasks, driver=driver, condition=condition
+    ).as_dict()
 
 
 def check(path: Path) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 import hashlib
 import json
 import re
+from enum import StrEnum
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from heisd.errors import BadInput
+from heisd.errors import BadInput, UnknownName
 from heisd.presets import require_exact_dtype
 from heisd.sim.shifts import canonical
 from heisd.sim.splits import Condition, Split
@@ -15,7 +16,44 @@ from heisd.sim.splits import Condition, Split
 # How a run was carried out, not what it measures: free to change when a run is resumed.
 _MANNER_FIELDS = frozenset({"workers", "ray", "videos"})
 # Fields younger than published results: at these values they are left out, so that earlier hashes stay what they were.
-_YOUNGER_FIELDS: dict[str, Any] = {"calibration": None, "offset": 0, "shift": None, "shard": None}
+_YOUNGER_FIELDS: dict[str, Any] = {"calibration": None, "offset": 0, "realtime": None, "shift": None, "shard": None}
+SIMULATION_HZ = 20  # LIBERO's control rate: one step of the simulation is one period of it
+
+
+class Meanwhile(StrEnum):
+    """What the robot does in a control step for which no answer has come."""
+
+    HOLD = "hold"  # no new command: the controller goes on to the goal it has and stays there, as a real one does
+    STOP = "stop"  # commanded to stay where it is (LIBERO's no-op); the gripper goes on
+    REPEAT = "repeat"  # the last action once more
+
+
+class RealtimeConfig(BaseModel):
+    """A world that does not wait (:mod:`heisd.bench.realtime`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    latency_profile: str  # name of a published one, or a file
+    control_hz: int = SIMULATION_HZ
+    meanwhile: Meanwhile = Meanwhile.HOLD
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        rates = [hz for hz in range(1, SIMULATION_HZ + 1) if SIMULATION_HZ % hz == 0]
+        if self.control_hz not in rates:
+            raise BadInput(
+                f"a control rate of {self.control_hz} Hz is not a whole part of the simulation's {SIMULATION_HZ} Hz; "
+                f"possible: {', '.join(map(str, rates))}"
+            )
+        return self
+
+
+def parse_meanwhile(name: str) -> Meanwhile:
+    """``"hold"`` -> Meanwhile.HOLD, or UnknownName."""
+    try:
+        return Meanwhile(name)
+    except ValueError:
+        raise UnknownName("way to go on meanwhile", name, [way.value for way in Meanwhile]) from None
 
 
 class EvalConfig(BaseModel):
@@ -40,6 +78,7 @@ class EvalConfig(BaseModel):
     weights: str = "default"
     calibration: str | None = None  # file used in place of the policy's own
     timing: bool = False
+    realtime: RealtimeConfig | None = None  # None: the world waits for every answer
     workers: int = Field(default=1, ge=1)
     ray: str | None = None  # address of a cluster to play on, or "local" (heisd.sim.ray_pool)
     videos: int = Field(default=0, ge=0)  # tasks whose first success is filmed; first failures always are
@@ -53,6 +92,8 @@ class EvalConfig(BaseModel):
     def _consistent(self) -> Self:
         if self.timing and (self.workers != 1 or self.ray is not None):
             raise BadInput(f"--timing is serial: use --workers 1 instead of {self.workers}, and no --ray")
+        if self.timing and self.realtime is not None:
+            raise BadInput("--realtime charges a profile's latencies and --timing measures this machine's: give one")
         if self.shard is not None and self.timing:
             raise BadInput("--timing is of one machine: leave --shard out, or --timing")
         if self.shard is not None and parse_shard(self.shard)[1] > self.episodes:

@@ -76,6 +76,7 @@ class Engine(Generic[ContextT, CacheT]):
         """One control step: as many forwards of the language model as the guesses leave to do, at most 7."""
         clock, answer = self._clock, PartialAction()
         clock.start()
+        self._panel.asked.clear()
         with clock("encode"):
             context = self.target.encode(observation)
         with clock("route"):
@@ -96,7 +97,7 @@ class Engine(Generic[ContextT, CacheT]):
         with clock("act"):
             action = self._action(answer)
             self._memory = self._router.remember(self._memory, answer.outcome(route))
-        self.sink.emit(answer.record(self._step, route, clock.stop(), clock.stage_ms))
+        self.sink.emit(answer.record(self._step, route, clock.stop(), clock.stage_ms, self._panel.asked))
         self._step += 1
         return action
 

@@ -79,8 +79,10 @@ class PartialAction:
         tokens, verdicts = tuple(self.tokens), tuple(self.verdicts)
         return Outcome(route, verdicts, tuple(self.positions), tokens, self.n_forwards, tuple(self.n_rows))
 
-    def record(self, step: int, route: Route, latency_ms: float, stage_ms: Mapping[str, float]) -> StepRecord:
-        """Telemetry of the finished step."""
+    def record(
+        self, step: int, route: Route, latency_ms: float, stage_ms: Mapping[str, float], asked: Mapping[str, int]
+    ) -> StepRecord:
+        """Telemetry of the finished step; ``asked`` tells how often each proposer was."""
         return StepRecord(
             step=step,
             latency_ms=latency_ms,
@@ -94,4 +96,5 @@ class PartialAction:
             route=str(route.kind),
             reason=str(Reason.TOO_CLOSE if self.is_redone else route.reason),
             score=route.score,
+            asked=dict(asked),
         )

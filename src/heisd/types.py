@@ -176,6 +176,7 @@ class StepRecord:
     route: str = "speculate"  # how the action came about, and why (heisd.route)
     reason: str = "always"
     score: float = float("nan")  # what the route's threshold was compared with
+    asked: Mapping[str, int] = field(default_factory=dict)  # proposer -> how often it was asked in this step
 
     @property
     def n_accepted(self) -> int:

@@ -19,7 +19,7 @@ LAYERS = [
     {"partial_action", "engine"},
     {"presets", "acceleration"},
     {"sim", "train", "bench", "serve", "testing", "doctor", "config"},
-    {"cli", "cli_base", "cli_bench", "cli_calibrate", "cli_drafter", "cli_index", "cli_run", "demo"},
+    {"cli", "cli_base", "cli_bench", "cli_calibrate", "cli_drafter", "cli_index", "cli_realtime", "cli_run", "demo"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

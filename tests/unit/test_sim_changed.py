@@ -60,6 +60,13 @@ def test_an_onset_is_counted_from_the_episode_s_own_beginning() -> None:
         assert [not p.any() for p in pictures(seen)] == [False, False, True, True]
 
 
+def test_time_goes_on_while_a_policy_is_late() -> None:
+    """Waiting steps count for onsets, and their pictures are changed like any other."""
+    env = ChangedEnv(toy_world.ToyEnv(0), parse_shifts("black:wrist,onset=2"))
+    seen = [env.reset(START)[0], env.wait()[0], env.wait()[0], env.step(STILL)[0]]
+    assert [not p.any() for p in pictures(seen)] == [False, False, True, True]
+
+
 def test_everything_but_the_pictures_passes_through() -> None:
     env, plain = ChangedEnv(toy_world.ToyEnv(0), parse_shifts("black")), toy_world.ToyEnv(0)
     (changed, _), (seen, _) = env.reset(START), plain.reset(START)

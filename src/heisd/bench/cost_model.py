@@ -14,7 +14,9 @@ from typing import Any
 
 from heisd.errors import BadArtifact
 from heisd.presets import PRESETS
+from heisd.route.base import RouteKind
 from heisd.route.costs import Costs
+from heisd.types import StepRecord
 
 ALLOWED_ERROR = 0.10  # prediction and measurement agree within this share
 OVERHEAD_STAGES = ("route", "trie", "accept", "act")
@@ -48,6 +50,16 @@ class Usage:
                 f"not the speculation block of a result with steps ({type(error).__name__}: {error}); run heisd eval "
                 "again with this version"
             ) from None
+
+    @classmethod
+    def of_step(cls, record: StepRecord) -> "Usage":
+        """Of one control step; the mean over steps is what :meth:`of` gives for all of them."""
+        return cls(
+            skip_share=float(record.route == RouteKind.SKIP),
+            n_forwards=record.lm_forwards,
+            n_rows=record.n_drafted,
+            n_later_checks=sum(1 for position, _ in record.verifications if position > 0),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ import logging
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from heisd import interrupts
+from heisd.bench import realtime
 from heisd.bench.provenance import append_test_log, checkout_root, git_commit, machine, versions
 from heisd.bench.results import EpisodeRecord, RunDirectory, open_run, write_json_atomically
 from heisd.bench.rollout import EpisodeJob, World, WorldFactory, play_or_report
@@ -49,6 +50,7 @@ def evaluate(
     )  # fmt: skip
     starts, filmed = starts_of_shard(every_start, config.shard), filmed_tasks(config, every_start)
     began_s, n_played = time.monotonic(), 0
+    setting = replace(setting, provenance={**setting.provenance, **realtime.provenance(config)})
     run_settings = {**config.outcome_fields(), "provenance": setting.provenance}
     with interrupts.remembered(), open_run(out, run_settings) as run:
         records = run.records()

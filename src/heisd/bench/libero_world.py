@@ -6,6 +6,7 @@ from typing import Any
 
 from heisd.bench.evaluate import Setting
 from heisd.bench.methods import parse_methods
+from heisd.bench.realtime import charged_costs
 from heisd.bench.rollout import Agent
 from heisd.bench.weights import describe_weights, resolve_weights
 from heisd.config import EvalConfig
@@ -16,6 +17,7 @@ from heisd.sim.protocols import base_suite, parse_protocol
 from heisd.sim.rendering import parse_rendering
 from heisd.sim.shifts import parse_shifts
 from heisd.sim.suites import suite_info
+from heisd.sim.targets import require_carriable
 from heisd.types import Action, Observation, StepRecord
 
 DTYPES = ("float32", "bfloat16")
@@ -30,6 +32,8 @@ def libero_setting(config: EvalConfig) -> Setting:
     protocol, _ = parse_protocol(config.protocol), parse_rendering(config.rendering)
     require_dtype(config.dtype)
     info = suite_info(config.suite)
+    if config.condition.belt_m_s:
+        require_carriable(config.suite, config.tasks)
     directory = resolve_weights(config.weights, config.suite)
     policy = describe_weights(directory)
     from heisd.presets.assets import require as require_assets
@@ -135,7 +139,7 @@ def load_assets(config: EvalConfig) -> Any:
     horizon = parse_protocol(config.protocol).horizon(config.suite)
     target, calibration = load_policy(directory, config.dtype), _given_calibration(config)
     suite = calibrated_suite(directory, config.suite)
-    return Assets(target, directory, suite, horizon=horizon, calibration=calibration)
+    return Assets(target, directory, suite, horizon=horizon, calibration=calibration, costs=charged_costs(config))
 
 
 class EngineAgent:

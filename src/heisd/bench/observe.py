@@ -204,3 +204,6 @@ class _NamedEpisodes:
 
     def step(self, action: FloatArray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         return self._inner.step(action)
+
+    def wait(self) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        return self._inner.wait()

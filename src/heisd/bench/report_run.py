@@ -29,7 +29,8 @@ class Run:
         """Suite, condition and shift; not escaped."""
         fresh = " · fresh" if self.result["config"].get("fresh") else ""
         changed = f" · {self.shift}" if self.shift else ""
-        return f"{self.suite} · {self.result['condition']}{fresh}{changed}"
+        charged = f" · {self.result['latency_profile']['name']}" if self.result["config"].get("realtime") else ""
+        return f"{self.suite} · {self.result['condition']}{fresh}{changed}{charged}"
 
     @property
     def shift(self) -> str | None:

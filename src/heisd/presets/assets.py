@@ -68,16 +68,24 @@ class Assets:
     """Everything of one policy on one suite. Engines built from the same object share weights and memory maps."""
 
     def __init__(
-        self, target: OpenVLAPolicy, policy: Path, suite: str, *, horizon: int = 300, calibration: Path | None = None
+        self,
+        target: OpenVLAPolicy,
+        policy: Path,
+        suite: str,
+        *,
+        horizon: int = 300,
+        calibration: Path | None = None,
+        costs: Costs | None = None,
     ) -> None:
         """``policy`` is the directory that ``target`` was loaded from; ``horizon`` the suite's, in control steps.
 
-        ``calibration`` is a file used in place of the policy's own.
+        ``calibration`` is a file used in place of the policy's own, ``costs`` a table in place of the calibration's.
         """
         self.target, self.policy, self.suite, self.horizon = target, policy.resolve(), suite, horizon
         self._store: Store | None = None
         self._calibration_path = calibration or place_of(policy, suite, "calibration")
         self._calibration: Calibration | None = None
+        self._costs = costs
         self._weights: dict[str, Any] = {}
 
     def proposer(self, name: str, **options: Any) -> Proposer:
@@ -101,7 +109,9 @@ class Assets:
         return self._calibration
 
     def costs(self) -> Costs | None:
-        """What the calibration says a forward and a guess cost here; None without a calibration or a table in it."""
+        """What a forward and a guess cost where this runs; None without a calibration or a table in it."""
+        if self._costs is not None:
+            return self._costs
         if not self._calibration_path.is_file():
             return None
         return self.calibration().costs

@@ -21,6 +21,7 @@ class Panel:
     def __init__(self, proposers: Mapping[str, Proposer], codec: ActionCodec, *, max_faults: int = MAX_FAULTS) -> None:
         self._proposers, self._codec, self._max_faults = dict(proposers), codec, max_faults
         self.faults: Counter[str] = Counter()  # of this episode, by name
+        self.asked: Counter[str] = Counter()  # of this control step, by name
 
     def __len__(self) -> int:
         """How many proposers there are."""
@@ -39,6 +40,7 @@ class Panel:
         for name, proposer in self._heard():
             if names is not None and name not in names:
                 continue
+            self.asked[name] += 1
             with self._tolerating(name):
                 draft = proposer.propose(context, history)
                 if draft is not None:

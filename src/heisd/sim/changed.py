@@ -1,6 +1,6 @@
 """An environment under ``--shift``: the same starts and tasks, with something changed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,9 +41,18 @@ class ChangedEnv:
 
     def step(self, action: FloatArray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """One control step."""
+        return self._stepped(lambda: self._env.step(action))
+
+    def wait(self) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """One control step without a new command, as when a policy is late."""
+        return self._stepped(self._env.wait)
+
+    def _stepped(
+        self, advance: Callable[[], tuple[Observation, float, bool, bool, dict[str, Any]]]
+    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         self._step += 1
         self._prepare()
-        observation, reward, terminated, truncated, info = self._env.step(action)
+        observation, reward, terminated, truncated, info = advance()
         return self._shown(observation), reward, terminated, truncated, info
 
     def undo(self) -> None:
