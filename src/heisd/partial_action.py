@@ -59,13 +59,13 @@ class PartialAction:
         self.kept_by_source[verdict.source] += verdict.n_accepted
 
     def redo(self) -> None:
-        """Forget what was settled; the forwards and rows it took still count."""
+        """Forget what was settled; what it took still counts: forwards, rows, and checks that kept nothing."""
         self.tokens.clear()
         self.origins.clear()
         self.margins.clear()
         self.verdicts.clear()
         self.positions.clear()
-        self.verifications.clear()
+        self.verifications = [(position, 0) for position, _ in self.verifications]
         self.kept_by_source.clear()
         self.is_redone = True
 
@@ -77,7 +77,16 @@ class PartialAction:
     def outcome(self, route: Route) -> Outcome:
         """What came of the route, for the router's memory."""
         tokens, verdicts = tuple(self.tokens), tuple(self.verdicts)
-        return Outcome(route, verdicts, tuple(self.positions), tokens, self.n_forwards, tuple(self.n_rows))
+        return Outcome(
+            route,
+            verdicts,
+            tuple(self.positions),
+            tokens,
+            self.n_forwards,
+            tuple(self.n_rows),
+            n_later_checks=sum(1 for position, _ in self.verifications if position > 0),
+            is_redone=self.is_redone,
+        )
 
     def record(
         self, step: int, route: Route, latency_ms: float, stage_ms: Mapping[str, float], asked: Mapping[str, int]

@@ -60,8 +60,8 @@ def outcome(route: Route, *n_accepted: int, at: int = 0, rows: int = 6, forwards
         positions.append(place)
         place += n + 1
     n_forwards = 7 - sum(n_accepted) if forwards is None else forwards
-    n_rows = (rows,) * len(n_accepted)
-    return Outcome(route, tuple(verdicts), tuple(positions), GUESS, max(n_forwards, 0), n_rows)
+    n_rows, n_later = (rows,) * len(n_accepted), sum(1 for position in positions if position > 0)
+    return Outcome(route, tuple(verdicts), tuple(positions), GUESS, max(n_forwards, 0), n_rows, n_later)
 
 
 def skipped(route: Route) -> Outcome:

@@ -10,6 +10,7 @@ from fake_target import CODEC, FakeCache, FakeContext, FakePolicy, greedy, obser
 
 import tiny_policies as tiny
 from heisd.accept import Rule, exact, relaxed
+from heisd.bench.cost_model import Usage
 from heisd.engine import Engine
 from heisd.policies.protocol import Context
 from heisd.policies.target import CLOSE_EPS
@@ -87,6 +88,9 @@ def test_rounding_never_changes_an_exact_action(wrong_at: int) -> None:
             assert record.origins == {str(TokenOrigin.DECODED): T}
             assert record.n_accepted == 0, "what was thrown away was not accepted"
             assert record.lm_forwards > T, "the forwards thrown away count"
+            assert record.verifications, "and so do their checks"
+            assert record.n_drafted > 0
+            assert Usage.of_step(record).n_prefills == 2
     assert 0 < n_redone < len(SEEN)
 
 

@@ -115,6 +115,8 @@ class Outcome:
     tokens: tuple[int, ...]  # (T,) of the executed action
     n_forwards: int = 0  # of the language model
     n_rows: tuple[int, ...] = ()  # guessed tokens that each verification added to its forward
+    n_later_checks: int = 0  # forwards behind a first one that checked guesses
+    is_redone: bool = False  # the guesses came to nothing: decoded again, plainly, with a prefill of its own
 
 
 class Router(Protocol):

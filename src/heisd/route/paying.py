@@ -98,12 +98,12 @@ def gain_ms(costs: Costs, outcome: Outcome) -> float:
     """Milliseconds that a step saved against plain decoding by the table; negative when its guesses cost more.
 
     Saved are the forwards that did not run. Paid are every guessed row, each later forward of several rows with the
-    asking before it, and what is asked before the first forward.
+    asking before it, what is asked before the first forward, and the second prefill of a step that was decoded again.
     """
-    n_later = sum(1 for position in outcome.positions if position > 0)
     return (
         (len(outcome.tokens) - outcome.n_forwards) * costs.decode_ms
+        - outcome.is_redone * (costs.prefill_ms - costs.decode_ms)
         - sum(outcome.n_rows) * costs.row_ms
-        - n_later * (costs.tree_ms + costs.redraft_ms)
+        - outcome.n_later_checks * (costs.tree_ms + costs.redraft_ms)
         - (costs.lookup_ms + costs.drafter_ms)
     )
