@@ -1,13 +1,15 @@
 """The decoder as it runs: packed weights, a preallocated cache, as few operations a step as possible.
 
 Computes what :class:`heisd.policies.decoder.LlamaDecoder` computes (tests hold the two together). Packing, all
-exact up to rounding: the norms' weights and the attention scale are folded into the matrices behind them; query,
-key and value share one matrix, gate and up another; matrices are stored (inputs, outputs), the faster way round on
-CPU at one row and at fifty; rotary pairs become neighbours, so that turning them is one complex product. The last
-layer finishes only the rows whose next token is asked for.
+exact up to rounding: the norms' weights and the attention scale are folded into the matrices behind them, and so is
+the root of the width, which leaves of a norm a division by the row's length; query, key and value share one matrix,
+gate and up another; matrices are stored (inputs, outputs), the faster way round on CPU at one row and at fifty; rotary
+pairs become neighbours, so that turning them is one complex product. The last layer finishes only the rows whose next
+token is asked for.
 Shapes: N rows, d width, H heads, L visible positions.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -50,7 +52,11 @@ class DecoderRuntime:
             self.embedding = decoder.model.embed_tokens.weight.detach().to(dtype)
             self._layers = [_pack_layer(layer, self.config, dtype) for layer in decoder.model.layers]
             self._head = _fold(decoder.lm_head.weight, decoder.model.norm.weight).to(dtype)
-            self._norm = decoder.model.norm.weight.detach().float()
+            width = self.config.hidden_size
+            self._norm = decoder.model.norm.weight.detach().float() * width**0.5
+            # A row's length as the norm takes it is sqrt(|x|^2 + d eps): a hypotenuse.
+            self._least_square = width * self.config.rms_eps
+            self._least_length = torch.tensor(self._least_square**0.5, device=self.device)
         cos, sin = rotary_table(self.config, capacity)
         half = self.config.head_dim // 2
         self._rotations = torch.complex(cos[:, :half], sin[:, :half])[:, None].to(self.device)
@@ -74,10 +80,12 @@ class DecoderRuntime:
             return Rows(self._rotations[start:end], mask, start)
         first_node = start + n_chain
         end = first_node + len(depth)
-        positions = torch.cat([torch.arange(start, first_node), first_node + depth])
+        rotation = self._rotations[first_node + depth]
+        if n_chain:
+            rotation = torch.cat([self._rotations[start:first_node], rotation])
         mask = self._causal[start:end, :end].clone()
         mask[n_chain:, first_node:] = torch.where(ancestors, 0.0, float("-inf"))
-        return Rows(self._rotations[positions], mask, start)
+        return Rows(rotation, mask, start)
 
     def level(self, root: int, n_before: int, depth: Tensor, visible: Tensor) -> Rows:
         """Further nodes of a tree behind ``root`` committed positions, ``n_before`` of whose nodes were read before.
@@ -113,9 +121,13 @@ class DecoderRuntime:
 
     def _normed(self, x: Tensor) -> Tensor:
         """(N, d) stream -> hidden states, as the head sees them."""
+        return self._unit(x).mul_(self._norm).to(self.dtype)
+
+    def _unit(self, x: Tensor) -> Tensor:
+        """(N, d) -> float32 rows divided by their length."""
         wide = x.float()
-        scales = (wide.square().mean(-1, keepdim=True) + self.config.rms_eps).rsqrt_()
-        return (wide * scales).mul_(self._norm).to(self.dtype)
+        lengths = torch.hypot(torch.linalg.vector_norm(wide, dim=-1, keepdim=True), self._least_length)
+        return wide / lengths
 
     def _attend_inputs(self, x: Tensor, weights: LayerWeights, rows: Rows, slot: Tensor) -> Tensor:
         """Rotated queries (N, H, head_dim); keys and values go into ``slot``."""
@@ -149,11 +161,8 @@ class DecoderRuntime:
         """RMS-normalised ``x`` (N, d) times ``matrix`` (d, n)."""
         if len(x) == 1 and x.device.type == "cpu" and x.dtype == torch.float32:
             row = x.view(-1)  # one row has one norm, a plain number: a tenth of the general form's time
-            scale = (float(row.dot(row)) / len(row) + self.config.rms_eps) ** -0.5
-            return torch.mm(x * scale, matrix)
-        wide = x.float()
-        scales = (wide.square().mean(-1, keepdim=True) + self.config.rms_eps).rsqrt_()
-        return torch.mm((wide * scales).to(self.dtype), matrix)
+            return torch.mm(x * (float(row.dot(row)) + self._least_square) ** -0.5, matrix)
+        return torch.mm(self._unit(x).to(self.dtype), matrix)
 
 
 def _rotate_in_place(x: Tensor, rotation: Tensor) -> None:
@@ -166,8 +175,8 @@ def _rotate_in_place(x: Tensor, rotation: Tensor) -> None:
 
 
 def _fold(weight: Tensor, norm: Tensor) -> Tensor:
-    """(outputs, inputs) matrix behind a norm -> (inputs, outputs) with the norm's weight inside."""
-    return (weight.float() * norm.float()).t().contiguous()
+    """(outputs, inputs) matrix behind a norm -> (inputs, outputs) with the norm's weight and the root of d inside."""
+    return (weight.float() * (norm.float() * math.sqrt(len(norm)))).t().contiguous()
 
 
 def _paired(weight: Tensor, config: DecoderConfig) -> Tensor:
