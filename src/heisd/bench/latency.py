@@ -13,11 +13,12 @@ import numpy as np
 
 from heisd.bench.methods import parse_methods
 from heisd.bench.observations import load_observations, save_observations
-from heisd.bench.provenance import machine, versions
+from heisd.bench.provenance import checkout_root, git_commit, machine, versions
 from heisd.bench.rollout import Agent, World, observation_hash, peak_rss_mb
 from heisd.bench.stats import distribution, ratio_of_sums
 from heisd.bench.weights import describe_weights, resolve_weights
 from heisd.config import EvalConfig
+from heisd.presets.assets import hashes
 from heisd.sim.splits import Split, episode_starts
 from heisd.types import Observation
 
@@ -78,11 +79,17 @@ def measure(config: BenchConfig, observations: Path | None) -> dict[str, Any]:
     series = interleave(agents, recorded, config.steps, config.warmup)
     return {
         **summarise(series, config),
-        "observations": {"file": str(observations), "n": len(recorded), "sha256": _joint_hash(recorded)},
+        "observations": {
+            "file": observations.name if observations else None,
+            "n": len(recorded),
+            "sha256": _joint_hash(recorded),
+        },
         "policy": policy,
+        "assets": hashes(resolve_weights(config.weights, config.suite), config.suite),
         "threads": torch_threads(),
         "versions": versions(),
         "machine": machine(),
+        "commit": git_commit(checkout_root(Path.cwd())),
     }
 
 
