@@ -89,6 +89,11 @@ class OpenVLAPolicy:
         self._node_forward = torch.inference_mode()(self._score)
 
     @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.runtime.device
+
+    @property
     def text_start(self) -> int:
         """Position of the first text token: behind BOS, patches and proprioception."""
         return 1 + self._n_before_text()
