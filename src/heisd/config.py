@@ -13,7 +13,7 @@ from heisd.sim.splits import Condition, Split
 # How a run was carried out, not what it measures: free to change when a run is resumed.
 _MANNER_FIELDS = frozenset({"workers", "videos"})
 # Fields younger than published results: at these values they are left out, so that earlier hashes stay what they were.
-_YOUNGER_FIELDS: dict[str, Any] = {"calibration": None, "offset": 0}
+_YOUNGER_FIELDS: dict[str, Any] = {"calibration": None, "offset": 0, "euler_steps": None, "executed": None}
 
 
 class EvalConfig(BaseModel):
@@ -35,6 +35,8 @@ class EvalConfig(BaseModel):
     dtype: str = "float32"
     weights: str = "default"
     calibration: str | None = None  # file used in place of the policy's own
+    euler_steps: int | None = None  # of a flow-matching policy, in place of its own
+    executed: int | None = None  # actions of a chunk before the next round, in place of the policy's own
     timing: bool = False
     workers: int = Field(default=1, ge=1)
     videos: int = Field(default=0, ge=0)  # tasks whose first success is filmed; first failures always are

@@ -11,6 +11,7 @@ from typing import Any
 from heisd.bench.charts import STAGE_CLASSES, histogram_svg, interval_svg, stacked_svg
 from heisd.bench.report_calibration import calibrations
 from heisd.bench.report_films import films, timelines
+from heisd.bench.report_rounds import rounds
 from heisd.bench.report_run import Run, load_run
 from heisd.bench.report_speculation import acceptance, by_motion, origins_and_routes
 from heisd.bench.report_speed import distributions, plane, speedup_text
@@ -43,6 +44,7 @@ def render_page(runs: Sequence[Run]) -> str:
         _success(runs),
         _latency(runs),
         acceptance(runs),
+        rounds(runs),
         origins_and_routes(runs),
         by_motion(runs),
         calibrations(runs),

@@ -9,7 +9,19 @@ from heisd.bench.charts_xy import PlanePoint, Span, cdf_svg, legend_html, plane_
 from heisd.bench.report_run import Run
 
 # What has to agree before the speed of one run may stand beside the success of another.
-_SAME = ("suite", "split", "condition", "fresh", "protocol", "rendering", "dtype", "image_size", "calibration")
+_SAME = (
+    "suite",
+    "split",
+    "condition",
+    "fresh",
+    "protocol",
+    "rendering",
+    "dtype",
+    "image_size",
+    "calibration",
+    "euler_steps",
+    "executed",
+)
 
 
 def plane(runs: Sequence[Run]) -> str:
