@@ -7,11 +7,13 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from heisd.bench.provenance import versions
+from heisd.codec import ActionCodec
 from heisd.errors import BadInput, LeakError
 from heisd.index.inspection import StoreCheck
 from heisd.index.inspection import check as check_files
@@ -21,9 +23,9 @@ from heisd.index.record import MAX_KEY_DIMS, make_rows
 from heisd.index.routing import normal_form
 from heisd.index.store import read_episodes
 from heisd.index.writer import MAX_STORE_MB, EpisodeOrigin, Origin, TaskRows, require_room, write_store
+from heisd.policies.config import SeeingConfig
 from heisd.policies.images import ImageStack
-from heisd.policies.openvla import OpenVLA
-from heisd.policies.target import OpenVLAPolicy
+from heisd.policies.seeing import SeeingNetwork
 from heisd.sim.dataset import read_spec
 from heisd.sim.demos import Demos, load_demos
 from heisd.sim.splits import EpisodeStart, parse_condition, require_train
@@ -34,6 +36,22 @@ log = logging.getLogger(__name__)
 _ENCODER_PARTS = ("vision_backbone.", "projector.", "camera_embedding")
 _LOG_EVERY = 50  # batches
 Progress = Callable[[int, int], None]  # frames done, frames in all
+
+
+class Encoding(Protocol):
+    """The part of a policy, of either kind, whose keys and actions a store holds."""
+
+    @property
+    def config(self) -> SeeingConfig: ...
+
+    @property
+    def model(self) -> SeeingNetwork: ...
+
+    @property
+    def codec(self) -> ActionCodec: ...
+
+    @property
+    def device(self) -> torch.device: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +82,11 @@ def run(
     Raises what :func:`build_store` does, and UnknownName, BadArtifact, DatasetError for the inputs.
     """
     from heisd.bench.weights import describe_weights, resolve_weights
-    from heisd.policies.bundle import load_policy
+    from heisd.policies.loading import load_any
 
     require_room(out, 0, config.n_dims, config.max_mb)
     directory = resolve_weights(weights, read_spec(data[0]).suite if data else "")
-    policy = load_policy(directory)
+    policy = load_any(directory)
     demos = load_demos(data, _picture_size_px(policy))
     policy_hash = describe_weights(directory)["sha256"]
     return build_store(demos, policy, out, config, policy_hash=policy_hash, command=shlex.join(command),
@@ -77,7 +95,7 @@ def run(
 
 def build_store(
     demos: Demos,
-    policy: OpenVLAPolicy,
+    policy: Encoding,
     out: Path,
     config: StoreConfig | None = None,
     *,
@@ -123,10 +141,10 @@ def build_store(
 
 @torch.inference_mode()
 def vision_keys(
-    policy: OpenVLAPolicy, demos: Demos, frames: IntArray, batch_size: int, progress: Progress | None = None
+    policy: Encoding, demos: Demos, frames: IntArray, batch_size: int, progress: Progress | None = None
 ) -> FloatArray:
     """(len(frames), D) float32: ``policy.encode(observation).vision_key`` of these frames, many at a time."""
-    stack, device = ImageStack(policy.config), policy.runtime.device
+    stack, device = ImageStack(policy.config), policy.device
     keys = []
     for begin in range(0, len(frames), batch_size):
         pictures = [stack(dict(zip(demos.cameras, demos.images[i], strict=True)))
@@ -141,7 +159,7 @@ def vision_keys(
     return np.concatenate(keys).astype(np.float32)
 
 
-def encoder_hash(model: OpenVLA) -> str:
+def encoder_hash(model: SeeingNetwork) -> str:
     """sha256 of everything a vision key depends on: towers, projector, camera embedding, as float32."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
@@ -182,7 +200,7 @@ def parse_start(key: str) -> EpisodeStart:
         ) from None
 
 
-def _picture_size_px(policy: OpenVLAPolicy) -> int:
+def _picture_size_px(policy: Encoding) -> int:
     """Side of the pictures the policy takes; BadInput for a blind one."""
     if policy.config.vision is None:
         raise BadInput("a blind policy has no vision key, so there is nothing to look up by; choose a seeing one")
@@ -219,7 +237,7 @@ def _episodes_by_instruction(demos: Demos) -> dict[str, list[int]]:
 
 
 def _task_rows(
-    demos: Demos, policy: OpenVLAPolicy, chosen: IntArray, projected: FloatArray
+    demos: Demos, policy: Encoding, chosen: IntArray, projected: FloatArray
 ) -> tuple[list[TaskRows], FloatArray]:
     """Shards by instruction, and the stored keys in the order of ``chosen``."""
     stored = np.empty(projected.shape, dtype=np.float16)
