@@ -114,7 +114,7 @@ class ChunkEngine(ControlLoop, Generic[ChunkContextT, PrefixT]):
     """Receding horizon over the chunks of a flow-matching policy. Without proposers every round is a full one.
 
     ``rule`` judges drafts; ``router`` decides whether a round skips, verifies or denoises. Raises BadInput for more
-    executed actions than a chunk has.
+    executed actions than a chunk has, and for more noise levels than fit in one forward of the target.
     """
 
     def __init__(
@@ -131,6 +131,10 @@ class ChunkEngine(ControlLoop, Generic[ChunkContextT, PrefixT]):
         if sampling.executed > target.horizon:
             raise BadInput(
                 f"a chunk of this policy has {target.horizon} actions; {sampling.executed} cannot be executed"
+            )
+        if rule is not None and len(rule.levels) > target.max_chunks:
+            raise BadInput(
+                f"{len(rule.levels)} noise levels are more than the {target.max_chunks} chunks of one forward"
             )
         self.target = target
         clock = Clock() if clock is None else clock

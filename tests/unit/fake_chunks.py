@@ -27,6 +27,7 @@ class FakeChunkPolicy:
 
     codec: ActionCodec = CODEC
     horizon: int = HORIZON
+    max_chunks: int = 6
     gap: float = 0.0  # between drafts and endpoints
     calls: list[str] = field(default_factory=list)
     noises: list[FloatArray] = field(default_factory=list)

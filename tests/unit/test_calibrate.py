@@ -442,6 +442,7 @@ def test_a_given_calibration_is_loaded_in_place_of_the_policys_own(tmp_path, pol
 
     monkeypatch.setattr(libero_world, "suite_info", lambda _: SimpleNamespace(n_tasks=N_TASKS))
     monkeypatch.setattr(libero_world, "weights_for", lambda *_: policy)
+    monkeypatch.setattr(libero_world, "policy_format", lambda _: "heisd-policy-1")
     monkeypatch.setattr(libero_world, "describe_weights", lambda _: {"sha256": TARGET.sha256})
 
     def in_provenance(method="hold_calibrated", **changes):

@@ -117,6 +117,17 @@ def test_candidates_of_all_proposers_are_checked_in_one_pass() -> None:
     assert policy.calls[-1] == "endpoints 1<-2 3x2"
 
 
+def test_candidates_beyond_the_room_of_one_pass_are_left_out() -> None:
+    policy = FakeChunkPolicy()
+    many = Scripted(*[chunk(i / 10) for i in range(5)])
+    loop = engine(policy, many)
+    for seen in observations(5):
+        loop.act(seen)
+    assert policy.calls[-1] == "endpoints 1<-2 3x2"
+    with pytest.raises(BadInput, match="2 noise levels are more than the 1 chunks"):
+        engine(FakeChunkPolicy(max_chunks=1))
+
+
 def test_a_skip_executes_the_draft_and_asks_nothing() -> None:
     class Skips(Always):
         def decide(self, context: object, phase: object, drafts: object, memory: Memory) -> Route:  # type: ignore[override]  # noqa: ARG002

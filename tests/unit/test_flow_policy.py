@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 import tiny_flows as flows
 import tiny_policies as tiny
@@ -15,6 +14,7 @@ from heisd.policies.decoder import rotary_table
 from heisd.policies.flow.naive import NaiveFlow
 from heisd.policies.flow.network import FlowNetwork, LastPrefixLayer
 from heisd.policies.flow.schedule import euler_times, integrate, noised, sample_times, time_features
+from heisd.types import Observation
 
 VARIANTS = pytest.mark.parametrize(
     "changes", [{}, {"n_kv_heads": 2}, {"is_blind": True}], ids=["plain", "gqa", "blind"]
@@ -187,13 +187,31 @@ def test_the_camera_that_changed_most_decides_about_the_prefix(rng: np.random.Ge
     assert math.isnan(context.prefix_similarity)
     policy.prefill(context)
     assert policy.encode(seen).prefix_similarity == pytest.approx(1.0, abs=1e-6)
-    dark = dict(seen.images) | {"wrist": np.zeros_like(seen.images["wrist"])}
-    changed = policy.encode(type(seen)(dark, seen.proprio, seen.instruction, 0.0))
-    keys = (context.camera_keys, changed.camera_keys)
-    wrist = F.cosine_similarity(*(torch.from_numpy(key[1]) for key in keys), dim=0).item()
-    assert changed.prefix_similarity == pytest.approx(wrist, abs=1e-6)
-    assert changed.prefix_similarity < 0.999
-    np.testing.assert_allclose(context.vision_key, context.camera_keys.mean(0), atol=1e-7)
+    other = rng.integers(0, 256, seen.images["wrist"].shape, dtype=np.uint8)
+    mixed = ((seen.images["wrist"].astype(int) + other) // 2).astype(np.uint8)
+    dark = np.zeros_like(mixed)
+    similarities = [policy.encode(with_wrist(seen, picture)).prefix_similarity for picture in (mixed, other, dark)]
+    assert 0.5 < similarities[0] < 0.95
+    assert abs(similarities[1]) < 0.25
+    assert similarities[2] == 0.0
+    blocks = seen.images["wrist"].reshape(16, 2, 16, 2, 3).mean((1, 3, 4)).ravel()
+    blended = mixed.reshape(16, 2, 16, 2, 3).mean((1, 3, 4)).ravel()
+    assert similarities[0] == pytest.approx(np.corrcoef(blocks, blended)[0, 1], abs=1e-5)
+    patches = context.embeddings[: context.n_patches].mean(0)
+    np.testing.assert_allclose(context.vision_key, patches, atol=1e-7)
+    assert len(policy.encode(seen).vision_key) == policy.config.decoder.hidden_size
+
+
+def with_wrist(seen: Observation, picture: np.ndarray) -> Observation:
+    return Observation(dict(seen.images) | {"wrist": picture}, seen.proprio, seen.instruction, 0.0)
+
+
+def test_a_blind_policy_compares_nothing(rng: np.random.Generator) -> None:
+    policy = flows.policy(is_blind=True)
+    context = policy.encode(tiny.observation(rng))
+    policy.prefill(context)
+    assert math.isnan(policy.encode(tiny.observation(rng)).prefix_similarity)
+    assert context.vision_key.shape == (0,)
 
 
 def test_bfloat16_stays_near_float32(rng: np.random.Generator) -> None:

@@ -29,6 +29,7 @@ from heisd.presets import PRESETS, builder
 from heisd.presets.assets import require
 from heisd.presets.flash import STRICTEST, SUITES, suite_setting
 from heisd.presets.flow_assets import FlowAssets, chosen_sampling
+from heisd.telemetry import MemorySink
 
 FLOW_METHODS = [name for name, preset in PRESETS.items() if preset.policy == FLOW_FORMAT]
 
@@ -155,6 +156,16 @@ def test_sampling_is_the_bundles_unless_asked_otherwise(home: Path) -> None:
     assert config.outcome_fields()["euler_steps"] == 7
     with pytest.raises(BadInput, match="--euler-steps is 1 to 100; got 0"):
         chosen_sampling(found.sampling, 6, euler_steps=0)
+
+
+def test_either_kind_of_policy_may_drive_before_an_expert_takes_over(home: Path, rng: np.random.Generator) -> None:
+    demonstrate = pytest.importorskip("heisd.sim.demonstrate", reason="needs the simulator (extra libero)")
+    for name, steps_in_hand in (("flow", 3), ("tokens", 0)):
+        engine = demonstrate._engine(str(home / name))
+        engine.sink = MemorySink()
+        for _ in range(4):
+            assert np.isfinite(engine.act(tiny.observation(rng)).values).all()
+        assert sum(record.route == "chunk" for record in engine.sink.records) == steps_in_hand
 
 
 def test_bench_prints_rounds_and_stages(home: Path, tmp_path: Path, rng: np.random.Generator) -> None:

@@ -149,12 +149,16 @@ class ChunkInference(Generic[ChunkContextT, PrefixT]):
     def _verify(
         self, context: ChunkContextT, prefix: PrefixT, drafts: Sequence[ChunkDraft]
     ) -> tuple[ChunkVerdict, int]:
-        """The best draft of all candidates, by one pass of the action expert; and how many chunks that pass checked."""
+        """The best draft of all candidates, by one pass of the action expert; and how many chunks that pass checked.
+
+        Candidates that the pass has no room for are left out, those of later proposers first.
+        """
         rule = self._rule
         assert rule is not None
         with self._clock("verify"):
-            chunks = np.concatenate([draft.chunks for draft in drafts])
-            sources = [draft.source for draft in drafts for _ in draft.chunks]
+            n_fit = self._target.max_chunks // len(rule.levels)
+            chunks = np.concatenate([draft.chunks for draft in drafts])[:n_fit]
+            sources = [draft.source for draft in drafts for _ in draft.chunks][:n_fit]
             shape = chunks.shape[1:] if rule.shares_noise else (len(rule.levels), *chunks.shape[1:])
             found = self._target.endpoints(prefix, context, chunks, self._noise(shape), rule.levels)
         with self._clock("accept"):

@@ -65,7 +65,7 @@ class ChunkContext(Context, Protocol):
 
     @property
     def prefix_similarity(self) -> float:
-        """Cosine of this picture to that of the cached prefix, of the camera that changed most; NaN: nothing cached."""
+        """Of the picture to the cached prefix's, by the camera that changed most: 1 the same; NaN: nothing cached."""
         ...
 
 
@@ -83,6 +83,11 @@ class ChunkPolicy(Protocol[ChunkContextT, PrefixT]):
     @property
     def horizon(self) -> int:
         """H, actions of a chunk."""
+        ...
+
+    @property
+    def max_chunks(self) -> int:
+        """Drafts times noise levels that one call of ``endpoints`` has room for."""
         ...
 
     def encode(self, observation: Observation) -> ChunkContextT:

@@ -3,6 +3,8 @@
 All of them guess normalised actions; a chunk that ends early repeats its last action, as training's labels do.
 """
 
+from typing import cast
+
 import numpy as np
 
 from heisd.codec import ActionCodec
@@ -90,5 +92,4 @@ class ChunkRetrieval:
 
 def padded(rows: ArrayT, horizon: int) -> ArrayT:
     """(n, …) rows, n of 1 or more, as exactly ``horizon`` of them: cut, or the last one repeated."""
-    repeated: ArrayT = rows[np.minimum(np.arange(horizon), len(rows) - 1)]
-    return repeated
+    return cast(ArrayT, rows[np.minimum(np.arange(horizon), len(rows) - 1)])

@@ -1,8 +1,8 @@
 """Routes of chunk policies: when a round may speculate, and what makes it a full one (FLASH, section on fallbacks).
 
 Speculation reads keys and values of an earlier picture, so what ages or changes speaks against it: the number of rounds
-and of control steps since they were computed, a picture unlike theirs, a camera that went dark (its key changes more
-than any motion does), a gripper that has just moved. Rejection needs no rule: a rejected round is a full one already.
+and of control steps since they were computed, a picture unlike theirs (a camera that went dark among them), a gripper
+that has just moved. Rejection needs no rule: a rejected round is a full one already.
 """
 
 import math
@@ -26,7 +26,7 @@ class Fallbacks:
     Args:
         period: rounds without a full one, at most (FLASH's PF); 0: no limit.
         max_age_steps: control steps since the observation behind the cached prefix, at most.
-        min_similarity: cosine to the prefix's picture, of the camera that changed most; NaN never passes a bound.
+        min_similarity: of the picture to the prefix's, by the camera that changed most; NaN never passes a bound.
         gripper_margin_steps: control steps after a gripper command during which nothing is drafted; 0: none.
 
     Raises BadInput for a number below 0.

@@ -32,6 +32,11 @@ class NaiveFlow:
         """The policy's."""
         return self.policy.horizon
 
+    @property
+    def max_chunks(self) -> int:
+        """The policy's."""
+        return self.policy.max_chunks
+
     def encode(self, observation: Observation) -> FlowContext:
         """The policy's."""
         return self.policy.encode(observation)

@@ -18,8 +18,11 @@ from heisd.policies.flow.schedule import endpoint, euler_times, integrate, noise
 from heisd.policies.images import ImageStack
 from heisd.policies.packed import rotation_table
 from heisd.policies.tokenizer import PromptTokenizer
-from heisd.types import FloatArray, Observation
+from heisd.scene import Scene
+from heisd.types import FloatArray, ImageArray, Observation
 
+GLANCE_SIDE = 16  # of the grid on which pictures are compared
+_FLAT = 0.05  # length of a centred glance: below, a picture is one grey
 MAX_CHUNKS = 16  # candidates times noise levels that one forward checks
 
 
@@ -28,7 +31,7 @@ class Prefix:
     """What the policy's keys and values hold; valid until its next ``prefill``."""
 
     n_positions: int
-    camera_keys: FloatArray  # (C, d) of the pictures they were computed from
+    glances: FloatArray  # (C, G) of the pictures they were computed from, see :func:`glance`
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,22 +40,24 @@ class FlowContext:
 
     instruction: str
     embeddings: Tensor  # (P, d): patches of every camera, then text
+    n_patches: int
     state: Tensor  # (n_features,) what the robot knows of itself
-    camera_keys: FloatArray  # (C, d) float32 mean of each camera's projected patches
-    prefix_similarity: float  # smallest cosine of a camera's key to the cached prefix's; NaN: none cached, or blind
+    glances: FloatArray  # (C, G) one row a camera, see :func:`glance`
+    prefix_similarity: float  # to the cached prefix's pictures, in [-1, 1]; NaN: none cached, or blind
 
     @property
     def vision_key(self) -> FloatArray:
         """(d,) float32 mean of all projected patches; empty for a blind policy."""
-        if not len(self.camera_keys):
+        if not self.n_patches:
             return np.empty(0, dtype=np.float32)
-        return np.asarray(self.camera_keys.mean(axis=0))
+        return np.asarray(self.embeddings[: self.n_patches].float().mean(dim=0).numpy(force=True))
 
 
 class FlowPolicy:
     """Runs a :class:`FlowNetwork`. The layers are packed now: after more training build a new policy.
 
-    There is one block of keys and values: a prefill overwrites the one before. Chunks are normalised
+    There is one block of keys and values: a prefill overwrites the one before. An engine that speculates relies on it
+    from one control step to another, so it needs a policy of its own. Chunks are normalised
     (``ActionCodec.normalise_chunk``) and float32. Raises BadInput for a codec of another action size.
     """
 
@@ -75,7 +80,7 @@ class FlowPolicy:
         self.dtype, self.policy_hash = dtype, policy_hash
         self._images = ImageStack(self.config)
         n_patches = model.vision_backbone.n_tokens * len(self.config.cameras) if self.config.cameras else 0
-        self.max_prefix, self._max_chunks = n_patches + self.config.max_text_tokens, max_chunks
+        self.max_prefix, self.max_chunks = n_patches + self.config.max_text_tokens, max_chunks
         rotations = rotation_table(self.config.decoder, self.max_prefix + 1 + max_chunks * self.config.horizon)
         self._prefix_layers = PrefixRuntime(self.model, rotations, dtype)
         self._expert = ExpertRuntime(self.model, rotations, dtype)
@@ -96,20 +101,21 @@ class FlowPolicy:
     @torch.inference_mode()
     def encode(self, observation: Observation) -> FlowContext:
         """One pass of the towers and the projector; the prompt's embeddings are looked up."""
-        embeddings, keys = self._words(observation.instruction), np.empty((0, 0), dtype=np.float32)
+        embeddings, n_patches = self._words(observation.instruction), 0
         if self.config.cameras:
             patches = self.model.patches(self._images(observation.images)[None].to(self.device))[0]
-            embeddings = torch.cat([patches, embeddings])
-            keys = patches.unflatten(0, (len(self.config.cameras), -1)).float().mean(1).numpy(force=True)  # type: ignore[no-untyped-call]
+            embeddings, n_patches = torch.cat([patches, embeddings]), len(patches)
+        glances = np.stack([glance(observation.images[name]) for name in self.config.cameras] or [np.empty(0)])
         features = proprio.features(proprio.flatten(observation.proprio), self.config.proprio)
         state = torch.from_numpy(features).to(self.device, self.dtype)
-        return FlowContext(observation.instruction, embeddings, state, keys, _similarity(keys, self._prefix))
+        similarity = _similarity(glances, self._prefix) if n_patches else float("nan")
+        return FlowContext(observation.instruction, embeddings, n_patches, state, glances, similarity)
 
     @torch.inference_mode()
     def prefill(self, context: FlowContext) -> Prefix:
         """Compute the prefix's keys and values."""
         self._prefix_layers.fill(context.embeddings, self._data)
-        self._prefix = Prefix(len(context.embeddings), context.camera_keys)
+        self._prefix = Prefix(len(context.embeddings), context.glances)
         return self._prefix
 
     @torch.inference_mode()
@@ -141,8 +147,8 @@ class FlowPolicy:
         """
         self._require(prefix)
         C, K = len(drafts), len(levels)
-        if self._max_chunks < C * K:
-            raise BadInput(f"{C} drafts at {K} levels are {C * K} chunks; at most {self._max_chunks} fit (max_chunks)")
+        if self.max_chunks < C * K:
+            raise BadInput(f"{C} drafts at {K} levels are {C * K} chunks; at most {self.max_chunks} fit (max_chunks)")
         n, data, H = prefix.n_positions, self._data, self.config.horizon
         draft = torch.from_numpy(drafts).to(self.device, self.dtype)[:, None]
         t = torch.tensor(levels, device=self.device, dtype=self.dtype)[:, None, None]
@@ -165,10 +171,17 @@ class FlowPolicy:
         return self._prefix_layers.embedding[torch.tensor(ids)]
 
 
-def _similarity(keys: FloatArray, prefix: Prefix | None) -> float:
-    """Smallest cosine of a camera's key to that of the prefix: one camera that went dark is enough."""
-    if prefix is None or not len(keys):
-        return float("nan")
-    products = np.einsum("cd,cd->c", keys, prefix.camera_keys)
-    lengths = np.linalg.norm(keys, axis=1) * np.linalg.norm(prefix.camera_keys, axis=1)
-    return float((products / np.maximum(lengths, 1e-12)).min())
+def glance(picture: ImageArray) -> FloatArray:
+    """A picture at a glance: its grey values on a coarse grid, centred, of length 1; zeros for one without texture.
+
+    The product of two glances is their correlation: 1 for the same picture, 0 for a camera that went dark.
+    """
+    grey = Scene.of(picture, GLANCE_SIDE).grey.ravel()
+    centred = grey - grey.mean()
+    length = float(np.linalg.norm(centred))
+    return centred / length if length > _FLAT else np.zeros_like(centred)
+
+
+def _similarity(glances: FloatArray, prefix: Prefix | None) -> float:
+    """Smallest correlation of a camera's picture with that of the prefix: one that changed is enough."""
+    return float("nan") if prefix is None else float((glances * prefix.glances).sum(axis=1).min())
