@@ -16,7 +16,7 @@ RETRIEVAL_TOLERANCE, RETRIEVAL_SKIPS = 0.3, 2  # the fork's defaults
 HYBRID_LEVEL, HYBRID_RESIDUAL = 0.10, 1.5  # as strict as FLASH's pair, whose larger level decides, at half the rows
 HYBRID_ROUNDS = 3  # the prefix may be so many rounds old
 HYBRID_GRIPPER_STEPS = 3  # after a gripper command nothing is drafted
-HYBRID_SIMILARITY = 0.5  # cosine to the prefix's picture; see docs/flow.md
+HYBRID_SIMILARITY = 0.1  # to the prefix's picture: less than motion leaves of it, more than a dark camera does
 
 
 @dataclass(frozen=True, slots=True)
