@@ -17,6 +17,7 @@ What every rule shares:
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from operator import eq
 from typing import Protocol
 
 import numpy as np
@@ -65,8 +66,22 @@ class Rule(Protocol):
 
 
 def exact(drafts: DraftTree, scores: Scores, codec: ActionCodec) -> Verdict:
-    """Keep the longest chain of tokens equal to the target's: the action is greedy decoding's, token for token."""
-    return _decide(drafts, scores, codec, _keep_equal)
+    """Keep the longest chain of tokens equal to the target's: the action is greedy decoding's, token for token.
+
+    The same as :func:`relaxed` with tolerance 0; it compares tokens as they are, because this rule has to be quick.
+    """
+    _require_length(drafts, codec)
+    chains = [
+        (_n_leading(map(eq, chain.tokens, along)), chain, along)
+        for chain, along in zip(drafts.chains, drafts.targets(scores), strict=True)
+        if chain.tokens
+    ]
+    if not chains:
+        return _settle(drafts, (drafts.first_target(scores),), None, 0, StopReason.NO_DRAFT)
+    n, chain, along = min(
+        chains, key=lambda judged: (-judged[0], -judged[1].weight, judged[1].tokens, judged[1].source)
+    )
+    return _settle(drafts, along, _Compared(chain, along, (0,) * n), n, _reason(drafts, chain, n, StopReason.MISMATCH))
 
 
 def relaxed(
@@ -187,17 +202,25 @@ _Keep = Callable[[_Compared], tuple[int, StopReason]]  # -> kept tokens; why not
 
 def _decide(drafts: DraftTree, scores: Scores, codec: ActionCodec, keep: _Keep) -> Verdict:
     """Judge every chain by itself, choose the best, add the target's own token."""
-    if drafts.length != codec.length:
-        raise BadInput(f"the tree was merged for {drafts.length} tokens an action; the codec has {codec.length}")
+    _require_length(drafts, codec)
     compared = [chain for chain in _compare(drafts, scores, codec) if chain.chain.tokens]
     if not compared:
         return _settle(drafts, (drafts.first_target(scores),), None, 0, StopReason.NO_DRAFT)
     judged = [(chain, *keep(chain)) for chain in compared]
     best, n, reason = min(judged, key=_preference)
-    if n == len(best.chain.tokens):
-        is_complete = drafts.position + n == drafts.length
-        reason = StopReason.COMPLETE if is_complete else StopReason.DRAFT_ENDED
-    return _settle(drafts, best.targets, best, n, reason)
+    return _settle(drafts, best.targets, best, n, _reason(drafts, best.chain, n, reason))
+
+
+def _require_length(drafts: DraftTree, codec: ActionCodec) -> None:
+    if drafts.length != codec.length:
+        raise BadInput(f"the tree was merged for {drafts.length} tokens an action; the codec has {codec.length}")
+
+
+def _reason(drafts: DraftTree, chain: DraftChain, n: int, otherwise: StopReason) -> StopReason:
+    """Why no more than ``n`` tokens of a chain were kept."""
+    if n < len(chain.tokens):
+        return otherwise
+    return StopReason.COMPLETE if drafts.position + n == drafts.length else StopReason.DRAFT_ENDED
 
 
 def _compare(drafts: DraftTree, scores: Scores, codec: ActionCodec) -> list[_Compared]:
@@ -232,10 +255,6 @@ def _settle(drafts: DraftTree, targets: Sequence[int], kept: _Compared | None, n
         origins.append(TokenOrigin.DECODED)
         deviations.append(0)
     return Verdict(tuple(tokens), tuple(origins), tuple(deviations), drafts.committed(path), n, reason, source)
-
-
-def _keep_equal(chain: _Compared) -> tuple[int, StopReason]:
-    return _n_leading(chain.equal), StopReason.MISMATCH
 
 
 def _keep_blocks(chain: _Compared, position: int, bounds: BlockBounds) -> tuple[int, StopReason]:

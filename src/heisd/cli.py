@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from heisd import cli_bench, cli_calibrate, cli_drafter, cli_flow, cli_index
+from heisd import cli_bench, cli_calibrate, cli_drafter, cli_flow, cli_index, cli_realtime
 from heisd.cli_base import Dtype, EulerSteps, Executed, Json, Out, Weights, Workers
 from heisd.cli_base import emit as _emit
 from heisd.cli_base import fail as _fail
@@ -33,12 +33,23 @@ train.command("drafter")(cli_drafter.train_drafter)
 train.command("flow")(cli_flow.train_flow)
 train.command("draft-head")(cli_flow.train_draft_head)
 app.command()(cli_calibrate.calibrate)
+app.command("latency-profile")(cli_realtime.latency_profile)
 
 
 def main() -> None:
     """Entry point of the ``heisd`` script."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     app()
+
+
+def _list_shifts(text: str | None) -> str | None:
+    """``--shift help`` lists what there is, whatever else was given."""
+    if text == "help":
+        from heisd import cli_run
+
+        cli_run.show_shifts()
+        raise typer.Exit
+    return text
 
 
 @app.command("eval")
@@ -52,9 +63,18 @@ def evaluate(
     tasks: Annotated[str, typer.Option(help="Only these task indices, e.g. 0,3,7.")] = "",
     condition: Annotated[str, typer.Option(help="shipped, jitter (targets +-2 cm) or jitter4.")] = "shipped",
     fresh: Annotated[bool, typer.Option("--fresh", help="Freshly sampled resets of the split's seed range.")] = False,
+    shift: Annotated[
+        str | None,
+        typer.Option(callback=_list_shifts, is_eager=True, help="What changes, e.g. black:wrist+nudged; or: help."),
+    ] = None,
+    shard: Annotated[str | None, typer.Option(help="Only part i/n of the episodes, e.g. 2/5; see heisd merge.")] = None,
     protocol: Annotated[str, typer.Option(help="openvla, openpi, lerobot or kerv.")] = "openvla",
     rendering: Annotated[str, typer.Option(help="fast or stock.")] = "fast",
     timing: Annotated[bool, typer.Option("--timing", help="Serial; the only mode that reports latencies.")] = False,
+    realtime: cli_realtime.Realtime = False,
+    latency_profile: cli_realtime.Profile = "",
+    control_hz: cli_realtime.ControlHz = 20,
+    meanwhile: cli_realtime.Meanwhile = "hold",
     weights: Weights = "default",
     calibration: Annotated[
         Path | None, typer.Option(help="Calibration file used in place of the policy's own.")
@@ -63,6 +83,7 @@ def evaluate(
     euler_steps: EulerSteps = None,
     executed: Executed = None,
     workers: Workers = 1,
+    ray: Annotated[str | None, typer.Option(help="Play on a Ray cluster: its address, or local.")] = None,
     videos: Annotated[int, typer.Option(min=0, help="Film the first success of this many tasks, and failures.")] = 0,
     json: Json = False,
 ) -> None:
@@ -73,9 +94,11 @@ def evaluate(
 
     config = EvalConfig(
         suite=suite, methods=parse_methods(method), split=parse_split(split), episodes=episodes,
-        tasks=_indices(tasks), condition=parse_condition(condition), fresh=fresh, protocol=protocol,
-        rendering=rendering, timing=timing, weights=weights, dtype=dtype, workers=workers, videos=videos,
-        calibration=None if calibration is None else str(calibration), euler_steps=euler_steps, executed=executed,
+        tasks=_indices(tasks), condition=parse_condition(condition), fresh=fresh, shift=shift, shard=shard,
+        protocol=protocol, rendering=rendering, timing=timing, weights=weights, dtype=dtype, workers=workers,
+        ray=ray, videos=videos, calibration=None if calibration is None else str(calibration),
+        euler_steps=euler_steps, executed=executed,
+        realtime=cli_realtime.realtime_config(realtime, latency_profile, control_hz, meanwhile),
     )  # fmt: skip
     from heisd import cli_run
 
@@ -83,6 +106,21 @@ def evaluate(
     _emit(result, json, lambda: cli_run.show_result(result, out))
     if result["status"] != "complete":
         _fail(f"{result['invalid']['n']} episodes could not be played; repeat the command to try them again", 1)
+
+
+@app.command()
+@_guarded
+def merge(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories of all shards of one evaluation.")],
+    out: Out,
+    json: Json = False,
+) -> None:
+    """The shards of an evaluation -> the run that one machine would have written."""
+    from heisd import cli_run
+    from heisd.bench.merge import merge as merge_shards
+
+    result = merge_shards(runs, out)
+    _emit(result, json, lambda: cli_run.show_result(result, out))
 
 
 app.command("bench")(cli_bench.bench)

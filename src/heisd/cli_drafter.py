@@ -18,6 +18,10 @@ def train_drafter(
     kind: Annotated[str, typer.Option(help="parallel or eagle.")] = "parallel",
     weights: Weights = "default",
     episodes: Annotated[int, typer.Option(min=2, help="Episodes to learn from, over all suites and tasks.")] = 300,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Demonstrations whose frames the policy labels too (repeat the option for several)."),
+    ] = None,
     suites: Annotated[str, typer.Option(help="LIBERO suites, separated by commas.")] = "libero_object,libero_spatial",
     config: Annotated[Path | None, typer.Option(help="JSON file with the recipe; the shipped one if left out.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Override the recipe's number of steps.")] = None,
@@ -37,8 +41,9 @@ def train_drafter(
     names = tuple(name.strip() for name in suites.split(",") if name.strip())
     command = shlex.join(["heisd", *sys.argv[1:]])
     result = run(
-        recipe, weights, rollouts, out, episodes=episodes, suites=names, workers=workers, command=command, resume=resume
-    )
+        recipe, weights, rollouts, out, episodes=episodes, suites=names, data=data or [], workers=workers,
+        command=command, resume=resume,
+    )  # fmt: skip
     emit(result, json, lambda: typer.echo(_summary(result)))
 
 

@@ -20,21 +20,26 @@ LINE_EVERY = 20  # batches, where there is no terminal for a bar
 @index.command()
 @guarded
 def build(
-    data: Annotated[list[Path], typer.Option(help="Demonstration data sets (repeat the option for several).")],
     out: Annotated[Path, typer.Option("--out", help="Directory of the new store.")],
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Demonstration data sets (repeat the option for several).")
+    ] = None,
+    rollouts: Annotated[
+        Path | None, typer.Option(help="The policy's own episodes (heisd train drafter records them), instead.")
+    ] = None,
     weights: Weights = "default",
     share: Annotated[float, typer.Option(help="Part of each task's episodes that is kept, above 0 up to 1.")] = 1.0,
     dims: Annotated[int, typer.Option(min=1, help="Dimensions of a stored key, at most 128.")] = 128,
     seed: Annotated[int, typer.Option(help="Of the choice of episodes and of the recall queries.")] = 0,
     json: Json = False,
 ) -> None:
-    """Demonstrations -> experience store, with the policy's own vision tower; train episodes only."""
+    """Experience -> store, with the policy's own vision tower; train episodes only."""
     from heisd.index.inspection import info as describe
     from heisd.train.store import StoreConfig, run
 
     config = StoreConfig(n_dims=dims, share=share, seed=seed)
     with _frame_bar("encoding") as progress:
-        run(data, out, weights, config, command=["heisd", *sys.argv[1:]], progress=progress)
+        run(data or [], rollouts, out, weights, config, command=["heisd", *sys.argv[1:]], progress=progress)
     result = describe(out).as_dict()
     emit(result, json, lambda: show_info(result))
 

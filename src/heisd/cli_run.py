@@ -1,5 +1,6 @@
 """What the commands of :mod:`heisd.cli` do, behind their options: progress on stderr, tables on stdout."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,7 @@ class EpisodeBar:
         self._bar, self._label = bar, label
         self._task = bar.add_task(label, total=total)
         self.done, self.total, self._solved, self._seen = 0, total, 0, 0
+        self._began_s = time.monotonic()
 
     def __call__(self, record: EpisodeRecord, done: int, total: int) -> None:
         """The progress callback of an evaluation."""
@@ -42,10 +44,13 @@ class EpisodeBar:
         self._seen += record.valid
         self._solved += record.success
         if record.valid and not stderr.is_terminal and (done % LINE_EVERY == 0 or done == total):
-            stderr.print(f"{self._label}: {done}/{total} episodes, solved {self._solved}/{self._seen}", highlight=False)
-        self._bar.update(
-            self._task, completed=done, total=total, description=f"{self._label}  solved {self._solved}/{self._seen}"
-        )
+            stderr.print(f"{self._label}: {done}/{total} episodes, {self._so_far}", highlight=False)
+        self._bar.update(self._task, completed=done, total=total, description=f"{self._label}  {self._so_far}")
+
+    @property
+    def _so_far(self) -> str:
+        per_minute = 60 * self._seen / max(time.monotonic() - self._began_s, 1e-3)
+        return f"solved {self._solved}/{self._seen}, {per_minute:.1f} episodes/min"
 
 
 @contextmanager
@@ -85,14 +90,46 @@ def show_result(result: dict[str, Any], out: Path) -> None:
                 f"{name}: {paired['difference_points']:+.1f} points against the baseline, "
                 f"95 % {paired['ci95'][0]:+.1f} to {paired['ci95'][1]:+.1f}"
             )
+        if block["realtime"]:
+            stdout.print(pace_line(name, block["realtime"]))
+    pace = result.get("throughput", {}).get("episodes_per_minute")
+    if pace is not None:
+        stdout.print(f"{pace:g} episodes per minute, workers: {result['throughput']['workers']}")
     stdout.print(f"result: {out / 'eval_info.json'}")
+
+
+def pace_line(name: str, pace: dict[str, Any]) -> str:
+    """How a method kept up with a world that does not wait."""
+    if not pace["n_control_steps"]:
+        return f"{name}: no control step"
+    return (
+        f"{name}: {pace['effective_control_hz']:.1f} new actions a second, "
+        f"{100 * pace['stale_action_ratio']:.0f} % of the control steps without one, "
+        f"{100 * pace['deadline_misses']['share']:.0f} % of the answers late, "
+        f"charged {pace['charged_ms']['mean']:.1f} ms on average"
+    )
+
+
+def show_shifts() -> None:
+    """The list behind ``--shift help``."""
+    from heisd.sim.shifts import describe
+
+    table = Table(title="--shift NAME[:PARAMETERS][+NAME...]", title_justify="left")
+    for column in ("name", "what changes", "parameters, in order"):
+        table.add_column(column, overflow="fold")
+    for row in describe():
+        table.add_row(*row)
+    stdout.print(table)
 
 
 def success_table(result: dict[str, Any]) -> Table:
     """One row per task, one column per method."""
     methods = result["methods"]
     config = result["config"]
-    title = " · ".join(str(config[key]) for key in ("suite", "split", "condition", "protocol", "rendering"))
+    told = ("suite", "split", "condition", "shift", "shard", "protocol", "rendering")
+    title = " · ".join(str(config[key]) for key in told if config.get(key))
+    if config.get("realtime"):
+        title += f" · real time: {result['latency_profile']['name']}"
     table = Table(title=title, title_justify="left")
     table.add_column("task", overflow="fold")
     for name in methods:

@@ -2,18 +2,66 @@
 
 import hashlib
 import json
+import re
+from enum import StrEnum
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from heisd.errors import BadInput
+from heisd.errors import BadInput, UnknownName
 from heisd.presets import require_exact_dtype
+from heisd.sim.shifts import canonical
 from heisd.sim.splits import Condition, Split
 
 # How a run was carried out, not what it measures: free to change when a run is resumed.
-_MANNER_FIELDS = frozenset({"workers", "videos"})
+_MANNER_FIELDS = frozenset({"workers", "ray", "videos"})
 # Fields younger than published results: at these values they are left out, so that earlier hashes stay what they were.
-_YOUNGER_FIELDS: dict[str, Any] = {"calibration": None, "offset": 0, "euler_steps": None, "executed": None}
+_YOUNGER_FIELDS: dict[str, Any] = {
+    "calibration": None,
+    "offset": 0,
+    "realtime": None,
+    "shift": None,
+    "shard": None,
+    "euler_steps": None,
+    "executed": None,
+}
+SIMULATION_HZ = 20  # LIBERO's control rate: one step of the simulation is one period of it
+
+
+class Meanwhile(StrEnum):
+    """What the robot does in a control step for which no answer has come."""
+
+    HOLD = "hold"  # no new command: the controller goes on to the goal it has and stays there, as a real one does
+    STOP = "stop"  # commanded to stay where it is (LIBERO's no-op); the gripper goes on
+    REPEAT = "repeat"  # the last action once more
+
+
+class RealtimeConfig(BaseModel):
+    """A world that does not wait (:mod:`heisd.bench.realtime`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    latency_profile: str  # name of a published one, or a file
+    control_hz: int = SIMULATION_HZ
+    meanwhile: Meanwhile = Meanwhile.HOLD
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        rates = [hz for hz in range(1, SIMULATION_HZ + 1) if SIMULATION_HZ % hz == 0]
+        if self.control_hz not in rates:
+            raise BadInput(
+                f"a control rate of {self.control_hz} Hz is not a whole part of the simulation's {SIMULATION_HZ} Hz; "
+                f"possible: {', '.join(map(str, rates))}"
+            )
+        return self
+
+
+def parse_meanwhile(name: str) -> Meanwhile:
+    """``"hold"`` -> Meanwhile.HOLD, or UnknownName."""
+    try:
+        return Meanwhile(name)
+    except ValueError:
+        raise UnknownName("way to go on meanwhile", name, [way.value for way in Meanwhile]) from None
 
 
 class EvalConfig(BaseModel):
@@ -29,6 +77,8 @@ class EvalConfig(BaseModel):
     condition: Condition = Condition.SHIPPED
     fresh: bool = False
     offset: int = Field(default=0, ge=0)  # starts of the split that are left out before the first
+    shift: str | None = None  # what is changed in every episode (heisd.sim.shifts), every value stated
+    shard: str | None = None  # "2/5": of the starts every fifth, from the second on
     protocol: str = "openvla"
     rendering: str = "fast"
     image_size: int = 128  # pixels, square
@@ -38,13 +88,26 @@ class EvalConfig(BaseModel):
     euler_steps: int | None = None  # of a flow-matching policy, in place of its own
     executed: int | None = None  # actions of a chunk before the next round, in place of the policy's own
     timing: bool = False
+    realtime: RealtimeConfig | None = None  # None: the world waits for every answer
     workers: int = Field(default=1, ge=1)
+    ray: str | None = None  # address of a cluster to play on, or "local" (heisd.sim.ray_pool)
     videos: int = Field(default=0, ge=0)  # tasks whose first success is filmed; first failures always are
+
+    @field_validator("shift")
+    @classmethod
+    def _every_value_stated(cls, shift: str | None) -> str | None:
+        return None if shift is None else canonical(shift)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.timing and self.workers != 1:
-            raise BadInput(f"--timing is serial: use --workers 1 instead of {self.workers}")
+        if self.timing and (self.workers != 1 or self.ray is not None):
+            raise BadInput(f"--timing is serial: use --workers 1 instead of {self.workers}, and no --ray")
+        if self.timing and self.realtime is not None:
+            raise BadInput("--realtime charges a profile's latencies and --timing measures this machine's: give one")
+        if self.shard is not None and self.timing:
+            raise BadInput("--timing is of one machine: leave --shard out, or --timing")
+        if self.shard is not None and parse_shard(self.shard)[1] > self.episodes:
+            raise BadInput(f"--shard {self.shard}: there are only {self.episodes} episodes to share out")
         if len(set(self.methods)) != len(self.methods):
             raise BadInput(f"every method may be named once; given: {', '.join(self.methods)}")
         require_exact_dtype(self.methods, self.dtype)
@@ -54,6 +117,15 @@ class EvalConfig(BaseModel):
         """The part that decides results, as plain JSON values."""
         fields = {k: v for k, v in self.model_dump(mode="json").items() if k not in _MANNER_FIELDS}
         return {k: v for k, v in fields.items() if k not in _YOUNGER_FIELDS or v != _YOUNGER_FIELDS[k]}
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """``"2/5"`` -> (2, 5); BadInput for anything but i/n with 1 <= i <= n."""
+    match = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", text)
+    i, n = map(int, match.groups()) if match else (1, 0)
+    if i > n:
+        raise BadInput(f"--shard {text!r} is not i/n with i from 1 to n, such as 2/5")
+    return i, n
 
 
 def content_hash(value: Any) -> str:

@@ -56,6 +56,7 @@ class ControlLoop:
         """One control step."""
         clock = self._clock
         clock.start()
+        self._panel.asked.clear()
         self._history = self._history.observed(observation.proprio)
         answer = self._inference.in_hand() or self._decide(observation)
         with clock("act"):
@@ -63,7 +64,7 @@ class ControlLoop:
             self._history = self._history.acted(action)
             if outcome is not None:
                 self._memory = self._router.remember(self._memory, outcome)
-        self.sink.emit(answer.record(self._step, clock.stop(), clock.stage_ms))
+        self.sink.emit(answer.record(self._step, clock.stop(), clock.stage_ms, self._panel.asked))
         self._step += 1
         return action
 
@@ -73,6 +74,7 @@ class ControlLoop:
         with clock("encode"):
             context = self._encoder.encode(observation)
         with clock("route"):
+            self._memory = self._router.see(observation, self._memory)
             phase = self._router.read(history)
             plan = self._router.plan(phase, self._memory)
         with clock("propose"):
@@ -86,8 +88,9 @@ class Engine(ControlLoop, Generic[ContextT, CacheT]):
     """Speculative greedy decoding of a token policy.
 
     With the rule ``exact`` and the default router every action is that of plain greedy decoding, token for token,
-    whatever is proposed. ``recombines`` adds every candidate's position with every other's rotation to the guesses
-    (HeiSD, sequence-wise acceptance).
+    whatever is proposed; where two tokens are too close to call in a forward of many rows (``Scores.next_is_close``)
+    the action is decoded again, plainly. ``recombines`` adds every candidate's position with every other's rotation
+    to the guesses (HeiSD, sequence-wise acceptance).
     """
 
     def __init__(

@@ -66,9 +66,13 @@ class Scene:
         rows, columns = values.shape[0] // side, values.shape[1] // side
         blocks = values[: rows * side, : columns * side].reshape(side, rows, side, -1)
         n, highest = blocks.size // side**2, 255.0 if values.dtype == np.uint8 else 1.0
-        # Whole numbers are summed several times as fast as they are converted, and exactly.
-        kind = np.uint32 if values.dtype == np.uint8 else np.float64
-        sums = blocks.sum(axis=1, dtype=kind).reshape(side, side, -1).sum(axis=2, dtype=kind)
+        # Whole numbers are summed several times as fast as they are converted; the kinds are wide enough to be exact.
+        kind: npt.DTypeLike = np.uint16 if n * 255 < 2**16 else np.uint32
+        wide: npt.DTypeLike = np.float32 if n * 255 < 2**16 else np.float64
+        if values.dtype != np.uint8:
+            kind = wide = np.float64
+        rows_summed = blocks.sum(axis=1, dtype=kind).reshape(side * side, -1).astype(wide)
+        sums = (rows_summed @ np.ones(rows_summed.shape[1], wide)).reshape(side, side)
         return cls(np.asarray(sums / (n * highest), dtype=np.float32))
 
     @cached_property

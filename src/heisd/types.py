@@ -96,6 +96,11 @@ class Scores:
     next_token: int  # greedy token after the last cached position
     node_next: IntArray  # (N,) greedy token after each tree node
     margin: float  # top-1 minus top-2 logit behind ``next_token``
+    # Where the runner-up is so near that a forward of another shape might have chosen it: behind the prompt (told by
+    # the forward that read it), and behind these nodes of the tree. A policy that never says so promises that its
+    # forwards of one row and of many agree.
+    next_is_close: bool = False
+    close_nodes: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +226,7 @@ class StepRecord:
     reason: str = "always"
     score: float = float("nan")  # what the route's threshold was compared with
     round: RoundRecord | None = None  # of a chunk policy, at the steps on which it was asked
+    asked: Mapping[str, int] = field(default_factory=dict)  # proposer -> how often it was asked in this step
 
     @property
     def n_accepted(self) -> int:

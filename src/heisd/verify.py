@@ -16,6 +16,14 @@ from heisd.types import Draft, Scores, TokenTree
 ROTATION = 3  # position of the first rotation token: where HeiSD recombines candidates
 
 
+def is_close(scores: Scores, path: Sequence[int], *, reads_prompt: bool) -> bool:
+    """Whether rounding may have decided a token along a committed path, or behind it.
+
+    Args: ``scores`` of a forward; ``path`` nodes of its tree that are kept; ``reads_prompt`` whether it was the first.
+    """
+    return (reads_prompt and scores.next_is_close) or not scores.close_nodes.isdisjoint(path)
+
+
 @dataclass(frozen=True, slots=True)
 class DraftChain:
     """One guess and where it lies in the tree. ``len(tokens)`` is ``len(path)``, or one more at the action's end."""

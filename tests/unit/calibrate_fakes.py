@@ -43,10 +43,19 @@ def rows(seed: int, n_steps: int = 40) -> list[dict[str, Any]]:
                 "tokens": tokens.tolist(),
                 "similarity": similarity,
                 "guesses": {name: _guess(g, tokens) for name, g in guesses.items()},
+                "views": {camera: _view(rng, i) for camera in ("agentview", "wrist")},
                 "cases": {p: {"features": features, "is_gripper_near": False} for p in PRESETS if i},
             }
         )
     return made
+
+
+def _view(rng: np.random.Generator, step: int) -> dict[str, Any]:
+    return {
+        "contrast": float(rng.uniform(0.1, 0.3)), "noise": float(rng.uniform(0.5, 4.0)),
+        "peak": float(rng.uniform(0.4, 1.0)) if step else 1.0, "change": float(rng.uniform(0.0, 0.05)) if step else 0.0,
+        "n_frozen": int(rng.integers(0, 2)),
+    }  # fmt: skip
 
 
 def _guess(guess: np.ndarray, tokens: np.ndarray) -> dict[str, Any]:

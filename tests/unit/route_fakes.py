@@ -14,6 +14,7 @@ from heisd.policies.protocol import Context
 from heisd.route.base import Memory, Outcome, Reason, Route, RouteKind, Router
 from heisd.testing import SyntheticContext
 from heisd.types import Draft, FloatArray, StopReason, TokenOrigin, Verdict
+from heisd.watch import ViewLimits, Watch
 
 FIRST = CODEC.first_token
 GUESS = tuple(range(FIRST + 20, FIRST + 27))
@@ -59,8 +60,8 @@ def outcome(route: Route, *n_accepted: int, at: int = 0, rows: int = 6, forwards
         positions.append(place)
         place += n + 1
     n_forwards = 7 - sum(n_accepted) if forwards is None else forwards
-    n_rows = (rows,) * len(n_accepted)
-    return Outcome(route, tuple(verdicts), tuple(positions), GUESS, max(n_forwards, 0), n_rows)
+    n_rows, n_later = (rows,) * len(n_accepted), sum(1 for position in positions if position > 0)
+    return Outcome(route, tuple(verdicts), tuple(positions), GUESS, max(n_forwards, 0), n_rows, n_later)
 
 
 def skipped(route: Route) -> Outcome:
@@ -92,3 +93,5 @@ def checked(reason: Reason = Reason.ENOUGH_SKIPS) -> Route:
 
 
 NAN = math.nan
+ANYTHING = ViewLimits(min_contrast=0.0, max_noise=1e3, min_peak=-1.0, max_change=1.0, max_frozen=10**6)
+TRUSTING = Watch({"agentview": ANYTHING, "wrist": ANYTHING})  # for pictures that are noise

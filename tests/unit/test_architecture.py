@@ -13,13 +13,24 @@ PACKAGE = Path(heisd.__file__).parent
 # A module may import from its own layer or an earlier one (docs/architecture.md).
 LAYERS = [
     {"types", "errors", "files", "interrupts"},
-    {"kinematics", "scene", "codec", "telemetry"},
+    {"kinematics", "scene", "watch", "codec", "telemetry"},
     {"propose", "accept", "accept_chunk", "verify", "policies", "index"},
     {"route"},
     {"partial_action", "inference", "engine"},
     {"presets", "acceleration"},
     {"sim", "train", "bench", "serve", "testing", "doctor", "config"},
-    {"cli", "cli_base", "cli_bench", "cli_calibrate", "cli_drafter", "cli_flow", "cli_index", "cli_run", "demo"},
+    {
+        "cli",
+        "cli_base",
+        "cli_bench",
+        "cli_calibrate",
+        "cli_drafter",
+        "cli_flow",
+        "cli_index",
+        "cli_realtime",
+        "cli_run",
+        "demo",
+    },
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

@@ -1,5 +1,8 @@
 """The statistics of a calibration: known truths are found again, bounds are the textbook's, searches stop in order."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from calibrate_fakes import TARGET, observed
@@ -16,9 +19,11 @@ from heisd.bench.skip_fit import (
     quality,
 )
 from heisd.bench.suite_fit import fit_settings, fit_suite, good_action, halves, kept_deviation_bins
-from heisd.errors import BadInput
+from heisd.bench.watch_fit import fit_watch, watch_evidence
+from heisd.errors import BadArtifact, BadInput
 from heisd.kinematics import Distance
 from heisd.presets.calibration import Calibration
+from heisd.watch import DEFAULT, ViewLimits
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (1, 10), (5, 10), (10, 10), (59, 59), (199, 200)])
@@ -159,5 +164,58 @@ def test_deviations_are_kept_up_to_the_first_miss(tmp_path):
 
 def test_ranges_come_from_solved_episodes(tmp_path):
     solved, failed = observed(tmp_path / "a", 3), observed(tmp_path / "b", 6, success=False)[3:]
-    assert fit_suite("toy", TARGET, [*solved, *failed]).motion_code == fit_suite("toy", TARGET, solved).motion_code
+    both, of_solved = fit_suite("toy", TARGET, [*solved, *failed]), fit_suite("toy", TARGET, solved)
+    assert (both.motion_code, both.watch) == (of_solved.motion_code, of_solved.watch)
+    assert both.watch != fit_watch([*solved, *failed])
     assert "no episode was solved" in fit_suite("toy", TARGET, failed).evidence["notes"][0]
+
+
+def test_no_step_that_the_watch_was_fitted_to_is_an_alarm_and_every_limit_is_one_of_them_with_its_margin(tmp_path):
+    episodes = observed(tmp_path, 6)
+    watch = fit_watch(episodes)
+    assert set(watch.cameras) == {"agentview", "wrist"}
+    steps = [step for episode in episodes for step in episode.steps]
+    for camera, limits in watch.cameras.items():
+        views = [step.views[camera] for step in steps]
+        assert {limits.alarm(view) for view in views} == {None}
+        for name in ("min_contrast", "max_noise", "min_peak", "max_change"):
+            factor = 1.26 if name.startswith("min") else 1 / 1.26
+            tighter = replace(limits, **{name: getattr(limits, name) * factor})
+            assert 0 < sum(tighter.alarm(view) is not None for view in views) < len(views) / 10
+        assert limits.max_frozen == 1
+    assert watch.min_similarity == pytest.approx(1 - 1.25 * (1 - min(step.similarity for step in steps)))
+    assert not any(watch.is_novel(step.similarity) for step in steps)
+
+
+def test_new_episodes_pass_a_limit_as_rarely_as_stated(tmp_path):
+    everything = observed(tmp_path, 60)
+    n, passed = 9, []
+    for first in range(0, 60, n + 1):
+        *fitted_to, new = everything[first : first + n + 1]
+        watch = fit_watch(fitted_to)
+        passed.append(any(watch.is_novel(step.similarity) for step in new.steps))
+    assert watch_evidence(everything[:n])["alarmed_share_of_episodes_at_most"] == 1 / (n + 1)
+    assert np.mean(passed) <= 3 / (n + 1)  # six draws of one in ten
+
+
+def test_rows_of_older_versions_leave_the_default_limits(tmp_path):
+    episodes = observed(tmp_path, 2)
+    old = [replace(e, steps=tuple(replace(s, views={}, similarity=np.nan) for s in e.steps)) for e in episodes]
+    assert fit_watch(old) == DEFAULT
+    assert fit_suite("toy", TARGET, old).watch == DEFAULT
+
+
+def test_the_watch_is_part_of_the_file_and_a_file_without_one_has_the_default(tmp_path):
+    path = tmp_path / "toy.json"
+    fitted = fit_suite("toy", TARGET, observed(tmp_path / "rows", 4))
+    fitted.save(path)
+    assert Calibration.load(path, TARGET.sha256).watch == fitted.watch != DEFAULT
+    assert fitted.evidence["watch"]["n_episodes"] == 4
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in values.items() if name != "watch"}))
+    assert Calibration.load(path, TARGET.sha256).watch == DEFAULT
+    for wrong in ({"hold_steps": -1}, {"cameras": {"wrist": {"min_peak": None}}}, {"hold_steps": "long"}):
+        path.write_text(json.dumps({**values, "watch": wrong}))
+        with pytest.raises(BadArtifact, match=r"toy\.json"):
+            Calibration.load(path, TARGET.sha256)
+    assert ViewLimits(**values["watch"]["cameras"]["wrist"]) == fitted.watch.cameras["wrist"]

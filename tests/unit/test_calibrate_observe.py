@@ -98,6 +98,7 @@ def test_labels_and_features_are_those_of_the_rule(tmp_path):
         assert (hybrid["similarity"], hybrid["spread_bins"], hybrid["confidence"]) == (0.9, 4.0, -0.5)
         assert np.isnan(hybrid["gripper_event_in"])  # infinite: JSON has no such number
         assert "similarity" not in hold  # the control has no memory
+        assert set(step.views) == {"agentview", "wrist"}
         assert (hold["change_bins"], hold["agreement_bins"]) == (0.0, 0.0)
         assert step.similarity == 0.9
         before = step.tokens
@@ -122,6 +123,7 @@ def test_the_scouts_are_those_the_preset_asks(preset, tmp_path):
     assert assets.asked == {name: dict(SCOUTS[name].options) for name in SKIPPERS[preset].scouts}
     router = engine._router
     router = getattr(router, "router", router)
+    assert router.watch == assets.calibration().watch
     assert (router.source, tuple(router.scouts)) == (SKIPPERS[preset].source, SKIPPERS[preset].scouts)
 
 

@@ -14,6 +14,7 @@ from heisd.bench.measure_costs import ROWS, CostMeter, fit_costs, guessed_tree, 
 from heisd.bench.speculation import SpeculationCounts
 from heisd.errors import BadArtifact, BadInput
 from heisd.propose import registry
+from heisd.route.base import Reason
 from heisd.route.costs import Costs
 from heisd.types import StepRecord
 
@@ -44,6 +45,15 @@ BLOCK = speculation(
 
 def test_what_an_average_action_asked_for() -> None:
     assert Usage.of(BLOCK) == Usage(skip_share=0.25, n_forwards=3.0, n_rows=8.0, n_later_checks=0.25)
+
+
+def test_a_step_that_was_decoded_again_paid_a_second_prefill() -> None:
+    redone = replace(step("speculate", 8, 6, (0, 0)), reason=Reason.TOO_CLOSE)
+    usage = Usage.of(speculation(redone, step("full", 7, 0)))
+    assert usage == Usage(0.0, 7.5, 3.0, 0.0, redone_share=0.5)
+    assert usage.redone_share == (Usage.of_step(redone).redone_share + 0) / 2
+    assert predict(COSTS, usage).prefill_ms == 1.5 * 4.0
+    assert predict(COSTS, usage).decode_ms == 6.0 * 1.5
 
 
 def test_a_prediction_is_the_sum_of_its_parts() -> None:

@@ -68,7 +68,7 @@ def test_an_episode_holds_what_the_target_saw_and_said(home: Path, policy: OpenV
     start = EpisodeStart("libero_object", 9, 0, None)
     job, env = RolloutJob(start, "tiny", policy.policy_hash, home / "episode"), fakes.FakeEnv(5)
     assert write_episode(job, env, WatchedPolicy(policy)) == fakes.N_STEPS
-    assert rollouts.is_recorded(job)
+    assert rollouts.is_written(job.path, start, policy.policy_hash)
     found = rollouts.load(job.path, policy.policy_hash)
     assert (found.start, found.instruction, found.is_solved) == (start, env.instruction, False)
     head = policy.model.language_model.lm_head.weight

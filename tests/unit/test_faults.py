@@ -144,7 +144,9 @@ def test_memory_that_fails_leaves_the_robot_to_its_policy() -> None:
 @pytest.mark.parametrize("evidence", [{}, {"similarity": NAN}, {"similarity": 1.0, "gripper_event_in": NAN}])
 def test_nan_in_what_memory_knows_never_skips(evidence: dict[str, float]) -> None:
     score = SkipScore(("n_skips",), (0.0,), (1.0,), (0.0,), 50.0)  # likes everything
-    router = CalibratedSkip(score, 0.0, fakes.ranges(), exact, "bad", ("bad",), min_similarity=0.1, audited_share=0.0)
+    router = CalibratedSkip(
+        score, 0.0, fakes.ranges(), exact, "bad", ("bad",), min_similarity=0.1, audited_share=0.0, watch=fakes.TRUSTING
+    )
 
     def repeat(history: History) -> Draft | None:
         last = history.tokens[-1].tolist() if len(history.tokens) else GOOD

@@ -6,16 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import tiny_policies
 from heisd.errors import BadInput, LeakError
-from heisd.index.manifest import read_manifest
+from heisd.index.manifest import StoreManifest, read_manifest
 from heisd.index.store import Store
 from heisd.policies.target import OpenVLAPolicy
 from heisd.sim.dataset import Provenance, unflatten_proprio
 from heisd.sim.demos import Demos
-from heisd.sim.splits import Condition, EpisodeStart
-from heisd.train.store import StoreConfig, build_store, check_store, encoder_hash, parse_start, vision_keys
+from heisd.sim.splits import Condition, EpisodeStart, parse_start
+from heisd.train.experience import Demonstrations, OwnEpisodes, vision_keys
+from heisd.train.rollouts import Rollout
+from heisd.train.store import StoreConfig, build_store, check_store, encoder_hash, run
 from heisd.types import Observation
 from tiny_policies import INSTRUCTIONS, SIZE_PX
 
@@ -49,6 +52,10 @@ def fake_demos(seeds: range = range(1_000_000, 1_000_000 + N_EPISODES)) -> Demos
     )
 
 
+def build(demos: Demos, policy: OpenVLAPolicy, out: Path, config: StoreConfig | None = None) -> StoreManifest:
+    return build_store(Demonstrations(demos, policy), policy, out, config, policy_hash=POLICY_HASH, command="test")
+
+
 def seen(demos: Demos, i: int) -> Observation:
     images = dict(zip(demos.cameras, demos.images[i], strict=True))
     return Observation(images, unflatten_proprio(demos.proprio[i]), demos.instructions[demos.episode[i]], 0.0)
@@ -73,7 +80,7 @@ def test_every_frame_finds_itself_with_the_tokens_the_policy_was_trained_on(
     tmp_path: Path, policy: OpenVLAPolicy
 ) -> None:
     demos = fake_demos()
-    build_store(demos, policy, tmp_path, policy_hash=POLICY_HASH, command="test")
+    build(demos, policy, tmp_path)
     store = Store.open(tmp_path, policy_hash=POLICY_HASH, codec=policy.codec, encoder_hash=encoder_hash(policy.model))
     for i in range(len(demos)):
         observation = seen(demos, i)
@@ -91,7 +98,7 @@ def test_every_frame_finds_itself_with_the_tokens_the_policy_was_trained_on(
 
 
 def test_the_manifest_says_where_everything_came_from(tmp_path: Path, policy: OpenVLAPolicy) -> None:
-    build_store(fake_demos(), policy, tmp_path, StoreConfig(n_dims=16), policy_hash=POLICY_HASH, command="test")
+    build(fake_demos(), policy, tmp_path, StoreConfig(n_dims=16))
     manifest, _ = read_manifest(tmp_path)
     assert (manifest.policy_hash, manifest.split, manifest.command, manifest.seed) == (POLICY_HASH, "train", "test", 0)
     assert (manifest.key.full_dims, manifest.key.n_dims) == (32, 16)
@@ -104,21 +111,16 @@ def test_the_manifest_says_where_everything_came_from(tmp_path: Path, policy: Op
 
 
 def test_the_same_recipe_gives_the_same_store(tmp_path: Path, policy: OpenVLAPolicy) -> None:
-    first, second = (
-        build_store(fake_demos(), policy, tmp_path / name, StoreConfig(share=0.5), policy_hash=POLICY_HASH)
-        for name in ("one", "two")
-    )
+    first, second = (build(fake_demos(), policy, tmp_path / name, StoreConfig(share=0.5)) for name in ("one", "two"))
     assert first == second
-    other = build_store(
-        fake_demos(), policy, tmp_path / "three", StoreConfig(share=0.5, seed=1), policy_hash=POLICY_HASH
-    )
+    other = build(fake_demos(), policy, tmp_path / "three", StoreConfig(share=0.5, seed=1))
     assert other.files != first.files
 
 
 def test_smaller_shares_are_subsets_with_something_of_every_task(tmp_path: Path, policy: OpenVLAPolicy) -> None:
     starts: list[set[str]] = []
     for share in (0.1, 0.6, 1.0):
-        build_store(fake_demos(), policy, tmp_path / str(share), StoreConfig(share=share), policy_hash=POLICY_HASH)
+        build(fake_demos(), policy, tmp_path / str(share), StoreConfig(share=share))
         table = json.loads((tmp_path / str(share) / "episodes.json").read_text())["shards"]
         assert len(table) == 2
         starts.append({row["start"] for shard in table for row in shard})
@@ -132,15 +134,15 @@ def test_evaluation_episodes_never_enter(tmp_path: Path, policy: OpenVLAPolicy, 
     bad = replace(demos.provenance[3], start=EpisodeStart("libero_object", 0, None, seed))
     demos = replace(demos, provenance=(*demos.provenance[:3], bad, *demos.provenance[4:]))
     with pytest.raises(LeakError, match=f"seed{seed}"):
-        build_store(demos, policy, tmp_path / "store", policy_hash=POLICY_HASH)
+        build(demos, policy, tmp_path / "store")
     assert not (tmp_path / "store").exists()
     with pytest.raises(BadInput, match="unknown origin"):
-        build_store(replace(demos, provenance=()), policy, tmp_path / "store", policy_hash=POLICY_HASH)
+        build(replace(demos, provenance=()), policy, tmp_path / "store")
 
 
 def test_check_asks_the_splits_whatever_the_files_claim(tmp_path: Path, policy: OpenVLAPolicy) -> None:
     """A forged table: every hash is right, every episode says train, one start belongs to test."""
-    build_store(fake_demos(), policy, tmp_path, policy_hash=POLICY_HASH)
+    build(fake_demos(), policy, tmp_path)
     manifest, _ = read_manifest(tmp_path)
     table = tmp_path / "episodes.json"
     table.write_text(table.read_text().replace("seed1000002", "seed3000002"))
@@ -156,15 +158,15 @@ def test_check_asks_the_splits_whatever_the_files_claim(tmp_path: Path, policy: 
 def test_what_cannot_become_a_store_is_refused_before_the_work(tmp_path: Path, policy: OpenVLAPolicy) -> None:
     demos = fake_demos()
     with pytest.raises(BadInput, match="blind"):
-        build_store(demos, tiny_policies.policy(is_blind=True), tmp_path / "a", policy_hash=POLICY_HASH)
+        build(demos, tiny_policies.policy(is_blind=True), tmp_path / "a")
     with pytest.raises(BadInput, match="MB, more than"):
-        build_store(demos, policy, tmp_path / "b", StoreConfig(max_mb=0.001), policy_hash=POLICY_HASH)
+        build(demos, policy, tmp_path / "b", StoreConfig(max_mb=0.001))
     for wrong in ({"share": 0.0}, {"share": 1.5}, {"batch_size": 0}, {"n_dims": 0}):
         with pytest.raises(BadInput):
             StoreConfig(**wrong)  # type: ignore[arg-type]
-    build_store(demos, policy, tmp_path / "c", policy_hash=POLICY_HASH)
+    build(demos, policy, tmp_path / "c")
     with pytest.raises(BadInput, match="already holds a store"):
-        build_store(demos, policy, tmp_path / "c", policy_hash=POLICY_HASH)
+        build(demos, policy, tmp_path / "c")
 
 
 def test_the_encoder_hash_follows_the_encoder_only() -> None:
@@ -185,3 +187,59 @@ def test_start_keys_are_read_back() -> None:
     for text in ("", "run1", "libero_goal/task03/init07", "libero_goal/taskX/init07/shipped"):
         with pytest.raises(BadInput, match=r"episode start|condition"):
             parse_start(text)
+
+
+def own_episodes(policy: OpenVLAPolicy, n_episodes: int = 4) -> list[Rollout]:
+    """Recorded episodes of noise, in turn solved and not."""
+    rng = np.random.default_rng(1)
+    rollouts = []
+    for i in range(n_episodes):
+        contexts = [policy.encode(seen(fake_demos(), LENGTH * i + t)) for t in range(LENGTH)]
+        rollouts.append(
+            Rollout(
+                EpisodeStart("libero_object", i % 2, None, 1_500_000 + i),
+                contexts[0].instruction,
+                i % 2 == 0,
+                torch.stack([context.prefix for context in contexts]).half(),
+                torch.from_numpy(rng.normal(size=(LENGTH, 25)).astype(np.float32)),
+                torch.from_numpy(policy.codec.vocab_size - 1 - rng.integers(0, 256, (LENGTH, 7))).int(),
+                torch.zeros(LENGTH, 7, policy.config.decoder.hidden_size).half(),
+            )
+        )
+    return rollouts
+
+
+def test_the_policys_own_solved_episodes_are_remembered_with_its_own_tokens(
+    tmp_path: Path, policy: OpenVLAPolicy
+) -> None:
+    rollouts = own_episodes(policy)
+    source = OwnEpisodes(rollouts, policy)
+    manifest = build_store(source, policy, tmp_path, policy_hash=POLICY_HASH)
+    assert manifest.n_rows == 2 * LENGTH
+    assert (manifest.data["source"], manifest.data["n_played"], manifest.data["n_episodes"]) == ("rollouts", 4, 2)
+    store = Store.open(tmp_path, policy_hash=POLICY_HASH, codec=policy.codec, encoder_hash=encoder_hash(policy.model))
+    for i, rollout in enumerate(rollouts):
+        for t in range(LENGTH):
+            key = policy.encode(seen(fake_demos(), LENGTH * i + t)).vision_key
+            found = store.lookup(rollout.instruction, key, rollout.proprio[t].numpy(), 1)
+            if not rollout.is_solved:
+                assert found is None or rollout.start.key not in found.episodes
+                continue
+            assert found is not None
+            assert np.array_equal(policy.codec.tokens_of_bins(found.bins)[0], rollout.tokens[t].numpy())
+            assert (found.episodes[0], int(found.frame[0])) == (rollout.start.key, t)
+            assert found.similarity[0] > 0.999, "a recorded prompt is rounded to float16, no more"
+
+
+def test_own_episodes_that_cannot_become_a_store_are_refused(tmp_path: Path, policy: OpenVLAPolicy) -> None:
+    rollouts = own_episodes(policy)
+    with pytest.raises(BadInput, match="none of 1 rollouts was solved"):
+        OwnEpisodes(rollouts[1:2], policy)
+    with pytest.raises(BadInput, match="blind"):
+        OwnEpisodes(rollouts, tiny_policies.policy(is_blind=True))
+    leak = replace(rollouts[0], start=EpisodeStart("libero_object", 0, None, 3_000_000))
+    with pytest.raises(LeakError, match="seed3000000"):
+        build_store(OwnEpisodes([leak], policy), policy, tmp_path / "store", policy_hash=POLICY_HASH)
+    for data, own in (([], None), ([tmp_path], tmp_path)):
+        with pytest.raises(BadInput, match="give one"):
+            run(data, own, tmp_path / "store", "default", StoreConfig())

@@ -118,6 +118,51 @@ def test_a_reworded_instruction_is_recognised() -> None:
     assert 0.6 <= route.text_similarity < 1.0
 
 
+@pytest.mark.parametrize(
+    ("text", "shard"),
+    [
+        ("grab the bowl from the cabinet's top and set it onto the plate", 0),
+        ("Place the white mug inside the microwave, then shut it!", 1),
+        ("put the red mug in the microwave and close it", 2),
+        ("switch the stove on", 3),
+        ("switch off the stove", None),
+        ("put the mug on the white plate", None),
+        ("slide the stove", None),
+    ],
+)
+def test_verbs_and_prepositions_have_synonyms_things_and_colours_have_none(text: str, shard: int | None) -> None:
+    tasks = ["pick up the bowl on top of the cabinet and place it on the plate",
+             "put the white mug in the microwave and close it",
+             "put the red mug in the microwave and close it", "turn on the stove"]  # fmt: skip
+    route = Router(tasks).route(text)
+    assert (None if route is None else route.shard) == shard
+    assert route is None or route.text_similarity > 0.99
+
+
+def test_the_same_words_in_another_order_are_another_wording() -> None:
+    router = Router(["put the white mug on the left plate and the red mug on the right plate", "open the drawer"])
+    swapped = router.route("put the red mug on the left plate and the white mug on the right plate")
+    assert swapped is not None
+    assert swapped.shard == 0
+    assert 0.99 < swapped.text_similarity < 1.0
+
+
+@pytest.mark.libero
+@pytest.mark.parametrize(("suite", "n_found"), [("spatial", 8), ("object", 10), ("goal", 10), ("10", 10)])
+def test_the_reworded_suites_find_their_tasks_or_none(suite: str, n_found: int) -> None:
+    from heisd.errors import HeisdError
+    from heisd.sim.suites import suite_info
+
+    try:
+        known, reworded = (suite_info(f"libero_{suite}{variant}") for variant in ("", "_lan"))
+    except HeisdError as error:
+        pytest.skip(str(error))
+    router = Router([task.instruction for task in known.tasks])
+    found = [(i, router.route(task.instruction)) for i, task in enumerate(reworded.tasks)]
+    assert all(route is None or (route.shard == i and route.text_similarity < 1.0) for i, route in found)
+    assert sum(route is not None for _, route in found) == n_found
+
+
 @pytest.mark.parametrize("n", [1, 2, 10])
 @pytest.mark.parametrize("thing", ["banana", "alphabet block", "wine bottle"])
 def test_another_object_is_another_task_however_alike_the_sentence(n: int, thing: str) -> None:

@@ -21,6 +21,7 @@ from heisd.policies.target import OpenVLAPolicy
 from heisd.propose.base import History
 from heisd.propose.retrieval import Retrieval
 from heisd.telemetry import MemorySink
+from heisd.train.experience import Demonstrations
 from heisd.train.store import build_store
 from heisd.types import TokenOrigin
 
@@ -35,7 +36,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = tiny.network()
     save_policy(root / "tiny", model, tiny.tokenizer(), tiny.codec(model.config.action_vocab_size))
     policy_hash = describe_weights(root / "tiny")["sha256"]
-    build_store(DEMOS, load_policy(root / "tiny"), root / "tiny-store", policy_hash=policy_hash)
+    policy = load_policy(root / "tiny")
+    build_store(Demonstrations(DEMOS, policy), policy, root / "tiny-store", policy_hash=policy_hash)
     return root
 
 

@@ -9,13 +9,15 @@ import route_fakes as fakes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from route_fakes import CONTEXT, FIRST, GUESS, NAN, act, draft, outcome, phase
+from scene_fakes import observed, table_top
 
 from heisd.accept import exact
 from heisd.errors import BadInput
 from heisd.kinematics.gripper import GripperState
-from heisd.route.base import Memory, Plan, Reason, Route, RouteKind
+from heisd.route.base import WITHDRAWALS, Always, Memory, Plan, Reason, Route, RouteKind
 from heisd.route.calibrated import AUDITED_SHARE, CalibratedSkip, SkipScore, is_audited, skip_features
 from heisd.types import Draft
+from heisd.watch import Alarm, Sight, Watch
 
 # P(good) falls with the distance from the last action; half at 10 bins.
 SCORE = SkipScore(("change_bins", "similarity"), (10.0, 0.0), (2.0, 1.0), (-1.0, 0.0), 0.0)
@@ -223,3 +225,47 @@ def test_a_rejection_holds_until_a_check_likes_the_guesses_again() -> None:
     assert route([GOOD], replace(rejected, step=STEP)).reason is Reason.REJECTED
     assert not ROUTER.remember(rejected, outcome(fakes.checked(Reason.REJECTED), 6)).is_rejected
     assert rejected.last_tokens == GUESS
+
+
+@pytest.mark.parametrize("alarm", Alarm)
+def test_an_alarm_withdraws_the_right_to_skip_before_anything_else_is_asked(alarm: Alarm) -> None:
+    memory = replace(READY, sight=Sight(alarm=alarm, n_left=3))
+    for drafts in ([GOOD], [], [draft(tokens=moved(2, 6), similarity=0.95)]):
+        for step in (STEP, AUDITED):  # an audit samples eligible steps, and this is none
+            decided = route(drafts, replace(memory, step=step))
+            assert (decided.kind, decided.reason, decided.rule) == (RouteKind.SPECULATE, alarm.value, exact)
+            assert decided.reason in WITHDRAWALS
+
+
+def test_what_memory_does_not_know_withdraws_skips_for_the_stated_steps() -> None:
+    router = replace(ROUTER, watch=replace(fakes.TRUSTING, min_similarity=0.6, hold_steps=4), audited_share=0.0)
+    memory, reasons = READY, []
+    for seen, similarity in zip(observed([table_top(i) for i in range(12)]), [0.9, 0.59, *[0.9] * 10], strict=True):
+        decided, memory = act(router, router.see(seen, memory), phase(), [draft(similarity=similarity)])
+        reasons.append(decided.reason)
+        memory = replace(memory, n_skips=0)
+    assert reasons == [Reason.TOLERANT] + [Reason.NOVEL] * 5 + [Reason.TOLERANT] * 6
+
+
+def test_novelty_that_stays_withdraws_skips_for_good_and_says_so_before_a_gripper_event() -> None:
+    router = replace(ROUTER, watch=replace(fakes.TRUSTING, min_similarity=0.6, hold_steps=2))
+    unknown = draft(similarity=0.55, gripper_event_in=0.0)
+    assert route([unknown], router=router).reason is Reason.NOVEL
+    memory = READY
+    for seen in observed([table_top(i) for i in range(15)]):
+        decided, memory = act(router, router.see(seen, memory), phase(), [unknown])
+        assert decided.reason is Reason.NOVEL
+
+
+def test_a_control_without_memory_is_never_novel() -> None:
+    hold = replace(
+        ROUTER, source="persistence", scouts=("persistence",), min_similarity=-math.inf,
+        watch=Watch(min_similarity=0.6), score=SkipScore((), (), (), (), 50.0),
+    )  # fmt: skip
+    assert route([draft("persistence")], router=hold).kind is RouteKind.SKIP
+
+
+def test_a_rule_that_does_not_look_remembers_nothing_of_what_it_is_shown() -> None:
+    seen = next(iter(observed([table_top(0)])))
+    assert Always().see(seen, READY) is READY
+    assert set(ROUTER.see(seen, READY).sight.looks) == {"agentview", "wrist"}

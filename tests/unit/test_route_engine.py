@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import route_fakes as fakes
 from fake_target import CODEC, FakeContext, FakePolicy
+from scene_fakes import observed, table_top
 
 import heisd.route
 from heisd.accept import exact, relaxed
 from heisd.engine import Engine
 from heisd.propose import registry
 from heisd.propose.base import History, Proposer, Stateless
-from heisd.route.base import Always, Memory, Outcome, Reason, Route, RouteKind, Router
+from heisd.route.base import WITHDRAWALS, Always, Memory, Outcome, Reason, Route, RouteKind, Router
 from heisd.route.calibrated import CalibratedSkip, SkipScore
 from heisd.route.costs import Costs
 from heisd.route.fixed import Fixed, Replay
@@ -24,6 +25,7 @@ from heisd.route.kerv import KervCode, KervPaper
 from heisd.route.paying import Paying
 from heisd.telemetry import MemorySink
 from heisd.types import Draft, IntArray, Observation, Scores, TokenOrigin, TokenTree
+from heisd.watch import Watch
 
 FIRST = CODEC.first_token
 SMALL = (FIRST + 3,) * 7
@@ -223,15 +225,39 @@ def test_paying_stops_asking_in_the_engine_and_every_action_stays_plain_decoding
     assert sink.records[-1].reason == "always"
 
 
+def test_no_step_is_skipped_from_a_fault_on_until_the_hold_is_over() -> None:
+    score = SkipScore((), (), (), (), 50.0)
+    skipper = CalibratedSkip(
+        score, 0.5, fakes.ranges(), exact, "guess", ("guess",), n_skips=99, gripper_margin_steps=0, audited_share=0.0,
+        watch=Watch(hold_steps=3),
+    )  # fmt: skip
+    images = [np.zeros_like(table_top(i)) if 10 <= i < 14 else table_top(i) for i in range(24)]
+    for router in (skipper, Paying(skipper, COSTS, keeps_scouts=True)):
+        robot, sink = engine(router, Says("guess", SMALL))
+        robot._memory = replace(robot._memory, last_tokens=SMALL)
+        for seen in observed(images):
+            robot.act(seen)
+        reasons = [record.reason for record in sink.records]
+        # Behind the dark the picture jumps back, and the hold begins again: three steps behind step 14.
+        assert reasons[:10] == ["tolerant motion"] * 10
+        assert reasons[10:14] == ["camera dark"] * 4
+        assert reasons[14:18] == ["picture jumped"] * 4
+        assert all(record.route == "speculate" and record.lm_forwards for record in sink.records[10:18])
+        assert not {*reasons[18:]} & {str(reason) for reason in WITHDRAWALS}
+        robot.reset()
+        assert robot._memory == router.begin()
+
+
 def routers() -> list[Router]:
     score = SkipScore(("change_bins",), (10.0,), (2.0,), (-1.0,), 0.0)
-    calibrated = CalibratedSkip(score, 0.5, fakes.ranges(), exact, "persistence", ("persistence", "kalman"))
+    watchful = CalibratedSkip(score, 0.5, fakes.ranges(), exact, "persistence", ("persistence", "kalman"))
+    calibrated = replace(watchful, watch=fakes.TRUSTING)
     boundary = HeisdBoundary(
         fakes.ranges(), fast_rule=exact, slow_rule=relaxed, source="persistence", drafters=("kalman",)
     )
     return [
         Always(), Fixed(drafters=("kalman",), later=("persistence",)), Replay("persistence"), boundary, calibrated,
-        replace(KERV_PAPER, drafter="persistence"), KervCode(drafter="persistence", filter="kalman"),
+        watchful, replace(KERV_PAPER, drafter="persistence"), KervCode(drafter="persistence", filter="kalman"),
         Paying(calibrated, COSTS, window=2, pause_steps=3, keeps_scouts=True), Paying(Always(), COSTS, window=2),
     ]  # fmt: skip
 

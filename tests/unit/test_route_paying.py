@@ -43,7 +43,9 @@ def test_the_worth_of_a_step_is_forwards_saved_less_rows_and_asking() -> None:
     assert gain_ms(COSTS, outcome(CHECK)) == -1.5  # asked in vain
     twice = outcome(CHECK, 2, 1, forwards=4, rows=8)
     assert gain_ms(COSTS, twice) == 3 * 1.5 - 16 * 0.125 - (0.25 + 0.5) - 1.5
-    assert gain_ms(COSTS, replace(twice, positions=(1, 4))) == gain_ms(COSTS, twice) - 0.75  # both behind the prefill
+    assert gain_ms(COSTS, replace(twice, n_later_checks=2)) == gain_ms(COSTS, twice) - 0.75  # both behind the prefill
+    again = replace(outcome(CHECK, 2, rows=8), n_forwards=8, is_redone=True)  # one forward with guesses, then seven
+    assert gain_ms(COSTS, again) == -COSTS.prefill_ms - 8 * 0.125 - 1.5
 
 
 def test_a_table_for_whom_is_asked() -> None:

@@ -118,7 +118,7 @@ def test_complexity_is_the_entropy_of_the_whole_spectrum() -> None:
     assert Scene(grey).complexity == pytest.approx(-(shares * np.log(shares)).sum() / math.log(1023), rel=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(64, 64, 3), (128, 128, 3), (70, 100, 3), (64, 64), (32, 32)])
+@pytest.mark.parametrize("shape", [(64, 64, 3), (128, 128, 3), (70, 100, 3), (512, 512, 3), (64, 64), (32, 32)])
 def test_grey_is_the_mean_of_blocks(rng: np.random.Generator, shape: tuple[int, ...]) -> None:
     picture = rng.integers(0, 256, shape, dtype=np.uint8)
     grey = Scene.of(picture).grey
@@ -126,6 +126,8 @@ def test_grey_is_the_mean_of_blocks(rng: np.random.Generator, shape: tuple[int, 
     expected = picture[5 * rows : 6 * rows, 9 * columns : 10 * columns].mean() / 255
     assert grey[5, 9] == pytest.approx(expected, rel=1e-5)
     assert grey.dtype == np.float32
+    white = Scene.of(np.full(shape, 255, np.uint8)).grey  # the largest sums are exact, too
+    assert (white == 1.0).all()
     np.testing.assert_allclose(Scene.of(picture / 255.0).grey, grey, atol=1e-6)
 
 

@@ -11,6 +11,7 @@ import pytest
 from heisd.errors import BadInput
 from heisd.sim.protocols import OPENVLA
 from heisd.sim.splits import Condition, EpisodeStart
+from heisd.types import Observation
 
 pytest.importorskip("libero", reason='needs pip install "heisd[libero]"')
 pytestmark = pytest.mark.libero
@@ -245,6 +246,37 @@ def test_success_terminates(fast: LiberoEnv) -> None:
     assert steps[-1][2]
     assert steps[-1][1] == 1.0
     assert steps[-1][4]["success"]
+
+
+def test_without_a_new_command_the_arm_goes_on_to_the_goal_it_has() -> None:
+    env, forward = LiberoEnv(SUITE, TASK, rendering=NONE), np.array([0.0, 1.0, 0, 0, 0, 0, 1.0])  # 5 cm along y
+
+    def hand(observation: Observation) -> Any:
+        return observation.proprio.eef_pos_m
+
+    def waited() -> list[Observation]:
+        return [env.step(forward)[0]] + [env.wait()[0] for _ in range(20)]
+
+    began = hand(env.reset(start())[0])
+    held = waited()
+    stopped = [env.reset(start())[0], env.step(forward)[0]] + [
+        env.step(np.append(np.zeros(6), 1.0))[0] for _ in "x" * 20
+    ]
+    assert hand(held[0])[1] - began[1] < 0.03  # a step later it is only under way
+    np.testing.assert_allclose(hand(held[-1]) - began, [0, 0.05, 0], atol=0.004)
+    assert hand(stopped[-1])[1] - began[1] < 0.045  # a command to stay cuts the way short
+    assert np.ptp(held[-1].proprio.gripper_qpos_m) < 0.03  # the fingers went on closing
+    assert held[-1].time_s == pytest.approx(21 * 0.05)
+    env.reset(start())
+    again = waited()
+    np.testing.assert_array_equal(hand(again[-1]), hand(held[-1]))
+    assert hand(env.step(forward)[0])[1] > hand(held[-1])[1] + 0.001  # the next command is heard
+    env.reset(start())
+    still = env.wait()[0]
+    assert np.abs(hand(still) - began).max() < 0.002  # settling was the last command
+    assert np.ptp(still.proprio.gripper_qpos_m) > 0.07  # with open fingers
+    assert [env.wait()[3] for _ in range(env.horizon - 1)] == [False] * (env.horizon - 2) + [True]
+    env.close()
 
 
 @pytest.mark.parametrize("action", [np.zeros(6), np.full(7, np.nan), np.zeros((1, 7))])

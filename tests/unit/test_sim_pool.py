@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from heisd.errors import BadInput, HeisdError, WorkerFailed
-from heisd.sim.pool import _GroupedQueue, run_pool
+from heisd.sim.pool import run_pool
+from heisd.sim.work import GroupedQueue
 
 _setting = "unset"
 
@@ -210,7 +211,7 @@ def test_a_pool_works_outside_the_main_thread() -> None:
 
 
 def test_a_worker_stays_with_its_group_and_shares_one_only_when_none_is_left_without() -> None:
-    queue = _GroupedQueue("aaab", lambda item: item)
+    queue = GroupedQueue("aaab", lambda item: item)
     takers = ["-", "-", "a", "b", "a"]
     entries = [queue.take(current) for current in takers]
     assert [entry.item if entry else None for entry in entries] == ["a", "b", "a", "a", None]

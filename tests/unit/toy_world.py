@@ -43,8 +43,11 @@ class ToyEnv:
         return observation(self.position, 0), {}
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        self.step_count += 1
         self.position += 0.0 if self.stuck else 0.1 * float(action[0])
+        return self.wait()
+
+    def wait(self) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        self.step_count += 1
         success = self.position >= 1.0
         return observation(self.position, self.step_count), float(success), success, self.step_count >= 20, {}
 

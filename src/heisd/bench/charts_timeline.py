@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from html import escape
 from itertools import groupby
 
-from heisd.bench.motion import DECODED, SKIPPED, VERIFIED
+from heisd.bench.motion import DECODED, SKIPPED, VERIFIED, WAITING
 from heisd.bench.results import EpisodeTimeline
 from heisd.bench.speculation import FULL_ACTION
 
 WIDTH_PX, LEFT_PX, RIGHT_PX = 700, 78, 12
-ROUTES = {SKIPPED: "skipped", VERIFIED: "guesses verified", DECODED: "decoded"}
-_ROUTE_CLASS = {SKIPPED: "route-skipped", VERIFIED: "route-verified", DECODED: "route-decoded"}
+ROUTES = {SKIPPED: "skipped", VERIFIED: "guesses verified", DECODED: "decoded", WAITING: "policy thinking"}
+_ROUTE_CLASS = {
+    SKIPPED: "route-skipped", VERIFIED: "route-verified", DECODED: "route-decoded", WAITING: "route-waiting",
+}  # fmt: skip
 _BAND_TOP, _BAND = 4, 20
 _PHASES_TOP, _PHASES = 30, 15
 _SPEED_TOP, _SPEED = 56, 84
@@ -40,11 +42,12 @@ def timeline_svg(timeline: EpisodeTimeline) -> str:
     )
 
 
-def timeline_legend() -> str:
-    """What the colours mean."""
+def timeline_legend(timeline: EpisodeTimeline) -> str:
+    """What the colours mean; waiting only where there was any."""
     keys = "".join(
         f'<span class="key"><i class="swatch {_ROUTE_CLASS[letter]}"></i>{name}</span>'
         for letter, name in ROUTES.items()
+        if letter != WAITING or WAITING in timeline.route
     )
     return f'<div class="legend">{keys}</div>'
 

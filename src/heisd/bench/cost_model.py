@@ -1,10 +1,11 @@
 """The cost model: what an action should take, from what its parts cost and how often each ran.
 
-    ms = V + (1 - s) P + (F - (1 - s)) D + R row + L (tree + asking again) + look-up + drafter + the rest
+    ms = V + p P + (F - p) D + R row + L (tree + asking again) + look-up + drafter + the rest
 
-with s the share of skipped steps and per action F forwards of the language model, R guessed rows and L later forwards
-that checked guesses. The first four costs, and what asking takes, come from :class:`heisd.route.costs.Costs`; the
-counts from the ``speculation`` block of a result; the rest (route, trie, accept, act) from its stage means.
+with p prefills per action (none where a step is skipped, two where rounding made it decode again), F forwards of the
+language model, R guessed rows and L later forwards that checked guesses. The first four costs, and what asking takes,
+come from :class:`heisd.route.costs.Costs`; the counts from the ``speculation`` block of a result; the rest (route,
+trie, accept, act) from its stage means.
 Methods that give V, P, D and skips their shares are HeiSD (section 3.7) and this project's own presets.
 """
 
@@ -14,7 +15,9 @@ from typing import Any
 
 from heisd.errors import BadArtifact
 from heisd.presets import PRESETS
+from heisd.route.base import Reason, RouteKind
 from heisd.route.costs import Costs
+from heisd.types import StepRecord
 
 ALLOWED_ERROR = 0.10  # prediction and measurement agree within this share
 OVERHEAD_STAGES = ("route", "trie", "accept", "act")
@@ -29,6 +32,12 @@ class Usage:
     n_forwards: float  # of the language model
     n_rows: float  # guessed tokens in all its forwards
     n_later_checks: float  # forwards behind the first one that checked guesses
+    redone_share: float = 0.0  # steps that were decoded again, plainly: a second prefill
+
+    @property
+    def n_prefills(self) -> float:
+        """Forwards that read the prompt."""
+        return 1.0 - self.skip_share + self.redone_share
 
     @classmethod
     def of(cls, speculation: Mapping[str, Any]) -> "Usage":
@@ -36,18 +45,33 @@ class Usage:
         try:
             n_steps = sum(route["n"] for route in speculation["routes"].values())
             n_skips = sum(route["n"] for name, route in speculation["routes"].items() if name.startswith("skip/"))
+            n_redone = sum(
+                route["n"] for name, route in speculation["routes"].items() if name.endswith(f"/{Reason.TOO_CLOSE}")
+            )
             n_first = speculation["acceptance_by_position"][0]["judged"]
             return cls(
                 skip_share=n_skips / n_steps,
                 n_forwards=speculation["lm_forwards_per_action"],
                 n_rows=speculation["drafted"] / n_steps,
                 n_later_checks=(speculation["n_verifications"] - n_first) / n_steps,
+                redone_share=n_redone / n_steps,
             )
         except (KeyError, IndexError, TypeError, ZeroDivisionError) as error:
             raise BadArtifact(
                 f"not the speculation block of a result with steps ({type(error).__name__}: {error}); run heisd eval "
                 "again with this version"
             ) from None
+
+    @classmethod
+    def of_step(cls, record: StepRecord) -> "Usage":
+        """Of one control step; the mean over steps is what :meth:`of` gives for all of them."""
+        return cls(
+            skip_share=float(record.route == RouteKind.SKIP),
+            n_forwards=record.lm_forwards,
+            n_rows=record.n_drafted,
+            n_later_checks=sum(1 for position, _ in record.verifications if position > 0),
+            redone_share=float(record.reason == Reason.TOO_CLOSE),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +101,10 @@ def predict(costs: Costs, usage: Usage, *, overhead_ms: float | None = None) -> 
 
     ``overhead_ms`` of route, trie, accept and act together; None: the table's, which is a plain step's.
     """
-    n_prefills = 1.0 - usage.skip_share
     return Prediction(
         vision_ms=costs.vision_ms,
-        prefill_ms=n_prefills * costs.prefill_ms,
-        decode_ms=(usage.n_forwards - n_prefills) * costs.decode_ms,
+        prefill_ms=usage.n_prefills * costs.prefill_ms,
+        decode_ms=(usage.n_forwards - usage.n_prefills) * costs.decode_ms,
         rows_ms=usage.n_rows * costs.row_ms + usage.n_later_checks * costs.tree_ms,
         lookup_ms=costs.lookup_ms,
         drafter_ms=costs.drafter_ms + usage.n_later_checks * costs.redraft_ms,

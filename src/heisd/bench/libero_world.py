@@ -6,6 +6,7 @@ from typing import Any
 
 from heisd.bench.evaluate import Setting
 from heisd.bench.methods import parse_methods
+from heisd.bench.realtime import charged_costs
 from heisd.bench.rollout import Agent
 from heisd.bench.weights import describe_weights, weights_for
 from heisd.config import EvalConfig
@@ -14,8 +15,9 @@ from heisd.policies.config import SamplingConfig
 from heisd.policies.identity import policy_format
 from heisd.policies.manifest import FLOW_FORMAT, sha256_of
 from heisd.presets import PRESETS, builder
-from heisd.sim.protocols import parse_protocol
+from heisd.sim.protocols import base_suite, parse_protocol
 from heisd.sim.rendering import parse_rendering
+from heisd.sim.shifts import parse_shifts
 from heisd.sim.suites import suite_info
 from heisd.types import Action, Observation, StepRecord
 
@@ -35,7 +37,9 @@ def libero_setting(config: EvalConfig) -> Setting:
     policy = describe_weights(directory)
     from heisd.presets.assets import require as require_assets
 
-    require_assets(directory, config.suite, config.methods, calibration=_given_calibration(config))
+    require_assets(
+        directory, calibrated_suite(directory, config.suite), config.methods, calibration=_given_calibration(config)
+    )
     provenance = {
         "protocol": protocol.as_dict(),
         "policy": policy,
@@ -49,6 +53,18 @@ def _given_calibration(config: EvalConfig) -> Path | None:
     return None if config.calibration is None else Path(config.calibration)
 
 
+def calibrated_suite(directory: Path, suite: str) -> str:
+    """The suite whose calibration a policy uses: its own or, for a variant such as ``libero_goal_swap``, its base's.
+
+    A variant is what no experience was made with: what holds for its base is all that is known about it.
+    """
+    from heisd.presets.assets import place_of
+
+    has_own = place_of(directory, suite, "calibration").is_file()
+    has_base = place_of(directory, base_suite(suite), "calibration").is_file()
+    return base_suite(suite) if has_base and not has_own else suite
+
+
 def _calibration_in_use(config: EvalConfig, directory: Path, policy: dict[str, str]) -> dict[str, Any]:
     """The calibration that the methods load, by its hash; BadArtifact for one that they would refuse."""
     from heisd.presets.assets import place_of
@@ -57,7 +73,7 @@ def _calibration_in_use(config: EvalConfig, directory: Path, policy: dict[str, s
     path = _given_calibration(config)
     if path is None and not any("calibration" in PRESETS[method].needs for method in config.methods):
         return {}
-    path = path or place_of(directory, config.suite, "calibration")
+    path = path or place_of(directory, calibrated_suite(directory, config.suite), "calibration")
     suite = Calibration.load(path, policy["sha256"]).suite
     return {"calibration": {"suite": suite, "sha256": sha256_of(path)}}
 
@@ -82,11 +98,14 @@ class LiberoWorld:
         if n_threads is not None:
             torch.set_num_threads(n_threads)
         self._config = config
+        self._shifts = () if config.shift is None else parse_shifts(config.shift)
         self._env: Any = None
+        self._played: Any = None  # the same, changed if anything is to be
         self._agents: dict[tuple[str, bool], Agent] = {}
 
     def env(self, task_index: int) -> Any:
-        """The environment of a task; the one before it is closed."""
+        """The environment of a task, with the configuration's shifts; the one before it is closed."""
+        from heisd.sim.changed import ChangedEnv
         from heisd.sim.libero import LiberoEnv
 
         if self._env is None or self._env.task.index != task_index:
@@ -98,7 +117,8 @@ class LiberoWorld:
                 image_size=self._config.image_size,
                 rendering=parse_rendering(self._config.rendering),
             )
-        return self._env
+            self._played = self._env if not self._shifts else ChangedEnv(self._env, self._shifts)
+        return self._played
 
     def agent(self, method: str, *, shadow: bool = False) -> Agent:
         """An engine and a policy of its own for every method and its shadow: none pays for what another asks of one."""
@@ -111,7 +131,7 @@ class LiberoWorld:
         """Free the environment."""
         if self._env is not None:
             self._env.close()
-            self._env = None
+            self._env = self._played = None
 
 
 def load_assets(config: EvalConfig) -> Any:
@@ -124,7 +144,8 @@ def load_assets(config: EvalConfig) -> Any:
         return _load_flow_assets(config, directory, calibration)
     horizon = parse_protocol(config.protocol).horizon(config.suite)
     target = load_policy(directory, config.dtype)
-    return Assets(target, directory, config.suite, horizon=horizon, calibration=calibration)
+    suite = calibrated_suite(directory, config.suite)
+    return Assets(target, directory, suite, horizon=horizon, calibration=calibration, costs=charged_costs(config))
 
 
 def _load_flow_assets(config: EvalConfig, directory: Path, calibration: Path | None) -> Any:

@@ -16,6 +16,7 @@ from heisd.types import FloatArray, Proprioception, StepRecord, TokenOrigin
 
 REMEMBERED_POSES = 32  # control steps, as many as an engine remembers
 SKIPPED, VERIFIED, DECODED = "S", "V", "F"  # how a step's action came about: nobody asked, guesses checked, neither
+WAITING = "W"  # the policy was still thinking (--realtime)
 
 
 class Onlooker:
@@ -41,11 +42,24 @@ def add_to(timeline: EpisodeTimeline, signal: PhaseSignal, record: StepRecord, v
     timeline.route.append(route_letter(record))
     timeline.reason.append(record.reason)
     timeline.score.append(_number(record.score, 4))
+    _add_motion(timeline, signal, values)
+    timeline.n_accepted.append(record.n_accepted)
+
+
+def _add_motion(timeline: EpisodeTimeline, signal: PhaseSignal, values: FloatArray) -> None:
     timeline.speed_mm.append(_number(signal.speed_mm, 2))
     timeline.fused.append(_number(signal.fused, 3))
     timeline.gripper.append(_number(float(values[-1]), 3))
     timeline.phase.append(signal.phase.value)
-    timeline.n_accepted.append(record.n_accepted)
+
+
+def add_waiting(timeline: EpisodeTimeline, signal: PhaseSignal, values: FloatArray) -> None:
+    """Append one control step for which the policy had no answer; ``values`` (7,) is what was in force."""
+    timeline.route.append(WAITING)
+    timeline.reason.append("the policy is thinking")
+    timeline.score.append(None)
+    _add_motion(timeline, signal, values)
+    timeline.n_accepted.append(0)
 
 
 def route_letter(record: StepRecord) -> str:

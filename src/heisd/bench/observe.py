@@ -7,7 +7,7 @@ full, so that its actions are plain decoding's and its drafts those a preset wou
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from heisd.sim.dataset import flatten_proprio
 from heisd.sim.splits import EpisodeStart
 from heisd.telemetry import Sink
 from heisd.types import Draft, FloatArray, Observation
+from heisd.watch import DEFAULT
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,10 @@ class Witness:
         """Nothing executed yet."""
         return Memory()
 
+    def see(self, observation: Observation, memory: Memory) -> Memory:
+        """What the cameras say."""
+        return replace(memory, sight=DEFAULT.see(memory.sight, observation))
+
     def read(self, history: History) -> PhaseSignal | None:
         """Speed, F and gripper events; remembers what the arm felt."""
         self._row = {"proprio": flatten_proprio(history.proprioception[-1]).tolist()}
@@ -98,6 +103,7 @@ class Witness:
         self._row |= {
             "step": memory.step,
             "similarity": _finite(similarity),
+            "views": {camera: asdict(seen.view) for camera, seen in memory.sight.looks.items()},
             "cases": {
                 preset: case
                 for preset in self._presets
@@ -198,3 +204,6 @@ class _NamedEpisodes:
 
     def step(self, action: FloatArray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         return self._inner.step(action)
+
+    def wait(self) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        return self._inner.wait()

@@ -20,6 +20,7 @@ from heisd.propose.base import HISTORY_STEPS, History
 from heisd.route.motion import read_motion
 from heisd.sim.dataset import unflatten_proprio
 from heisd.types import FloatArray, IntArray, Proprioception
+from heisd.watch import View
 
 GOOD_BINS = HEISD_PAPER.max_token_bins  # a guess is good within 15 bins of the target's own tokens, gripper equal
 
@@ -56,6 +57,7 @@ class ObservedStep:
     guesses: Mapping[str, Guess]  # proposer -> its best whole guess
     similarity: float  # of the nearest remembered key; NaN without a memory
     cases: Mapping[str, SkipCase]  # preset -> its case, where its source had a guess
+    views: Mapping[str, View]  # camera -> what its picture said; none in rows of older versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,7 @@ def _parse(row: Mapping[str, Any]) -> ObservedStep:
             )
             for preset, case in row["cases"].items()
         },
+        views={camera: View(**view) for camera, view in row.get("views", {}).items()},
     )
 
 

@@ -89,6 +89,7 @@ def append_test_log(out: Path, config: EvalConfig, event: str, **details: Any) -
         "episodes": config.episodes,
         "weights": config.weights,
         "commit": git_commit(root),
+        **({} if config.realtime is None else {"realtime": config.realtime.latency_profile}),
         **details,
     }
     path.parent.mkdir(parents=True, exist_ok=True)

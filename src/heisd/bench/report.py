@@ -11,8 +11,10 @@ from typing import Any
 from heisd.bench.charts import STAGE_CLASSES, histogram_svg, interval_svg, stacked_svg
 from heisd.bench.report_calibration import calibrations
 from heisd.bench.report_films import films, timelines
+from heisd.bench.report_realtime import in_real_time
 from heisd.bench.report_rounds import rounds
 from heisd.bench.report_run import Run, load_run
+from heisd.bench.report_shift import shifts
 from heisd.bench.report_speculation import acceptance, by_motion, origins_and_routes
 from heisd.bench.report_speed import distributions, plane, speedup_text
 from heisd.errors import BadInput
@@ -39,6 +41,8 @@ def render_page(runs: Sequence[Run]) -> str:
         _header(runs),
         plane(runs),
         _comparison(runs),
+        shifts(runs),
+        in_real_time(runs),
         timelines(runs),
         films(runs),
         _success(runs),

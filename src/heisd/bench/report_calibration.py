@@ -56,13 +56,15 @@ def _calibration_of(run: Run) -> "Calibration | str":
 
 
 def _places(run: Run) -> list[Path]:
+    from heisd.bench.libero_world import calibrated_suite
     from heisd.bench.weights import resolve_weights
     from heisd.presets.assets import place_of
 
     config = run.result["config"]
     if config.get("calibration"):
         return [Path(config["calibration"])]
-    beside_policy = place_of(resolve_weights(config["weights"], run.suite), run.suite, "calibration")
+    directory = resolve_weights(config["weights"], run.suite)
+    beside_policy = place_of(directory, calibrated_suite(directory, run.suite), "calibration")
     return [run.path / BESIDE_RUN, beside_policy]
 
 

@@ -55,7 +55,7 @@ def timelines(runs: Sequence[Run]) -> str:
         return ""
     figures = "".join(
         f'<figure class="timeline" data-steps="{record.n_steps}"><div>{_video(run, record)}{_caption(record)}</div>'
-        f"<div>{timeline_svg(record.timeline)}{timeline_legend()}</div></figure>"
+        f"<div>{timeline_svg(record.timeline)}{timeline_legend(record.timeline)}</div></figure>"
         for run, record in chosen
         if record.timeline is not None
     )

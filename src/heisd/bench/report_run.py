@@ -26,9 +26,17 @@ class Run:
 
     @property
     def title(self) -> str:
-        """Suite and condition; not escaped."""
+        """Suite, condition and shift; not escaped."""
         fresh = " · fresh" if self.result["config"].get("fresh") else ""
-        return f"{self.suite} · {self.result['condition']}{fresh}"
+        changed = f" · {self.shift}" if self.shift else ""
+        charged = f" · {self.result['latency_profile']['name']}" if self.result["config"].get("realtime") else ""
+        return f"{self.suite} · {self.result['condition']}{fresh}{changed}{charged}"
+
+    @property
+    def shift(self) -> str | None:
+        """What was changed in every episode; None for nothing, and for results of older versions."""
+        shift: str | None = self.result["config"].get("shift")
+        return shift
 
     @property
     def methods(self) -> dict[str, dict[str, Any]]:

@@ -21,6 +21,7 @@ _SAME = (
     "calibration",
     "euler_steps",
     "executed",
+    "realtime",
 )
 
 

@@ -9,7 +9,7 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -32,11 +32,22 @@ class EpisodeTiming:
     warmup_ms: list[float]  # untimed calls before the first step
 
 
+@dataclass(slots=True)
+class EpisodePacing:
+    """How the world went on in an episode played with ``--realtime``; a control step is a period of its rate."""
+
+    n_control_steps: int = 0
+    n_new_actions: int = 0  # control steps that began with an answer of the policy
+    n_commanded_steps: int = 0  # … with any answer in force: all but those before the first
+    sum_age_steps: int = 0  # over those: control steps since the policy saw what the action in force answers to
+    charged_ms: list[float] = field(default_factory=list)  # of every answer, by the latency profile
+
+
 @dataclass(frozen=True, slots=True)
 class EpisodeTimeline:
     """What happened at every step of a filmed episode, (n_steps,) each; None where a reading is undefined."""
 
-    route: list[str] = field(default_factory=list)  # letters of heisd.bench.motion: S skipped, V verified, F decoded
+    route: list[str] = field(default_factory=list)  # letters of heisd.bench.motion: S, V, F, W
     reason: list[str] = field(default_factory=list)
     score: list[float | None] = field(default_factory=list)  # what the route's threshold was compared with
     speed_mm: list[float | None] = field(default_factory=list)  # per control step
@@ -73,6 +84,8 @@ class EpisodeRecord:
     deviation_deg: float | None = None
     timing: EpisodeTiming | None = None
     timeline: EpisodeTimeline | None = None  # of filmed episodes; None in files of older versions
+    withdrawal: dict[str, Any] | None = None  # counts of heisd.bench.withdrawal, of episodes under a shift
+    realtime: EpisodePacing | None = None  # of runs with --realtime
 
     @property
     def valid(self) -> bool:
@@ -176,16 +189,19 @@ def open_run(path: Path, outcome_fields: dict[str, Any]) -> Iterator[RunDirector
         yield run
 
 
+_PARTS: dict[str, Callable[..., Any]] = {
+    "timing": EpisodeTiming,
+    "timeline": EpisodeTimeline,
+    "realtime": EpisodePacing,
+}
+
+
 def _parse(line: bytes, where: str) -> EpisodeRecord:
     try:
         raw = json.loads(line)
         if unknown := raw.keys() - {f.name for f in fields(EpisodeRecord)}:
             raise BadArtifact(f"{where}: unknown key(s) {sorted(unknown)}")
-        timing, timeline = raw.pop("timing", None), raw.pop("timeline", None)
-        return EpisodeRecord(
-            **raw,
-            timing=None if timing is None else EpisodeTiming(**timing),
-            timeline=None if timeline is None else EpisodeTimeline(**timeline),
-        )
+        parts = {name: None if raw.get(name) is None else part(**raw[name]) for name, part in _PARTS.items()}
+        return EpisodeRecord(**{**raw, **parts})
     except (ValueError, TypeError, AttributeError) as error:
         raise BadArtifact(f"{where} is not an episode record ({error})") from None

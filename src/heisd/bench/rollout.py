@@ -13,10 +13,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from heisd import interrupts
-from heisd.bench.motion import Onlooker, add_to
-from heisd.bench.results import EpisodeRecord, EpisodeTimeline, EpisodeTiming
+from heisd.bench.motion import Onlooker, add_to, add_waiting
+from heisd.bench.realtime import WorldStep, pacer
+from heisd.bench.results import EpisodePacing, EpisodeRecord, EpisodeTimeline, EpisodeTiming
 from heisd.bench.speculation import SpeculationCounts
 from heisd.bench.videos import Film
+from heisd.bench.withdrawal import WithdrawalCounts
 from heisd.config import EvalConfig
 from heisd.errors import HeisdError, MissingExtra
 from heisd.kinematics import PhaseSignal
@@ -39,6 +41,8 @@ class Env(Protocol):
     def reset(self, start: EpisodeStart) -> tuple[Observation, dict[str, Any]]: ...
 
     def step(self, action: FloatArray) -> tuple[Observation, float, bool, bool, dict[str, Any]]: ...
+
+    def wait(self) -> tuple[Observation, float, bool, bool, dict[str, Any]]: ...
 
 
 class Agent(Protocol):
@@ -81,8 +85,8 @@ class EpisodeJob:
 class _Tally:
     """Sums and series collected along one episode."""
 
-    n_steps: int = 0
-    rewards: list[float] = field(default_factory=list)
+    n_steps: int = 0  # answers of the policy
+    rewards: list[float] = field(default_factory=list)  # of every step of the world
     lm_forwards: int = 0
     origins: Counter[str] = field(default_factory=Counter)
     speculation: SpeculationCounts = field(default_factory=SpeculationCounts)
@@ -93,12 +97,16 @@ class _Tally:
     cpu_s: float = 0.0
     deviations: list[FloatArray] = field(default_factory=list)
     timeline: EpisodeTimeline = field(default_factory=EpisodeTimeline)
+    withdrawal: WithdrawalCounts | None = None  # only where something changes
+    pacing: EpisodePacing | None = None
 
     def add_step(self, timed: "_Timed") -> None:
         self.n_steps += 1
         self.lm_forwards += timed.record.lm_forwards
         self.origins.update(timed.record.origins)
         self.speculation.add(timed.record)
+        if self.withdrawal is not None:
+            self.withdrawal.add(len(self.rewards), timed.record)  # a reward for every control step before this one
         self.latency_ms.append(round(timed.wall_ms, 4))
         self.cpu_s += timed.cpu_s
         for stage, ms in timed.record.stage_ms.items():
@@ -107,12 +115,16 @@ class _Tally:
         for series in self.stage_ms.values():
             series.extend([0.0] * (self.n_steps - len(series)))
 
-    def add_motion(self, signal: PhaseSignal, timed: "_Timed", *, is_timed: bool) -> None:
-        """The same step as an onlooker saw it; called outside the clock, after :meth:`add_step`."""
+    def add_world_step(self, step: WorldStep, signal: PhaseSignal, timed: "_Timed | None", *, is_timed: bool) -> None:
+        """A step of the world as an onlooker saw it begin, outside the clock; ``timed`` where the policy was asked."""
+        self.rewards.append(float(step.reward))
+        if timed is None:
+            add_waiting(self.timeline, signal, step.commanded)
+            return
         latency_ms = self.latency_ms[-1] if is_timed else None
         shadow_ms = self.shadow_ms[-1] if self.shadow_ms else None
         self.speculation.add_motion(signal.phase.value, timed.record, latency_ms, shadow_ms)
-        add_to(self.timeline, signal, timed.record, timed.action.values)
+        add_to(self.timeline, signal, timed.record, step.commanded)
 
     def timing(self) -> EpisodeTiming:
         return EpisodeTiming(self.latency_ms, self.stage_ms, round(self.cpu_s, 4), self.shadow_ms, self.warmup_ms)
@@ -150,28 +162,31 @@ def play(world: World, job: EpisodeJob) -> EpisodeRecord:
     """Play one episode to success or to the protocol's horizon."""
     began = time.perf_counter()
     env, agents = world.env(job.start.task_index), _agents(world, job)
-    observation, _ = env.reset(job.start)
+    observation, info = env.reset(job.start)
     for agent in agents:
         agent.reset()
     start_hash = observation_hash(observation)
     tally, film, onlooker = _Tally(), Film(job.config.videos > 0), Onlooker()
+    if "onset_step" in info:
+        tally.withdrawal = WithdrawalCounts(info["onset_step"])
     if job.config.timing:
         tally.warmup_ms = _warm_up(agents, observation)
     order = np.random.default_rng(job.start.jitter_seed)
-    success = finished = False
-    while not finished:
+    pace, step = pacer(env, job.config), None
+    while step is None or not step.is_over:
         interrupts.check()
         timed = _act(agents, observation, order, tally)
-        tally.add_motion(onlooker.read(observation.proprio), timed, is_timed=job.config.timing)
-        onlooker.acted(timed.action.values)
-        film.add(observation, timed.action.values, tally.n_steps - 1)
-        observation, reward, success, truncated, _ = env.step(timed.action.values)
-        tally.rewards.append(float(reward))
-        finished = success or truncated
-    film.add(observation, None, tally.n_steps)
-    keep = job.film if success else True
-    video = film.save(job.run_dir, job.method, job.start, success) if keep else None
-    return _record(job, env.instruction, success, tally, start_hash, time.perf_counter() - began, video)
+        answered: _Timed | None = timed  # until the first step of the world behind it
+        for step in pace.answer(timed.action.values, timed.record):
+            tally.add_world_step(step, onlooker.read(observation.proprio), answered, is_timed=job.config.timing)
+            onlooker.acted(step.commanded)
+            film.add(observation, step.commanded, len(tally.rewards) - 1)
+            observation, answered = step.observation, None
+    film.add(observation, None, len(tally.rewards))
+    keep = job.film if step.success else True
+    video = film.save(job.run_dir, job.method, job.start, step.success) if keep else None
+    tally.pacing = pace.pacing
+    return _record(job, env.instruction, step.success, tally, start_hash, time.perf_counter() - began, video)
 
 
 def _agents(world: World, job: EpisodeJob) -> list[Agent]:
@@ -219,7 +234,7 @@ def _record(
         instruction=instruction,
         attempt=job.attempt,
         success=bool(success),
-        n_steps=tally.n_steps,
+        n_steps=len(tally.rewards),
         sum_reward=float(sum(tally.rewards)),
         max_reward=float(max(tally.rewards)),
         wall_s=round(wall_s, 3),
@@ -234,6 +249,8 @@ def _record(
         deviation_deg=None if deviation is None else float(deviation[3:6].mean() * DEG_PER_UNIT),
         timing=tally.timing() if job.config.timing else None,
         timeline=None if video is None else tally.timeline,
+        withdrawal=None if tally.withdrawal is None else tally.withdrawal.as_dict(),
+        realtime=tally.pacing,
     )
 
 

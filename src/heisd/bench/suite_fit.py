@@ -13,6 +13,7 @@ from heisd.bench.ladder import LADDER
 from heisd.bench.observed import GOOD_BINS, ObservedEpisode, ObservedStep
 from heisd.bench.rollout import DEG_PER_UNIT, MM_PER_UNIT
 from heisd.bench.skip_fit import adaptive_similarity, fit_score, quality
+from heisd.bench.watch_fit import fit_watch, watch_evidence
 from heisd.errors import BadInput
 from heisd.kinematics import Distance, MotionRanges, bin_sizes, fit_ranges, fit_variability_high
 from heisd.presets.calibration import Calibration, SkipSetting
@@ -46,7 +47,8 @@ class Target:
 def fit_suite(suite: str, target: Target, episodes: Sequence[ObservedEpisode]) -> Calibration:
     """Everything that can be fitted without skipping; the settings it holds never skip.
 
-    Ranges and filter noise come from solved episodes, which is what demonstrations are; all episodes if none was.
+    Ranges, filter noise and the limits of the watch come from solved episodes, which is what demonstrations are; from
+    all episodes if none was.
     Raises BadInput when there is no episode to fit to.
     """
     usual = [episode for episode in episodes if episode.success] or list(episodes)
@@ -69,10 +71,12 @@ def fit_suite(suite: str, target: Target, episodes: Sequence[ObservedEpisode]) -
         kalman_measurement=noise.measurement,
         adaptive_similarity=similarity,
         skips=fit_settings(episodes, code),
+        watch=fit_watch(usual),
         evidence={
             "good": good_action(target.bin_sizes),
             "adaptive_similarity": tried,
             "variability_high": note,
+            "watch": watch_evidence(usual),
             "notes": notes,
         },
     )

@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from heisd.bench.realtime import pacing_block
 from heisd.bench.results import EpisodeRecord
 from heisd.bench.speculation import SpeculationCounts
 from heisd.bench.stats import Estimate, distribution, paired_difference, ratio_of_sums, wilson
-from heisd.config import EvalConfig
+from heisd.bench.withdrawal import withdrawal_block
+from heisd.config import EvalConfig, RealtimeConfig
 from heisd.types import TokenOrigin
 
 
@@ -35,7 +37,7 @@ def summarise(config: EvalConfig, records: Sequence[EpisodeRecord]) -> dict[str,
     baseline = by_method[config.methods[0]]
     return {
         **_lerobot_fields(baseline, config.suite),
-        "methods": {name: _method_block(mine, baseline) for name, mine in by_method.items()},
+        "methods": {name: _method_block(mine, baseline, config.realtime) for name, mine in by_method.items()},
         "invalid": {"n": len(unplayed(records)), "episodes": unplayed(records)},
     }
 
@@ -72,7 +74,9 @@ def _lerobot_totals(records: Sequence[EpisodeRecord]) -> dict[str, Any]:
     }
 
 
-def _method_block(records: Sequence[EpisodeRecord], baseline: Sequence[EpisodeRecord]) -> dict[str, Any]:
+def _method_block(
+    records: Sequence[EpisodeRecord], baseline: Sequence[EpisodeRecord], realtime: RealtimeConfig | None
+) -> dict[str, Any]:
     rate = wilson(sum(r.success for r in records), len(records))
     is_baseline = records is baseline
     return {
@@ -82,7 +86,9 @@ def _method_block(records: Sequence[EpisodeRecord], baseline: Sequence[EpisodeRe
         "mean_steps": _mean([r.n_steps for r in records]),
         "per_task": [_task_block(task, mine) for task, mine in _by_task(records).items()],
         **_latency_blocks(records),
+        "realtime": pacing_block(records, realtime),
         "speculation": _speculation(records),
+        "withdrawal": withdrawal_block([r.withdrawal for r in records if r.withdrawal is not None]),
         "speedup_vs_baseline": None if is_baseline else _speedup(records),
         "deviation": None if is_baseline else _deviation(records),
         "peak_rss_mb": max((r.peak_rss_mb for r in records), default=None),

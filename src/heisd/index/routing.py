@@ -1,8 +1,8 @@
 """Instruction -> task shard: the first level of the look-up (RT-Cache, HeiSD section 3.2).
 
 HeiSD's released code hashes the instruction into a collection name, so one changed word finds nothing. Here the same
-words (letter case and blanks aside) find their shard, and other wording finds the most similar one above a declared
-threshold, or none.
+words (letter case and blanks aside) find their shard, and other wording finds the one most similar in meaning
+(:mod:`heisd.index.wording`) above a declared threshold, or none.
 """
 
 import math
@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from heisd.errors import BadInput
+from heisd.index.wording import meaning
 
 TEXT_THRESHOLD = 0.6  # least similarity at which another wording is taken for the same task
+_OTHER_WORDS = math.nextafter(1.0, 0.0)  # most that another wording can be: the same words may say something else
 _COMMON_WEIGHT = 0.25  # of a word that every task has: it says little about which one is meant
 
 
@@ -21,15 +23,15 @@ class Route:
     """Which shard answers an instruction."""
 
     shard: int
-    text_similarity: float  # 1.0: the same words
+    text_similarity: float  # 1.0: the same sentence; another wording is always less
 
 
 class Router:
     """Finds the shard of an instruction.
 
-    Similarity is a weighted Jaccard index of the two sets of words: a word weighs 0.25 + log(n / df), with n shards of
-    which df contain it, so that "milk" counts and "the" hardly does. A word no shard has weighs as much as one that a
-    single shard has: "banana" is not "milk", however alike the rest of the sentence is.
+    Similarity is a weighted Jaccard index of the two sets of meaningful words: a word weighs 0.25 + log(n / df), with
+    n shards of which df contain it, so that "milk" counts and "basket" may hardly do. A word no shard has weighs as
+    much as one that a single shard has: "banana" is not "milk", however alike the rest of the sentence is.
     """
 
     def __init__(self, instructions: Sequence[str], threshold: float = TEXT_THRESHOLD) -> None:
@@ -39,7 +41,7 @@ class Router:
         self._exact = {normal_form(text): i for i, text in enumerate(instructions)}
         if len(self._exact) != len(instructions):
             raise BadInput("two shards have the same instruction; a task is its instruction")
-        self._words = [frozenset(text.split()) for text in self._exact]
+        self._words = [meaning(text) for text in self._exact]
         n = len(instructions)
         counts = Counter(word for words in self._words for word in words)
         self._weights = {word: _COMMON_WEIGHT + math.log(n / df) for word, df in counts.items()}
@@ -50,15 +52,16 @@ class Router:
         text = normal_form(instruction)
         if text in self._exact:
             return Route(self._exact[text], 1.0)
-        asked = frozenset(text.split())
+        asked = meaning(text)
         scores = [self._similarity(asked, words) for words in self._words]
         best = max(range(len(scores)), key=scores.__getitem__, default=None)
         if best is None or scores[best] < self.threshold:
             return None
-        return Route(best, scores[best])
+        return Route(best, min(scores[best], _OTHER_WORDS))
 
     def _similarity(self, asked: frozenset[str], known: frozenset[str]) -> float:
-        return self._weigh(asked & known) / self._weigh(asked | known)
+        either = self._weigh(asked | known)
+        return self._weigh(asked & known) / either if either else 0.0
 
     def _weigh(self, words: frozenset[str]) -> float:
         # Summed in a fixed order: the iteration order of sets of words changes between processes.

@@ -31,8 +31,10 @@ class Answer(Protocol):
         """What came of the route, for the router's memory; None where nothing was decided."""
         ...
 
-    def record(self, step: int, latency_ms: float, stage_ms: Mapping[str, float]) -> StepRecord:
-        """Telemetry of the finished step."""
+    def record(
+        self, step: int, latency_ms: float, stage_ms: Mapping[str, float], asked: Mapping[str, int]
+    ) -> StepRecord:
+        """Telemetry of the finished step; ``asked`` tells how often each proposer was."""
         ...
 
 

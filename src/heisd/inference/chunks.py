@@ -60,8 +60,10 @@ class ChunkAnswer:
         tokens = tuple(self.taken.tokens.tolist())
         return Outcome(self.route, (), (), tokens, n_forwards=self.round.n_prefills, round=self.round)
 
-    def record(self, step: int, latency_ms: float, stage_ms: Mapping[str, float]) -> StepRecord:
-        """Telemetry of the finished step."""
+    def record(
+        self, step: int, latency_ms: float, stage_ms: Mapping[str, float], asked: Mapping[str, int]
+    ) -> StepRecord:
+        """Telemetry of the finished step; ``asked`` tells how often each proposer was."""
         return StepRecord(
             step=step,
             latency_ms=latency_ms,
@@ -71,6 +73,7 @@ class ChunkAnswer:
             route=str(self.route.kind),
             reason=str(self.route.reason),
             score=self.route.score,
+            asked=dict(asked),
             round=self.round,
         )
 

@@ -1,7 +1,8 @@
 """Speculative greedy decoding: guesses are checked inside the prefill itself, what is missing is decoded behind them.
 
 An action that is accepted whole costs one forward of the language model. Behind the kept prefix decoding goes on with
-new guesses or, when nobody has any, token by token.
+new guesses or, when nobody has any, token by token. Where the rule is ``exact`` and rounding may have decided a token,
+the action is decoded again, plainly.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,41 +12,19 @@ from typing import Generic
 import numpy as np
 
 from heisd import verify
-from heisd.accept import Rule, unchecked
-from heisd.codec import ActionCodec
+from heisd.accept import Rule, exact, unchecked
 from heisd.partial_action import PartialAction
 from heisd.policies.protocol import CacheT, ContextT, TargetPolicy
 from heisd.propose.base import History, Proposer, check_draft
 from heisd.propose.panel import Panel
-from heisd.route.base import Outcome, Plan, Reason, Route, RouteKind
+from heisd.route.base import Plan, Reason, Route, RouteKind
 from heisd.telemetry import Clock
-from heisd.types import Action, Draft, Scores, StepRecord, TokenOrigin, TokenTree
+from heisd.types import Draft, Scores, TokenOrigin, TokenTree
 
 _ROOT = (0,)  # the path of a one-node tree
 _NOBODY: tuple[str, ...] | None = ()
 _UNFINISHED = Route(RouteKind.FULL, Reason.NO_GUESS)
-
-
-class TokenAnswer:
-    """The tokens of one control step."""
-
-    __slots__ = ("_codec", "_route", "parts")
-
-    def __init__(self, codec: ActionCodec, route: Route) -> None:
-        self._codec, self._route, self.parts = codec, route, PartialAction()
-
-    def action(self) -> Action:
-        """The tokens, decoded."""
-        ids = np.asarray(self.parts.tokens, dtype=np.int64)
-        return Action(self._codec.decode(ids), ids, tuple(self.parts.origins))
-
-    def outcome(self) -> Outcome:
-        """What came of the route."""
-        return self.parts.outcome(self._route)
-
-    def record(self, step: int, latency_ms: float, stage_ms: Mapping[str, float]) -> StepRecord:
-        """Telemetry of the finished step."""
-        return self.parts.record(step, self._route, latency_ms, stage_ms)
+_PLAINLY = Route(RouteKind.FULL, Reason.ALWAYS)
 
 
 class TokenInference(Generic[ContextT, CacheT]):
@@ -68,21 +47,21 @@ class TokenInference(Generic[ContextT, CacheT]):
     def reset(self) -> None:
         """Nothing outlives a control step."""
 
-    def in_hand(self) -> TokenAnswer | None:
+    def in_hand(self) -> PartialAction | None:
         """An action is one control step's; nothing is left of earlier ones."""
         return None
 
     def answer(
         self, context: ContextT, plan: Plan, route: Route, drafts: Sequence[Draft], history: History
-    ) -> TokenAnswer:
+    ) -> PartialAction:
         """Execute the route's tokens, or ask the language model."""
         if route.kind is RouteKind.SKIP and len(route.tokens) != self._codec.length:
             route = _UNFINISHED  # a proposer may guess less than an action; that cannot be executed
-        answer = TokenAnswer(self._codec, route)
+        answer = PartialAction(self._codec, route)
         if route.kind is RouteKind.SKIP:
-            answer.parts.skip(route.tokens)
+            answer.skip(route.tokens)
         else:
-            self._infer(context, plan, route, drafts, history, answer.parts)
+            self._infer(context, plan, route, drafts, history, answer)
         return answer
 
     def _infer(
@@ -92,7 +71,7 @@ class TokenInference(Generic[ContextT, CacheT]):
         route: Route,
         drafts: Sequence[Draft],
         history: History,
-        parts: PartialAction,
+        answer: PartialAction,
     ) -> None:
         """Ask the language model, with the guesses in its first forward and, where tokens are missing, later ones."""
         clock, asked, guesses = self._clock, _NOBODY, None
@@ -101,53 +80,65 @@ class TokenInference(Generic[ContextT, CacheT]):
             if plan.drafters:
                 with clock("propose"):
                     drafts = (*drafts, *self.panel.propose(context, history, plan.drafters))
-            guesses = self._merge(drafts, parts)
+            guesses = self._merge(drafts, answer)
         with clock("prefill"):
             cache, scores = self._target.prefill(context, guesses.tree if guesses else None)
-        self._accept(parts, route.rule, guesses, cache, scores)
-        while len(parts.tokens) < self._codec.length:
-            fills = parts.may_be_filled(route)
-            guesses = self._guess(context, (route.completed_by,) if fills else asked, history, parts)
+        in_doubt = self._accept(answer, route.rule, guesses, cache, scores)
+        while len(answer.tokens) < self._codec.length and not in_doubt:
+            fills = answer.may_be_filled(route)
+            guesses = self._guess(context, (route.completed_by,) if fills else asked, history, answer)
             with clock("decode"):
-                scores = self._target.extend(cache, guesses.tree if guesses else _single(parts.tokens[-1]))
-            self._accept(parts, unchecked if fills else route.rule, guesses, cache, scores)
+                scores = self._target.extend(cache, guesses.tree if guesses else _single(answer.tokens[-1]))
+            in_doubt = self._accept(answer, unchecked if fills else route.rule, guesses, cache, scores)
+        if in_doubt:
+            answer.redo()
+            self._infer(context, plan, _PLAINLY, (), history, answer)
 
     def _guess(
-        self, context: ContextT, asked: tuple[str, ...] | None, history: History, parts: PartialAction
+        self, context: ContextT, asked: tuple[str, ...] | None, history: History, answer: PartialAction
     ) -> verify.DraftTree | None:
         """Guesses at the tokens that are missing, as one tree; None when there are none."""
         # The token before the last has to be read anyway; its forward tells the last one, guessed or not.
-        if not self.panel or asked == _NOBODY or len(parts.tokens) == self._codec.length - 1:
+        if not self.panel or asked == _NOBODY or len(answer.tokens) == self._codec.length - 1:
             return None
         with self._clock("propose"):
-            drafts = self.panel.propose(context, history.with_settled(tuple(parts.tokens)), asked)
-        return self._merge(drafts, parts)
+            drafts = self.panel.propose(context, history.with_settled(tuple(answer.tokens)), asked)
+        return self._merge(drafts, answer)
 
-    def _merge(self, drafts: Sequence[Draft], parts: PartialAction) -> verify.DraftTree | None:
+    def _merge(self, drafts: Sequence[Draft], answer: PartialAction) -> verify.DraftTree | None:
         if not drafts:
             return None
         with self._clock("trie"):
-            position, length = len(parts.tokens), self._codec.length
-            known = parts.tokens[-1] if position else None
+            position, length = len(answer.tokens), self._codec.length
+            known = answer.tokens[-1] if position else None
             mixed = verify.recombine(drafts, position=position) if self._recombines else None
             drafts = drafts if mixed is None else (*drafts, mixed)
             return verify.merge(drafts, position=position, length=length, max_nodes=self._max_nodes, known=known)
 
     def _accept(
-        self, parts: PartialAction, rule: Rule | None, guesses: verify.DraftTree | None, cache: CacheT, scores: Scores
-    ) -> None:
-        """Commit to the cache and to the answer what a forward has settled."""
+        self, answer: PartialAction, rule: Rule | None, guesses: verify.DraftTree | None, cache: CacheT, scores: Scores
+    ) -> bool:
+        """Commit to the cache and to the answer what a forward has settled.
+
+        True when the rule is ``exact`` and plain decoding, whose forwards have other shapes, might have chosen another
+        token: rounding decided.
+        """
+        rule, reads_prompt = rule or self._rule, not answer.tokens
+        path: tuple[int, ...]
         with self._clock("accept"):
             if guesses is None:
-                if parts.tokens:
-                    cache.keep(_ROOT)
-                parts.add((cache.next_token,), (TokenOrigin.DECODED,), cache.margin)
-                return
-            verdict = (rule or self._rule)(guesses, scores, self._codec)
-            cache.keep(verdict.path)
-            parts.add(verdict.tokens, verdict.origins, cache.margin)
-            parts.verified(guesses, verdict)
-            self.panel.observe(verdict)
+                path = () if reads_prompt else _ROOT
+                cache.keep(path)
+                answer.add((cache.next_token,), (TokenOrigin.DECODED,), cache.margin)
+                has_speculated = bool(answer.verdicts)
+            else:
+                verdict = rule(guesses, scores, self._codec)
+                path, has_speculated = verdict.path, True
+                cache.keep(path)
+                answer.add(verdict.tokens, verdict.origins, cache.margin)
+                answer.verified(guesses, verdict)
+                self.panel.observe(verdict)
+            return rule is exact and has_speculated and verify.is_close(scores, path, reads_prompt=reads_prompt)
 
     def _checked(self, draft: object, history: History) -> Draft:
         return check_draft(draft, self._codec, len(history.settled))

@@ -29,14 +29,19 @@ def as_transformers(decoder: LlamaDecoder) -> Any:
 
 
 @torch.inference_mode()
-def generate(llama: Any, prefix: Tensor, n_tokens: int) -> list[int]:
-    """Greedy ``transformers.generate`` behind prefix embeddings (P, d)."""
-    mask = torch.ones(1, len(prefix), dtype=torch.long, device=prefix.device)
-    out = llama.generate(
-        inputs_embeds=prefix[None],
+def generate_rows(llama: Any, prefixes: Tensor, n_tokens: int) -> Tensor:
+    """Greedy ``transformers.generate`` behind (B, P, d) prefix embeddings, none of them padded: (B, n_tokens)."""
+    mask = torch.ones(prefixes.shape[:2], dtype=torch.long, device=prefixes.device)
+    tokens: Tensor = llama.generate(
+        inputs_embeds=prefixes,
         attention_mask=mask,
         max_new_tokens=n_tokens,
         min_new_tokens=n_tokens,
         do_sample=False,
     )
-    return [int(token) for token in out[0]]
+    return tokens
+
+
+def generate(llama: Any, prefix: Tensor, n_tokens: int) -> list[int]:
+    """The same behind one prefix (P, d)."""
+    return [int(token) for token in generate_rows(llama, prefix[None], n_tokens)[0]]

@@ -18,6 +18,9 @@ from heisd.policies.runtime import DecoderRuntime
 from heisd.policies.tokenizer import PromptTokenizer
 from heisd.types import FloatArray, Observation, Proprioception, Scores, TokenTree
 
+CLOSE_EPS = 32
+_NONE: frozenset[int] = frozenset()
+
 
 @dataclass(frozen=True, slots=True)
 class OpenVLAContext:
@@ -83,6 +86,9 @@ class OpenVLAPolicy:
         capacity = self._n_before_text() + model.config.max_text_tokens + model.config.action_length + max_tree_nodes
         self.runtime = DecoderRuntime(self.model.language_model, capacity, dtype)
         self._cache = self.runtime.new_cache()
+        # Of a logit: the lead below which rounding may decide. In float32 forwards of one row and of many were seen to
+        # differ by 13 times its precision; of other precisions nothing is promised (heisd.presets.EXACT_DTYPE).
+        self._closeness = CLOSE_EPS * torch.finfo(dtype).eps if dtype == torch.float32 else 0.0
         self._prefilled: _Prefilled | None = None
         self._keeps_states = self._keeps_prompt_states = False
         self._words = lru_cache(maxsize=256)(self._embed_prompt)
@@ -92,6 +98,12 @@ class OpenVLAPolicy:
     def device(self) -> torch.device:
         """Where it runs."""
         return self.runtime.device
+
+    @property
+    def n_patches(self) -> int:
+        """Picture positions of a prompt, directly behind BOS; 0 for a blind policy."""
+        cameras = self.config.cameras
+        return len(cameras) * self.model.vision_backbone.n_tokens if cameras else 0
 
     @property
     def text_start(self) -> int:
@@ -143,10 +155,10 @@ class OpenVLAPolicy:
             rows = self.runtime.rows(0, n_prefix)
         cache.first_state = 0 if self._keeps_prompt_states else n_prefix - 1
         states = self._states(cache.first_state, n_prefix + n_nodes)
-        tokens, margins = _greedy(self.runtime.forward(x, rows, cache.data, 1 + n_nodes, states))
+        tokens, margins, close = self._greedy(self.runtime.forward(x, rows, cache.data, 1 + n_nodes, states))
         self._note_prefill(context)
         cache.length, cache.next_token, cache.margin = n_prefix, tokens[0], margins[0]
-        return cache, self._pend(cache, tree, tokens[1:], margins[1:])
+        return cache, self._pend(cache, tree, tokens[1:], margins[1:], close)
 
     def extend(self, cache: KVCache, tree: TokenTree) -> Scores:
         """Score ``tree`` behind the committed positions; nothing is committed until ``cache.keep(path)``."""
@@ -161,8 +173,8 @@ class OpenVLAPolicy:
         else:
             x, rows = self._embed_tokens(tree), self.runtime.rows(cache.length, 0, *_tree_tensors(tree))
         states = self._states(cache.length, cache.length + n_nodes)
-        tokens, margins = _greedy(self.runtime.forward(x, rows, cache.data, n_nodes, states))
-        return self._pend(cache, tree, tokens, margins)
+        tokens, margins, close = self._greedy(self.runtime.forward(x, rows, cache.data, n_nodes, states))
+        return self._pend(cache, tree, tokens, margins, {row + 1 for row in close})
 
     def _states(self, first: int, end: int) -> Tensor | None:
         """Where the states of these positions go; None when nobody asked for any."""
@@ -176,10 +188,21 @@ class OpenVLAPolicy:
         if self._prefilled is not None:
             self._prefilled.cache = self._cache
 
-    def _pend(self, cache: KVCache, tree: TokenTree | None, tokens: list[int], margins: list[float]) -> Scores:
+    def _greedy(self, logits: Tensor) -> tuple[list[int], list[float], set[int]]:
+        """(N, V) -> every row's greedy token, its lead over the runner-up, and the rows whose lead is too small."""
+        best, which = logits.topk(2, dim=-1)
+        pairs = best.tolist()
+        close = {i for i, (first, second) in enumerate(pairs) if first - second < self._closeness * abs(first)}
+        return which[:, 0].tolist(), [first - second for first, second in pairs], close
+
+    def _pend(
+        self, cache: KVCache, tree: TokenTree | None, tokens: list[int], margins: list[float], close: set[int]
+    ) -> Scores:
+        """``close``: row 0 stands for the prompt's end, row ``i + 1`` for node ``i``."""
         cache.pending_parents = () if tree is None else tree.parents.tolist()
         cache.pending_next, cache.pending_margins = tokens, margins
-        return Scores(cache.next_token, np.asarray(tokens, dtype=np.int64), cache.margin)
+        nodes = frozenset(row - 1 for row in close if row) if close else _NONE
+        return Scores(cache.next_token, np.asarray(tokens, dtype=np.int64), cache.margin, 0 in close, nodes)
 
     def _embed_tokens(self, tree: TokenTree) -> Tensor:
         return self.runtime.embedding[torch.from_numpy(np.asarray(tree.tokens, dtype=np.int64)).to(self.runtime.device)]
@@ -200,16 +223,8 @@ class OpenVLAPolicy:
         return embedded[:1], embedded[1:]
 
     def _n_before_text(self) -> int:
-        cameras = self.config.cameras
-        n_patches = len(cameras) * self.model.vision_backbone.n_tokens if cameras else 0
-        return n_patches + (1 if self._has_proprio else 0)
+        return self.n_patches + (1 if self._has_proprio else 0)
 
 
 def _tree_tensors(tree: TokenTree) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(tree.depth), torch.from_numpy(tree.ancestor_mask())
-
-
-def _greedy(logits: Tensor) -> tuple[list[int], list[float]]:
-    """(N, V) -> the greedy token of every row and its lead over the runner-up."""
-    best, which = logits.topk(2, dim=-1)
-    return which[:, 0].tolist(), (best[:, 0] - best[:, 1]).tolist()

@@ -93,12 +93,6 @@ class Beside:
             self._calibration = Calibration.load(self._calibration_path, describe_weights(self.policy)["sha256"])
         return self._calibration
 
-    def costs(self) -> Costs | None:
-        """What the calibration says a forward and a guess cost here; None without a calibration or a table in it."""
-        if not self._calibration_path.is_file():
-            return None
-        return self.calibration().costs
-
     def bin_sizes(self) -> tuple[float, ...]:
         """(T,) action units per bin."""
         return tuple(bin_sizes(self.codec.q01, self.codec.q99).tolist())
@@ -108,14 +102,22 @@ class Assets(Beside):
     """Everything of one token policy on one suite. Engines built from the same object share weights and memory maps."""
 
     def __init__(
-        self, target: OpenVLAPolicy, policy: Path, suite: str, *, horizon: int = 300, calibration: Path | None = None
+        self,
+        target: OpenVLAPolicy,
+        policy: Path,
+        suite: str,
+        *,
+        horizon: int = 300,
+        calibration: Path | None = None,
+        costs: Costs | None = None,
     ) -> None:
         """``policy`` is the directory that ``target`` was loaded from; ``horizon`` the suite's, in control steps.
 
-        ``calibration`` is a file used in place of the policy's own.
+        ``calibration`` is a file used in place of the policy's own, ``costs`` a table in place of the calibration's.
         """
         super().__init__(target.codec, policy, suite, calibration)
         self.target, self.horizon = target, horizon
+        self._costs = costs
         self._weights: dict[str, Any] = {}
 
     def proposer(self, name: str, **options: Any) -> Proposer:
@@ -125,6 +127,14 @@ class Assets(Beside):
         if name in DRAFTERS:
             options = {"drafter": self._drafter(name), **options}
         return registry.create(name, self.codec, **options)
+
+    def costs(self) -> Costs | None:
+        """What a forward and a guess cost where this runs; None without a calibration or a table in it."""
+        if self._costs is not None:
+            return self._costs
+        if not self._calibration_path.is_file():
+            return None
+        return self.calibration().costs
 
     def _drafter(self, name: str) -> Any:
         if name not in self._weights:

@@ -13,6 +13,7 @@ from heisd.policies.config import Frozen
 from heisd.propose.kalman import KalmanNoise
 from heisd.route.calibrated import SkipScore
 from heisd.route.costs import Costs
+from heisd.watch import Watch
 
 FORMAT: Literal["heisd-calibration-1"] = "heisd-calibration-1"
 HINT = "; make one: heisd calibrate --suite SUITE"
@@ -45,6 +46,7 @@ class Calibration(Frozen):
     kalman_measurement: tuple[float, ...]
     adaptive_similarity: float  # HeiSD's minimum acceptable similarity, on this project's keys
     skips: dict[str, SkipSetting] = Field(default_factory=dict)  # preset -> its setting
+    watch: Watch = Field(default_factory=Watch)  # what withdraws skips; files of older versions have none: the defaults
     costs: Costs | None = None  # ``heisd bench --costs``; with it ``exact`` stops speculating where that loses time
     command: str = ""
     evidence: dict[str, Any] = Field(default_factory=dict)  # what "good" means, thresholds tried, notes

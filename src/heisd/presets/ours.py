@@ -52,6 +52,7 @@ def _skipping(assets: Assets, preset: str, sink: Sink | None) -> Engine[Any, Any
         later=skipper.later,
         n_skips=setting.n_skips,
         min_similarity=setting.floor,
+        watch=calibration.watch,
     )
     proposers = {name: assets.proposer(name, **SCOUTS[name].options) for name in skipper.scouts}
     return Engine(assets.target, proposers=proposers, router=router, sink=sink)

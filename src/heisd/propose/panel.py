@@ -42,6 +42,7 @@ class Panel(Generic[DraftT]):
     ) -> None:
         self._proposers, self._check, self._max_faults = dict(proposers), check, max_faults
         self.faults: Counter[str] = Counter()  # of this episode, by name
+        self.asked: Counter[str] = Counter()  # of this control step, by name
 
     def __len__(self) -> int:
         """How many proposers there are."""
@@ -60,6 +61,7 @@ class Panel(Generic[DraftT]):
         for name, proposer in self._heard():
             if names is not None and name not in names:
                 continue
+            self.asked[name] += 1
             with self._tolerating(name):
                 draft = proposer.propose(context, history)
                 if draft is not None:

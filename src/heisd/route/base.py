@@ -1,5 +1,6 @@
 """What a control step may do, and the interface of the rules that decide it. Every rule is pure.
 
+    memory = router.see(observation, memory)                 what the cameras say, if the rule looks at all
     plan  = router.plan(phase, memory)                       who is asked before and after the decision
     route = router.decide(context, phase, drafts, memory)    skip, speculate or full, and why
     memory = router.remember(memory, outcome)                what the next decisions need of this one
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from heisd.accept import Rule
 from heisd.policies.protocol import Context
 from heisd.propose.base import History
-from heisd.types import ChunkDraft, Draft, RoundRecord, Verdict
+from heisd.types import ChunkDraft, Draft, Observation, RoundRecord, Verdict
+from heisd.watch import NOTHING_SEEN, Alarm, Sight
 
 if TYPE_CHECKING:
     from heisd.kinematics import PhaseSignal
@@ -46,9 +48,15 @@ class Reason(StrEnum):
     SCENE = "scene changed"
     WORDING = "memory knows the task by other words"
     REJECTED = "rejected before"  # the last verification did not like the drafts
+    DARK = Alarm.DARK.value  # the right to skip is withdrawn for a while: see heisd.watch
+    FROZEN = Alarm.FROZEN.value
+    NOISY = Alarm.NOISY.value
+    JUMP = Alarm.JUMP.value
+    NOVEL = Alarm.NOVEL.value
     AUDIT = "audit"  # could have been skipped and is verified all the same
     COMPENSATION = "compensation"  # KERV: the filter completes what one verification leaves open
     COOLDOWN = "cooldown"  # KERV: plain speculation after a compensation
+    TOO_CLOSE = "too close to call"  # among many rows rounding might decide a token: decoded again, plainly
     IN_HAND = "action in hand"  # the only reason of the route CHUNK
     NO_PREFIX = "no prefix yet"  # no full round in this episode, so nothing to check a chunk against
     DUE = "full round due"  # so many rounds without one, or the last one asked for it
@@ -110,6 +118,7 @@ class Memory:
     is_rejected: bool = False  # the last verification refused the drafts' position or rotation
     last_tokens: tuple[int, ...] = ()  # (T,) of the action executed last
     ledger: Ledger = Ledger()
+    sight: Sight = NOTHING_SEEN  # of a rule that looks at the pictures
     rounds: RoundMemory = RoundMemory()
 
 
@@ -123,6 +132,8 @@ class Outcome:
     tokens: tuple[int, ...]  # (T,) of the executed action
     n_forwards: int = 0  # of the language model
     n_rows: tuple[int, ...] = ()  # guessed tokens that each verification added to its forward
+    n_later_checks: int = 0  # forwards behind a first one that checked guesses
+    is_redone: bool = False  # the guesses came to nothing: decoded again, plainly, with a prefill of its own
     round: RoundRecord | None = None  # of a chunk policy
 
 
@@ -131,6 +142,10 @@ class Router(Protocol):
 
     def begin(self) -> Memory:
         """The memory of an episode that has not begun."""
+        ...
+
+    def see(self, observation: Observation, memory: Memory) -> Memory:
+        """The memory of this step, once its pictures were looked at."""
         ...
 
     def read(self, history: History) -> PhaseSignal | None:
@@ -150,8 +165,18 @@ class Router(Protocol):
         ...
 
 
+class Sightless:
+    """Base of rules that never look at a picture."""
+
+    __slots__ = ()
+
+    def see(self, observation: Observation, memory: Memory) -> Memory:  # noqa: ARG002 (the protocol's)
+        """Nothing is seen."""
+        return memory
+
+
 @dataclass(frozen=True, slots=True)
-class Always:
+class Always(Sightless):
     """Ask everybody, check everything. The router of ``exact``; without proposers that is plain decoding."""
 
     def begin(self) -> Memory:
@@ -196,4 +221,5 @@ def refused(outcome: Outcome) -> bool:
     return bool(outcome.verdicts) and outcome.verdicts[0].n_accepted < MOTION_TOKENS
 
 
+WITHDRAWALS = frozenset(Reason(alarm.value) for alarm in Alarm)  # reasons for which no step may be skipped for a while
 MOTION_TOKENS = 6  # position and rotation; the gripper comes behind them

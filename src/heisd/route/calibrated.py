@@ -3,6 +3,10 @@
 The score is a logistic regression on what exists before the language model runs: how well memory knows the picture,
 how far the candidates are from one another and from the last action, how sure the drafter is, how the arm moves. It
 estimates the probability that the skipped action is within 15 bins of the target's own, with the same gripper.
+
+What was calibrated holds for scenes like those of the calibration. So skips are withdrawn, for a stated number of steps
+behind the last alarm, when a camera goes dark, freezes or turns noisy, when a picture jumps, and when memory knows
+nothing like it (:mod:`heisd.watch`).
 """
 
 import math
@@ -16,7 +20,8 @@ from heisd.policies.protocol import Context
 from heisd.propose.base import History
 from heisd.route.base import MOTION_TOKENS, Memory, Outcome, Plan, Reason, Route, RouteKind, counted
 from heisd.route.motion import read_motion
-from heisd.types import Draft
+from heisd.types import Draft, Observation
+from heisd.watch import DEFAULT, Alarm, Watch
 
 GRIPPER_MARGIN_STEPS = 3  # before and after a gripper event
 AUDITED_SHARE = 0.05  # of the eligible steps are verified all the same
@@ -67,6 +72,7 @@ class CalibratedSkip:
     gripper_margin_steps: int = GRIPPER_MARGIN_STEPS
     min_similarity: float = -math.inf  # of the nearest remembered key; below it the scene is not what memory knows
     audited_share: float = AUDITED_SHARE
+    watch: Watch = DEFAULT  # what withdraws skips, and for how long
 
     def __post_init__(self) -> None:
         if self.source not in self.scouts:
@@ -75,6 +81,10 @@ class CalibratedSkip:
     def begin(self) -> Memory:
         """Nothing skipped yet, nothing executed yet."""
         return Memory()
+
+    def see(self, observation: Observation, memory: Memory) -> Memory:
+        """Whether the cameras can be believed."""
+        return replace(memory, sight=self.watch.see(memory.sight, observation))
 
     def read(self, history: History) -> PhaseSignal | None:
         """Speed, F and gripper events."""
@@ -87,6 +97,8 @@ class CalibratedSkip:
     def decide(self, context: Context, phase: PhaseSignal | None, drafts: Sequence[Draft], memory: Memory) -> Route:  # noqa: ARG002
         """Skip if nothing speaks against it."""
         assert phase is not None, "read() makes a signal at every step"
+        if memory.sight.alarm is not None:
+            return self._check(Reason(memory.sight.alarm.value))
         source = next((draft for draft in drafts if draft.source == self.source), None)
         if source is None or not memory.last_tokens or len(source.chains[0]) != len(memory.last_tokens):
             return self._check(Reason.NO_GUESS)
@@ -98,8 +110,10 @@ class CalibratedSkip:
         return Route(RouteKind.SKIP, Reason.TOLERANT, tokens=source.chains[0], score=score)
 
     def remember(self, memory: Memory, outcome: Outcome) -> Memory:
-        """Count skips and keep the last action."""
-        return replace(counted(memory, outcome), last_tokens=outcome.tokens)
+        """Count skips and keep the last action; what memory did not know withdraws skips as an alarm does."""
+        is_novel = outcome.route.reason is Reason.NOVEL and memory.sight.alarm is None
+        sight = self.watch.alarmed(memory.sight, Alarm.NOVEL) if is_novel else memory.sight
+        return replace(counted(memory, outcome), last_tokens=outcome.tokens, sight=sight)
 
     def _check(self, reason: Reason, score: float = math.nan) -> Route:
         return Route(RouteKind.SPECULATE, reason, rule=self.rule, score=score)
@@ -109,6 +123,8 @@ class CalibratedSkip:
         features: Mapping[str, float], score: float,
     ) -> Reason | None:  # fmt: skip
         """The first thing that speaks against a skip; the audit comes last, so that it samples eligible steps."""
+        if self.watch.is_novel(features.get("similarity", math.nan)):
+            return Reason.NOVEL
         if is_gripper_near(source, drafts, phase, memory, self.gripper_margin_steps):
             return Reason.GRIPPER
         # Memory that is silent, or says NaN, does not know the scene.

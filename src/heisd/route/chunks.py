@@ -14,7 +14,7 @@ from heisd.errors import BadInput
 from heisd.kinematics import MotionRanges, PhaseSignal
 from heisd.policies.protocol import ChunkContext
 from heisd.propose.base import History
-from heisd.route.base import Memory, Outcome, Plan, Reason, RoundMemory, Route, RouteKind, counted
+from heisd.route.base import Memory, Outcome, Plan, Reason, RoundMemory, Route, RouteKind, Sightless, counted
 from heisd.route.motion import read_motion
 from heisd.types import ChunkDraft, StopReason
 
@@ -57,7 +57,7 @@ class Fallbacks:
 
 
 @dataclass(frozen=True, slots=True)
-class Rounds:
+class Rounds(Sightless):
     """Verify what ``sources`` draft, unless a fallback asks for a full round.
 
     With ``n_skips`` above 0 this is the composite 2:1 pattern of HeiSD's authors: on tolerant motion the best guess of

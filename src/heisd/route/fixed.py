@@ -7,12 +7,12 @@ from typing import Any
 from heisd.kinematics import PhaseSignal
 from heisd.policies.protocol import Context
 from heisd.propose.base import History
-from heisd.route.base import CHECK, Memory, Outcome, Plan, Reason, Route, RouteKind, counted
+from heisd.route.base import CHECK, Memory, Outcome, Plan, Reason, Route, RouteKind, Sightless, counted
 from heisd.types import Draft
 
 
 @dataclass(frozen=True, slots=True)
-class Full:
+class Full(Sightless):
     """Nobody guesses: the baseline of chunk policies."""
 
     def begin(self) -> Memory:
@@ -37,7 +37,7 @@ class Full:
 
 
 @dataclass(frozen=True, slots=True)
-class Fixed:
+class Fixed(Sightless):
     """Speculate at every step, with these proposers before and behind the first forward. No state, no readings."""
 
     drafters: tuple[str, ...] = ()  # checked inside the prefill
@@ -65,7 +65,7 @@ class Fixed:
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
+class Replay(Sightless):
     """Execute what memory says and ask the target only where memory is silent (RT-Cache's pure replay, N = 1)."""
 
     source: str = "retrieval"

@@ -9,7 +9,7 @@ from heisd.accept import Rule
 from heisd.kinematics import MotionRanges, PhaseSignal
 from heisd.policies.protocol import Context
 from heisd.propose.base import History
-from heisd.route.base import Memory, Outcome, Plan, Reason, Route, RouteKind, counted
+from heisd.route.base import Memory, Outcome, Plan, Reason, Route, RouteKind, Sightless, counted
 from heisd.route.motion import read_motion
 from heisd.types import Draft
 
@@ -45,7 +45,7 @@ class AdaptiveSkip:
 
 
 @dataclass(frozen=True, slots=True)
-class HeisdBoundary:
+class HeisdBoundary(Sightless):
     """F above theta: ``source`` proposes, skips alternate with checks. F below: the drafter. F unknown: plain decoding.
 
     With ``skip`` None the 2:1 pattern of the released code decides: two steps unverified, the third checked.

@@ -11,7 +11,7 @@ from heisd.errors import BadInput
 from heisd.kinematics import MotionRanges, PhaseSignal, variability_update
 from heisd.policies.protocol import Context
 from heisd.propose.base import History
-from heisd.route.base import Memory, Outcome, Plan, Reason, Route, RouteKind, counted
+from heisd.route.base import Memory, Outcome, Plan, Reason, Route, RouteKind, Sightless, counted
 from heisd.types import Draft, TokenOrigin
 
 COOLDOWN_STEPS = 4  # of plain speculation after a compensation (paper)
@@ -20,7 +20,7 @@ COMPLETES_FROM = 3  # tokens: the position must be settled before the filter may
 
 
 @dataclass(frozen=True, slots=True)
-class KervPaper:
+class KervPaper(Sightless):
     """Compensation whenever it is not cooling down, tolerance from kinematic variability (KERV, section 4)."""
 
     ranges: MotionRanges  # with ``variability_high``
@@ -69,7 +69,7 @@ class KervPaper:
 
 
 @dataclass(frozen=True, slots=True)
-class KervCode:
+class KervCode(Sightless):
     """The released code: the filter completes every fourth step, the tolerance falls with the step, 15 to 3 bins."""
 
     drafter: str = "eagle"

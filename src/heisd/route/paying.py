@@ -13,7 +13,7 @@ from heisd.policies.protocol import Context
 from heisd.propose.base import History
 from heisd.route.base import Ledger, Memory, Outcome, Plan, Reason, Route, RouteKind, Router
 from heisd.route.costs import Costs
-from heisd.types import Draft
+from heisd.types import Draft, Observation
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,10 @@ class Paying:
     def begin(self) -> Memory:
         """What the router begins with, and an empty ledger."""
         return replace(self.router.begin(), ledger=Ledger())
+
+    def see(self, observation: Observation, memory: Memory) -> Memory:
+        """What the router sees."""
+        return self.router.see(observation, memory)
 
     def read(self, history: History) -> PhaseSignal | None:
         """The router's reading."""
@@ -94,12 +98,12 @@ def gain_ms(costs: Costs, outcome: Outcome) -> float:
     """Milliseconds that a step saved against plain decoding by the table; negative when its guesses cost more.
 
     Saved are the forwards that did not run. Paid are every guessed row, each later forward of several rows with the
-    asking before it, and what is asked before the first forward.
+    asking before it, what is asked before the first forward, and the second prefill of a step that was decoded again.
     """
-    n_later = sum(1 for position in outcome.positions if position > 0)
     return (
         (len(outcome.tokens) - outcome.n_forwards) * costs.decode_ms
+        - outcome.is_redone * (costs.prefill_ms - costs.decode_ms)
         - sum(outcome.n_rows) * costs.row_ms
-        - n_later * (costs.tree_ms + costs.redraft_ms)
+        - outcome.n_later_checks * (costs.tree_ms + costs.redraft_ms)
         - (costs.lookup_ms + costs.drafter_ms)
     )

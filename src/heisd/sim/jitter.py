@@ -34,6 +34,16 @@ class TargetJitter:
             group.append(below)
         return tuple(group)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The targets."""
+        return tuple(self._groups)
+
+    def push(self, target: str, offset_m: FloatArray) -> bool:
+        """Move one target, and what carries it, by (2,) metres unless that pushes it into something else."""
+        group = self._groups[target]
+        return self._fits(group, offset_m, self._penetration_m(group) + _EXTRA_PENETRATION_M)
+
     def apply(self, half_width_m: float, rng: np.random.Generator) -> dict[str, FloatArray]:
         """Move every target by an offset in ``[-half_width_m, half_width_m]^2``; returns target -> (2,) offset [m]."""
         if half_width_m <= 0:
@@ -41,18 +51,24 @@ class TargetJitter:
         return {target: self._move(group, half_width_m, rng) for target, group in self._groups.items()}
 
     def _move(self, group: tuple[str, ...], half_width_m: float, rng: np.random.Generator) -> FloatArray:
-        data = self._env.sim.data
-        addresses = np.array([self._xy_address(name) for name in group])
-        before = data.qpos[addresses].copy()
         allowed_m = self._penetration_m(group) + _EXTRA_PENETRATION_M
         for attempt in range(_TRIES_PER_RANGE * _N_RANGES):
             width_m = half_width_m / 2 ** (attempt // _TRIES_PER_RANGE)
             offset = rng.uniform(-width_m, width_m, size=2)
-            data.qpos[addresses] = before + offset
-            if self._penetration_m(group) <= allowed_m:
+            if self._fits(group, offset, allowed_m):
                 return offset
-        data.qpos[addresses] = before
         return np.zeros(2)
+
+    def _fits(self, group: tuple[str, ...], offset_m: FloatArray, allowed_m: float) -> bool:
+        """Move a group; back again, and False, if it then overlaps with anything else by more than is allowed."""
+        data = self._env.sim.data
+        addresses = np.array([self._xy_address(name) for name in group])
+        before = data.qpos[addresses].copy()
+        data.qpos[addresses] = before + offset_m
+        if self._penetration_m(group) <= allowed_m:
+            return True
+        data.qpos[addresses] = before
+        return False
 
     def _xy_address(self, name: str) -> IntArray:
         start, _ = self._env.sim.model.get_joint_qpos_addr(self._env.objects_dict[name].joints[-1])

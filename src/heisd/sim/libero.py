@@ -61,6 +61,7 @@ class LiberoEnv:
         self._images: Mapping[str, ImageArray] = {}
         self._proprio = self._sensors.read()
         self._step = 0
+        self._command = SETTLE_ACTION  # the last one
         robosuite_env.observe_with(self._env, self._sample)
         self._free = weakref.finalize(self, _free, self._renderer, self._env)
         # At interpreter exit it must run before mujoco ends OpenGL: the last to register is the first to run.
@@ -97,7 +98,7 @@ class LiberoEnv:
         for remaining in reversed(range(self.protocol.settle_steps)):
             self._draws = remaining == 0
             self._advance(SETTLE_ACTION)
-        self._draws, self._step = True, 0
+        self._draws, self._step, self._command = True, 0, SETTLE_ACTION
         return self._observation(), {"start": start.key, "target_offsets_m": offsets}
 
     def step(self, action: FloatArray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -109,9 +110,16 @@ class LiberoEnv:
         values = np.asarray(action, dtype=np.float64)
         if values.shape != (7,) or not np.isfinite(values).all():
             raise BadInput(f"an action is 7 finite numbers [dx dy dz drx dry drz gripper]; got {action!r}")
-        success = self._advance(values)
-        self._step += 1
-        return self._observation(), float(success), success, self._step >= self.horizon, {"success": success}
+        self._command = values
+        return self._outcome(self._advance(values))
+
+    def wait(self) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """One control step of 50 ms without a new command, as when a policy is late; returns what :meth:`step` does.
+
+        The arm's controller goes on to the goal it was given last and stays there; the fingers go on as commanded.
+        """
+        with robosuite_env.kept_goal(self._env):
+            return self._outcome(self._advance(self._command))
 
     def close(self) -> None:
         """Free the renderer and the simulation; the environment cannot be used afterwards."""
@@ -156,6 +164,10 @@ class LiberoEnv:
         self._proprio = self._sensors.read()
         if self._draws and self._renderer is not None:
             self._images = self._renderer.render()
+
+    def _outcome(self, success: bool) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        self._step += 1
+        return self._observation(), float(success), success, self._step >= self.horizon, {"success": success}
 
     def _observation(self) -> Observation:
         return Observation(self._images, self._proprio, self.instruction, self._step * CONTROL_STEP_S)

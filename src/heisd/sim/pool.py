@@ -8,23 +8,19 @@ SIGTERM ends a run as Ctrl-C does, and after a SIGKILL the workers notice by the
 
 import contextlib
 import itertools
-import logging
 import multiprocessing
 import os
 import signal
 import threading
-import traceback
-from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
 from heisd import interrupts
-from heisd.errors import BadInput, HeisdError, WorkerFailed
-
-log = logging.getLogger(__name__)
+from heisd.errors import BadInput
+from heisd.sim.work import NO_GROUP, Entry, GroupedQueue, Reply, answer
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -54,11 +50,11 @@ def run_pool(
     if n_workers < 1:
         raise BadInput(f"{n_workers} workers asked for; at least 1 is needed")
     job = _Job(task_fn, initializer, initargs)
-    queue = _GroupedQueue(items, group_key or (lambda _: None))
+    queue = GroupedQueue(items, group_key or (lambda _: None))
     return _run(job, queue, min(n_workers, max(1, len(items))), max_retries)
 
 
-def _run(job: "_Job", queue: "_GroupedQueue[Item]", n_workers: int, max_retries: int) -> Iterator[tuple[Item, Any]]:
+def _run(job: "_Job", queue: "GroupedQueue[Item]", n_workers: int, max_retries: int) -> Iterator[tuple[Item, Any]]:
     with interrupts.handled(signal.SIGTERM, _interrupt, default=signal.SIG_DFL), _stopped_at_the_end() as workers:
         for _ in range(n_workers):
             workers.append(_Worker(job))
@@ -70,8 +66,7 @@ def _run(job: "_Job", queue: "_GroupedQueue[Item]", n_workers: int, max_retries:
                 try:
                     reply = worker.receive()
                 except EOFError:
-                    entry.n_deaths += 1
-                    _check_deaths(entry, worker, max_retries)
+                    entry.died(f"exit code {worker.exit_code()}", max_retries)
                     workers[workers.index(worker)] = worker = worker.replaced(job)
                     worker.give(entry)
                     continue
@@ -101,43 +96,6 @@ def _ready(workers: "list[_Worker[Item]]") -> "list[_Worker[Item]]":
     return [worker for worker in workers if worker.connection in answered]
 
 
-def _check_deaths(entry: "_Entry[Item]", worker: "_Worker[Item]", max_retries: int) -> None:
-    code = worker.exit_code()
-    if entry.n_deaths > max_retries:
-        raise WorkerFailed(f"the worker process died {entry.n_deaths} times (exit code {code}) on {entry.item!r}")
-    log.warning("a worker died (exit code %s) on %r; doing it again", code, entry.item)
-
-
-@dataclass(slots=True)
-class _Entry(Generic[Item]):
-    item: Item
-    group: Hashable
-    n_deaths: int = 0
-
-
-class _GroupedQueue(Generic[Item]):
-    """Items by group; a worker that asks again gets its own group first, then the group with most left."""
-
-    def __init__(self, items: Sequence[Item], key: Callable[[Item], Hashable]) -> None:
-        self._groups: dict[Hashable, deque[_Entry[Item]]] = {}
-        for item in items:
-            self._groups.setdefault(key(item), deque()).append(_Entry(item, key(item)))
-        self._n_holders: dict[Hashable, int] = dict.fromkeys(self._groups, 0)
-
-    def take(self, current: Hashable) -> _Entry[Item] | None:
-        if self._groups.get(current):
-            return self._groups[current].popleft()
-        if current in self._n_holders:
-            self._n_holders[current] -= 1
-        waiting = [group for group, entries in self._groups.items() if entries]
-        if not waiting:
-            return None
-        # Fewest workers first: a second worker joins a group only when no group is without one.
-        chosen = min(waiting, key=lambda group: (self._n_holders[group], -len(self._groups[group])))
-        self._n_holders[chosen] += 1
-        return self._groups[chosen].popleft()
-
-
 @dataclass(frozen=True, slots=True)
 class _Job:
     task_fn: Callable[[Any], Any]
@@ -145,24 +103,6 @@ class _Job:
     initargs: tuple[Any, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    """What a worker sends back: a result, or the description of what was raised."""
-
-    value: Any = None
-    error: str = ""
-    is_ours: bool = False  # the error was a HeisdError, whose message is meant for the user
-    trace: str = field(default="", repr=False)
-
-    def unwrap(self, item: object) -> Any:
-        if not self.error:
-            return self.value
-        failure = HeisdError(self.error) if self.is_ours else WorkerFailed(f"{item!r} failed: {self.error}")
-        failure.add_note(self.trace)
-        raise failure
-
-
-_NO_GROUP = object()
 _worker_numbers = itertools.count()
 
 
@@ -176,28 +116,28 @@ class _Worker(Generic[Item]):
         self._process: BaseProcess = context.Process(target=_serve, args=(theirs, job), name=name, daemon=True)
         self._process.start()
         theirs.close()  # so that the child's death reads as end of file
-        self.entry: _Entry[Item] | None = None
-        self._group: Hashable = _NO_GROUP
+        self.entry: Entry[Item] | None = None
+        self._group: Hashable = NO_GROUP
 
-    def take_from(self, queue: _GroupedQueue[Item]) -> None:
+    def take_from(self, queue: GroupedQueue[Item]) -> None:
         entry = queue.take(self._group)
         if entry is None:
             self.entry = None
         else:
             self.give(entry)
 
-    def give(self, entry: _Entry[Item]) -> None:
+    def give(self, entry: Entry[Item]) -> None:
         self.entry, self._group = entry, entry.group
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died: noticed when we wait for it
             self.connection.send(entry.item)
 
-    def receive(self) -> _Reply:
+    def receive(self) -> Reply:
         """The reply to the current item; EOFError when the process died."""
         try:
             reply = self.connection.recv()
         except ConnectionResetError as error:
             raise EOFError from error
-        assert isinstance(reply, _Reply)
+        assert isinstance(reply, Reply)
         return reply
 
     def exit_code(self) -> int | None:
@@ -227,10 +167,10 @@ def _serve(connection: Connection, job: _Job) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             item = connection.recv()
-            reply = _Reply() if set_up is None else _answer(set_up, *job.initargs)
+            reply = Reply() if set_up is None else answer(set_up, *job.initargs)
             if not reply.error:
                 set_up = None
-                reply = _answer(job.task_fn, item)
+                reply = answer(job.task_fn, item)
             connection.send(reply)
     _leave()
 
@@ -247,12 +187,3 @@ def _end_with_parent() -> None:
 def _leave() -> None:
     """End the process as :meth:`_Worker.stop` would: a driver can hang in the interpreter's own, tidy end."""
     os._exit(0)
-
-
-def _answer(function: Callable[..., Any], *arguments: Any) -> _Reply:
-    try:
-        return _Reply(value=function(*arguments))
-    except HeisdError as error:
-        return _Reply(error=str(error) or type(error).__name__, is_ours=True, trace=traceback.format_exc())
-    except Exception as error:  # noqa: BLE001 - a process edge: reported to the parent, which raises
-        return _Reply(error=f"{type(error).__name__}: {error}", trace=traceback.format_exc())

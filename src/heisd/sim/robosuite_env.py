@@ -161,6 +161,21 @@ def fused_substeps(env: Any) -> Iterator[None]:
         del sim.forward, sim.step
 
 
+@contextlib.contextmanager
+def kept_goal(env: Any) -> Iterator[None]:
+    """Let ``env.step`` leave the arm's controller the goal it has; of the action only the gripper's part counts.
+
+    robosuite's OSC takes a new goal, relative to where the hand is then, with the first substep of every step, and
+    servoes towards it in all of them. Without a new one it goes on to the old one.
+    """
+    controller = env.robots[0].controller
+    controller.set_goal = lambda _: None
+    try:
+        yield
+    finally:
+        del controller.set_goal
+
+
 def observe_with(env: Any, callback: Callable[[], None]) -> None:
     """Replace all of robosuite's observables by one that calls ``callback`` when robosuite samples its sensors.
 

@@ -139,3 +139,17 @@ def require_train(start: EpisodeStart) -> None:
     """Raise LeakError unless this start belongs to the train split."""
     if start.split is not Split.TRAIN:
         raise LeakError(f"{start.key} belongs to the {start.split} split and may not enter training data")
+
+
+def parse_start(key: str) -> EpisodeStart:
+    """Inverse of ``EpisodeStart.key``; BadInput for text that isn't one."""
+    try:
+        suite, task, where, condition = key.split("/")
+        is_shipped = where.startswith("init")
+        number = int(where.removeprefix("init" if is_shipped else "seed"))
+        return EpisodeStart(suite, int(task.removeprefix("task")), number if is_shipped else None,
+                            None if is_shipped else number, parse_condition(condition))  # fmt: skip
+    except ValueError:
+        raise BadInput(
+            f"{key!r} is not the key of an episode start, such as libero_goal/task03/init07/shipped"
+        ) from None

@@ -31,6 +31,7 @@ from heisd.train.drafter_config import EagleRecipe, ParallelRecipe
 from heisd.train.drafter_data import DrafterBatch, DrafterSamples
 from heisd.train.drafter_replay import replay
 from heisd.train.loop import Loop, Progress, fit
+from heisd.train.relabel import label
 from heisd.train.rollouts import SUITES, record
 
 log = logging.getLogger(__name__)
@@ -192,12 +193,14 @@ def run(
     *,
     episodes: int,
     suites: Sequence[str] = SUITES,
+    data: Sequence[Path] = (),
     workers: int = 2,
     command: str = "",
     resume: bool = False,
 ) -> dict[str, Any]:
     """Record what is missing, train (or continue) and write the bundle ``out/drafter``; returns what it scores.
 
+    ``data`` are demonstrations whose frames the policy labels too; their files go to ``rollouts/labelled``.
     Raises BadInput when ``out`` holds another run or ``rollouts`` another policy's, UnknownName or BadArtifact for bad
     weights, LeakError for starts outside the train split.
     """
@@ -206,15 +209,16 @@ def run(
     paths = record(weights, rollouts, episodes, suites=suites, workers=workers)
     torch.set_num_threads(recipe.threads)
     policy = load_policy(directory)
-    samples = DrafterSamples.load(paths, policy)
+    labelled = label(data, weights, suites[0] if suites else "", rollouts / "labelled") if data else []
+    samples = DrafterSamples.load(paths, policy, labelled)
     trainer = build_trainer(recipe, samples, policy, out)
     if file.exists():
         trainer.resume(file)
         log.info("continuing at step %d of %d", trainer.step, recipe.steps)
     fit(trainer, Progress(recipe))
     scores = measure(trainer, policy)
-    data = {"fingerprint": samples.fingerprint, "n_episodes": len(paths), "n_steps": len(samples.bins)}
-    data |= {"suites": list(suites), "recipe": recipe.model_dump(mode="json")}
+    learned = {"fingerprint": samples.fingerprint, "n_episodes": len(paths), "n_labelled_episodes": len(labelled)}
+    learned |= {"n_steps": len(samples.bins), "suites": list(suites), "recipe": recipe.model_dump(mode="json")}
     with trainer.averaged_weights():
         save_drafter(
             out / "drafter",
@@ -222,7 +226,7 @@ def run(
             policy=describe_weights(directory),
             command=command,
             seed=recipe.seed,
-            data=data,
+            data=learned,
             scores=scores,
         )
     return {"drafter": str(out / "drafter"), "scores": scores}

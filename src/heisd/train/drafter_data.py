@@ -56,7 +56,7 @@ class DrafterSamples:
             self.prefix[begin : begin + len(rollout), : rollout.prefix.shape[1]] = rollout.prefix
             begin += len(rollout)
         bins = [bins_of(rollout, policy.codec) for rollout in rollouts]
-        past = [past_of(rows) for rows in bins]
+        past = [past_of(bins_of(rollout, policy.codec, executed=True)) for rollout in rollouts]
         self.bins, self.past_bins = torch.from_numpy(np.concatenate(bins)), torch.from_numpy(np.concatenate(past))
         self.features = torch.from_numpy(np.concatenate(list(map(_features, rollouts, past))))
         self.hidden = torch.cat([rollout.hidden for rollout in rollouts])
@@ -64,10 +64,13 @@ class DrafterSamples:
         self._train, self._holdout = np.flatnonzero(~measures), np.flatnonzero(measures)
 
     @classmethod
-    def load(cls, paths: Sequence[Path], policy: OpenVLAPolicy) -> "DrafterSamples":
-        """Read recorded episodes, in the order of their plan; BadArtifact and LeakError as :func:`rollouts.load`."""
-        rollouts = [load(path, policy.policy_hash) for path in paths]
-        return cls(rollouts, [is_held_out(number) for number in range(len(paths))], policy)
+    def load(cls, paths: Sequence[Path], policy: OpenVLAPolicy, labelled: Sequence[Path] = ()) -> "DrafterSamples":
+        """Read recorded episodes, in the order of their plan, and labelled ones, which only teach.
+
+        Raises BadArtifact and LeakError as :func:`rollouts.load`.
+        """
+        rollouts = [load(path, policy.policy_hash) for path in (*paths, *labelled)]
+        return cls(rollouts, [i < len(paths) and is_held_out(i) for i in range(len(rollouts))], policy)
 
     @property
     def fingerprint(self) -> str:
@@ -104,9 +107,10 @@ class DrafterSamples:
         )
 
 
-def bins_of(rollout: Rollout, codec: ActionCodec) -> IntArray:
-    """(T, 7) bins 0-255 of an episode's tokens; BadArtifact for a token that is no action."""
-    bins = codec.vocab_size - 1 - rollout.tokens.numpy().astype(np.int64)
+def bins_of(rollout: Rollout, codec: ActionCodec, *, executed: bool = False) -> IntArray:
+    """(T, 7) bins 0-255 of an episode's greedy (or executed) tokens; BadArtifact for a token that is no action."""
+    tokens = rollout.executed if executed and rollout.executed is not None else rollout.tokens
+    bins = codec.vocab_size - 1 - tokens.numpy().astype(np.int64)
     if bins.shape[1:] != (codec.length,) or ((bins < 0) | (bins >= N_BINS)).any():
         raise BadArtifact(f"{rollout.start.key} holds tokens that are no actions of this policy; delete its file")
     return bins

@@ -6,7 +6,8 @@ another policy are never mixed in. Per control step of T in an episode (P prompt
 
     prefix (T, P, d) float16    prompt embeddings, what the language model reads
     proprio (T, 25) float32     flat proprioception (policies/proprio.py)
-    tokens (T, 7) int32         greedy tokens, all of them executed: the last executed ones are those of the row before
+    tokens (T, 7) int32         greedy tokens
+    executed (T, 7) int32       tokens of what was executed, where that is something else (:mod:`heisd.train.relabel`)
     hidden (T, 7, d) float16    states behind the last norm from which each token was chosen
 
 The states of the prompt itself are not stored: they follow from ``prefix`` by one forward.
@@ -40,9 +41,8 @@ from heisd.policies.identity import describe_weights
 from heisd.policies.proprio import flatten
 from heisd.policies.target import OpenVLAContext, OpenVLAPolicy
 from heisd.sim.pool import run_pool
-from heisd.sim.splits import FRESH_SEEDS, SHIPPED_STATES, Condition, EpisodeStart, Split, require_train
+from heisd.sim.splits import FRESH_SEEDS, SHIPPED_STATES, Condition, EpisodeStart, Split, parse_start, require_train
 from heisd.sim.suites import suite_info
-from heisd.train.store import parse_start
 from heisd.types import FloatArray, IntArray, Observation, Scores, TokenTree
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ class Rollout:
     proprio: Tensor  # (T, 25) float32
     tokens: Tensor  # (T, 7) int32 vocabulary ids
     hidden: Tensor  # (T, 7, d) float16
+    executed: Tensor | None = None  # (T, 7) int32; None: ``tokens``
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -135,7 +136,7 @@ def record(
     starts = plan(n_episodes, suites)
     claim(out, policy)
     jobs = [RolloutJob(start, str(directory), policy["sha256"], out) for start in starts]
-    missing = [job for job in jobs if not is_recorded(job)]
+    missing = [job for job in jobs if not is_written(job.path, job.start, job.policy_sha256)]
     log.info("%s: %d of %d episodes are recorded", out, len(jobs) - len(missing), len(jobs))
     n_steps = 0
     with closing(_results(missing, workers, play or record_episode)) as results:
@@ -169,13 +170,13 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return values
 
 
-def is_recorded(job: RolloutJob) -> bool:
-    """Whether the episode's file is there, readable, and of this policy and start; what isn't is recorded again."""
+def is_written(path: Path, start: EpisodeStart, policy_sha256: str) -> bool:
+    """Whether an episode's file is there, readable, and of this policy and start; what isn't is made again."""
     try:
-        meta = _metadata(job.path)
+        meta = _metadata(path)
     except BadArtifact:
         return False
-    return meta.get("start") == job.start.key and meta.get("policy") == job.policy_sha256
+    return meta.get("start") == start.key and meta.get("policy") == policy_sha256
 
 
 def load(path: Path, policy_sha256: str) -> Rollout:
@@ -190,7 +191,8 @@ def load(path: Path, policy_sha256: str) -> Rollout:
     if missing := [name for name in names if name not in tensors]:
         raise BadArtifact(f"{path} lacks {', '.join(missing)}: it is no recorded episode; delete it")
     parts = {name: tensors[name] for name in names}
-    return Rollout(start, meta["instruction"], meta["is_solved"] == "True", **parts)
+    executed = tensors.get("executed")
+    return Rollout(start, meta["instruction"], meta["is_solved"] == "True", **parts, executed=executed)
 
 
 def record_episode(job: RolloutJob) -> int:

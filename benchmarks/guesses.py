@@ -1,0 +1,98 @@
+"""How often a whole guess that nobody has checked is as good as the target's answer: store, drafter, last action.
+
+    python benchmarks/guesses.py --observations obs.npz [--suite libero_object] [--steps 2000] [--out FILE]
+
+Plain decoding answers every recorded observation (`own_tokens.py --record` writes them, of validation episodes); each
+proposer says beside it what it would have done. Good is what calibration calls good (docs/calibration.md): every motion
+token at most 15 bins from the target's own, and the same gripper command. The first step of an episode is left out:
+there is no last action.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from heisd.bench.check_exact import is_first_of_episode
+from heisd.bench.observations import load_observations
+from heisd.bench.provenance import machine, versions
+from heisd.bench.weights import describe_weights, resolve_weights
+from heisd.codec import GRIPPER
+from heisd.engine import Engine
+from heisd.policies.bundle import load_policy
+from heisd.policies.manifest import sha256_of
+from heisd.presets.assets import Assets, place_of
+from heisd.propose.base import History
+from heisd.types import Draft
+
+TOLERANCE_BINS = 15
+SOURCES = {"retrieval": "store", "parallel": "parallel", "persistence": None}  # proposer -> what it needs
+
+
+def is_good(codec: Any, guess: tuple[int, ...], truth: tuple[int, ...]) -> bool:
+    """Calibration's definition."""
+    if len(guess) != len(truth):
+        return False
+    if max(abs(a - b) for a, b in zip(guess[:GRIPPER], truth[:GRIPPER], strict=True)) > TOLERANCE_BINS:
+        return False
+    ours, theirs = (codec.decode(np.asarray(tokens))[GRIPPER] for tokens in (guess, truth))
+    return bool(ours == theirs)
+
+
+def shares(assets: Assets, plain: Engine, observations: list[Any]) -> dict[str, Any]:
+    """Share of steps on which a source's best guess, and the best of all its guesses, is good."""
+    codec = assets.target.codec
+    proposers = {name: assets.proposer(name, **({"whole": True} if name == "parallel" else {})) for name in SOURCES}
+    counts = {name: {"first": 0, "any": 0} for name in SOURCES}
+    history, previous, n = History.empty(codec.length), None, 0
+    for seen in observations:
+        is_first = is_first_of_episode(previous, seen)
+        previous = seen
+        if is_first:
+            history = History.empty(codec.length)
+            for proposer in proposers.values():
+                proposer.reset()
+        action = plain.act(seen)
+        truth, history = tuple(action.tokens.tolist()), history.observed(seen.proprio)
+        context = assets.target.encode(seen)
+        for name, proposer in proposers.items():
+            draft = proposer.propose(context, history)
+            if not is_first and isinstance(draft, Draft):
+                good = [is_good(codec, chain, truth) for chain in draft.chains]
+                counts[name]["first"] += good[0]
+                counts[name]["any"] += any(good)
+        n += not is_first
+        history = history.acted(action)
+    return {"n_steps": n, "sources": {k: {w: c / n for w, c in v.items()} for k, v in counts.items()}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--observations", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--policy", default="default")
+    parser.add_argument("--suite", default="libero_object")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    weights = resolve_weights(options.policy, options.suite)
+    assets = Assets(load_policy(weights), weights, options.suite)
+    result = shares(assets, Engine(load_policy(weights)), load_observations(options.observations)[: options.steps])
+    needed = [what for what in SOURCES.values() if what is not None]
+    result |= {
+        "tolerance_bins": TOLERANCE_BINS,
+        "suite": options.suite,
+        "policy": describe_weights(weights),
+        "manifests": {what: sha256_of(place_of(weights, options.suite, what)) for what in needed},
+        "versions": versions(),
+        "machine": machine(),
+    }
+    text = json.dumps(result, indent=1)
+    print(text)
+    if options.out:
+        options.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

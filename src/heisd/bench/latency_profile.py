@@ -1,0 +1,261 @@
+"""Latency profiles: what the parts of a control step take for a named model on named hardware, each with its source.
+
+A profile is a JSON file. Those of this package lie in ``latency_profiles/``; one of this machine is made from
+``heisd bench --costs --json`` by ``heisd latency-profile``. It charges a control step for what the step did, as its
+record tells, and for nothing else: no clock is read, so a charged run repeats exactly on any machine.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from enum import StrEnum
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from heisd.bench.cost_model import OVERHEAD_STAGES, Usage, predict, proposers_of
+from heisd.errors import BadArtifact, BadInput, UnknownName
+from heisd.route.costs import Costs
+from heisd.types import StepRecord
+
+PLACE = "latency_profiles"  # of this package's own, beside this module
+LIST = "list"  # asked for in place of a name
+# Token policies: the fields of heisd.route.costs.Costs, without their unit. The others are needed by some methods.
+TOKEN_STAGES = ("vision", "prefill", "decode", "row", "overhead")
+ASKED_STAGES = {"retrieval": ("lookup",), "parallel": ("drafter", "redraft"), "eagle": ("eagle",)}
+OPTIONAL_TOKEN_STAGES = ("tree", *(stage for stages in ASKED_STAGES.values() for stage in stages))
+# Chunk policies: the clock's own names. A stage counts once in every step in which it ran.
+CHUNK_STAGES = ("encode", "prefill", "denoise", "draft", "verify")
+FREE_STAGES = frozenset({*OVERHEAD_STAGES, "propose"})
+
+
+class Family(StrEnum):
+    """What a policy does in a control step, and so which stages a profile of it has."""
+
+    TOKENS = "tokens"  # decodes the tokens of one action
+    CHUNKS = "chunks"  # denoises a chunk of actions
+
+
+class Kind(StrEnum):
+    """How a stage's latency is known."""
+
+    PUBLISHED = "published"  # stands in the source
+    DERIVED = "derived"  # worked out from published numbers, as its source says
+    ASSUMED = "assumed"  # nobody has published it
+    MEASURED = "measured"  # here, by heisd bench
+
+
+class Stage(BaseModel):
+    """What one part of a control step takes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ms: float = Field(ge=0, allow_inf_nan=False)
+    kind: Kind
+    source: str = Field(min_length=1)
+
+
+class Meter(Protocol):
+    """Charges control steps."""
+
+    def charge_ms(self, record: StepRecord) -> float:
+        """What the step would have taken, from the observation handed over to the action handed back."""
+        ...
+
+
+class LatencyProfile(BaseModel):
+    """Stage latencies of one model on one machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["heisd-latency-profile"]
+    version: Literal[1]
+    name: str = Field(min_length=1)
+    family: Family
+    model: str = Field(min_length=1)
+    hardware: str = Field(min_length=1)
+    note: str = ""
+    stages: dict[str, Stage]
+
+    @model_validator(mode="after")
+    def _has_its_stages(self) -> Self:
+        needed = TOKEN_STAGES if self.family is Family.TOKENS else CHUNK_STAGES
+        known = {*needed, *(OPTIONAL_TOKEN_STAGES if self.family is Family.TOKENS else ())}
+        if unknown := sorted(self.stages.keys() - known):
+            raise ValueError(f"unknown stage(s) {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        if missing := [stage for stage in needed if stage not in self.stages]:
+            raise ValueError(f"no latency for {', '.join(missing)}")
+        forwards = [self.stages[name].ms for name in ("prefill", "decode") if name in needed]
+        if not (all(forwards) or self.is_instant):
+            raise ValueError("prefill and decode take time, unless nothing does")
+        return self
+
+    @property
+    def is_instant(self) -> bool:
+        """Whether everything takes no time at all: the ordinary loop."""
+        return all(stage.ms == 0 for stage in self.stages.values())
+
+    @property
+    def plain_ms(self) -> float:
+        """An action without speculation: seven tokens decoded one by one, or a chunk denoised in full."""
+        if self.family is Family.CHUNKS:
+            return sum(self.stages[stage].ms for stage in ("encode", "prefill", "denoise"))
+        return 0.0 if self.is_instant else self.costs().plain_ms(n_tokens=7)
+
+    def costs(self) -> Costs:
+        """The stages of a token policy as the cost model's table; BadInput for an instant one."""
+        return Costs(**{f"{name}_ms": stage.ms for name, stage in self.stages.items()})
+
+    def meter(self) -> Meter:
+        """What charges control steps by this profile."""
+        if self.is_instant:
+            return InstantMeter()
+        return TokenMeter(self) if self.family is Family.TOKENS else ChunkMeter(self)
+
+    def require_priced(self, methods: Collection[str]) -> None:
+        """BadInput when a method asks a proposer whose latency the profile does not know."""
+        if self.family is not Family.TOKENS or self.is_instant:
+            return
+        for method in methods:
+            asked = [stage for proposer in proposers_of(method) for stage in ASKED_STAGES[proposer]]
+            if missing := [stage for stage in asked if stage not in self.stages]:
+                raise BadInput(
+                    f"latency profile {self.name!r} has no latency for {', '.join(missing)}, which method {method!r} "
+                    "takes time for; add it to the file, or choose another profile (--latency-profile list)"
+                )
+
+
+class InstantMeter:
+    """Charges nothing."""
+
+    def charge_ms(self, record: StepRecord) -> float:  # noqa: ARG002 (the protocol's)
+        """0."""
+        return 0.0
+
+
+class TokenMeter:
+    """Charges by the cost model, for the forwards, rows and proposers of that very step."""
+
+    def __init__(self, profile: LatencyProfile) -> None:
+        self._name, self._costs = profile.name, profile.costs()
+
+    def charge_ms(self, record: StepRecord) -> float:
+        """See :func:`heisd.bench.cost_model.predict`. Raises BadInput for a step that settled no token."""
+        if not record.origins:
+            raise BadInput(
+                f"latency profile {self._name!r} is of a policy that decodes tokens, and this one settles none; "
+                "choose a profile of the family chunks (--latency-profile list)"
+            )
+        return predict(self._costs.asking(record.asked), Usage.of_step(record)).total_ms
+
+
+class ChunkMeter:
+    """Charges every stage that ran in that step, once; a step that takes an action from a chunk in hand is free."""
+
+    def __init__(self, profile: LatencyProfile) -> None:
+        self._name, self._ms = profile.name, {name: stage.ms for name, stage in profile.stages.items()}
+
+    def charge_ms(self, record: StepRecord) -> float:
+        """Raises BadInput for a step of a token policy, or one with a stage that has no latency."""
+        if record.origins:
+            raise BadInput(
+                f"latency profile {self._name!r} is of a policy that denoises chunks, and this one decodes tokens; "
+                "choose a profile of the family tokens (--latency-profile list)"
+            )
+        if unknown := sorted(record.stage_ms.keys() - self._ms.keys() - FREE_STAGES):
+            raise BadInput(f"latency profile {self._name!r} has no latency for the stage(s) {', '.join(unknown)}")
+        return sum(self._ms[stage] for stage in record.stage_ms if stage in self._ms)
+
+
+def published_profiles() -> list[LatencyProfile]:
+    """Those of this package, by name."""
+    places = sorted(files("heisd.bench").joinpath(PLACE).iterdir(), key=lambda place: place.name)
+    return [_parse(place.read_bytes(), place.name) for place in places if place.name.endswith(".json")]
+
+
+@lru_cache(maxsize=8)
+def load_profile(name_or_file: str) -> LatencyProfile:
+    """A profile of this package by its name, or a file (anything with a suffix or a slash).
+
+    Raises UnknownName, or BadArtifact for a file that is missing or no latency profile.
+    """
+    path = Path(name_or_file)
+    if path.suffix or len(path.parts) > 1:
+        try:
+            return _parse(path.read_bytes(), str(path))
+        except OSError as error:
+            raise BadArtifact(f"{path} cannot be read ({error.strerror}); it should be a latency profile") from None
+    known = {profile.name: profile for profile in published_profiles()}
+    if name_or_file not in known:
+        raise UnknownName("latency profile", name_or_file, [*known, "or a file: FILE.json"])
+    return known[name_or_file]
+
+
+def profile_hash(profile: LatencyProfile) -> str:
+    """SHA-256 of the content, however the file is laid out."""
+    text = json.dumps(profile.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def measured_profile(result: dict[str, Any], name: str) -> LatencyProfile:
+    """A profile from the result object of ``heisd bench --costs``; BadArtifact for any other object.
+
+    Parts that were not measured because the policy lacks them (a store, a drafter) are left out.
+    """
+    try:
+        machine, policy = result["machine"], result["policy"]
+        source = (
+            f"heisd bench --costs: {result['steps']} steps of {result['suite']}, {result['dtype']}, "
+            f"{result['threads']} thread(s), commit {result['commit']}"
+        )
+        # What was not measured stands in the table as 0.
+        ms = {part.removesuffix("_ms"): value for part, value in result["costs"].items()}
+        stages = {part: value for part, value in ms.items() if value or part in TOKEN_STAGES or part == "tree"}
+        return LatencyProfile(
+            format="heisd-latency-profile", version=1, name=name, family=Family.TOKENS,
+            model=f"{policy['name']} (sha256 {policy['sha256'][:12]})",
+            hardware=f"{machine['processor']}, {machine['cores']} core(s)",
+            stages={part: Stage(ms=value, kind=Kind.MEASURED, source=source) for part, value in stages.items()},
+        )  # fmt: skip
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise BadArtifact(
+            f"not the result of heisd bench --costs --json ({type(error).__name__}: {_first_line(error)}); make one: "
+            "heisd bench --costs --json > costs.json"
+        ) from None
+
+
+def describe(profiles: Sequence[LatencyProfile]) -> list[str]:
+    """Lines for ``--latency-profile list``."""
+    lines = []
+    for profile in profiles:
+        stages = (f"{name} {stage.ms:g} ({stage.kind})" for name, stage in profile.stages.items())
+        lines += [
+            f"{profile.name}: {profile.model}; {profile.hardware}; plain {profile.plain_ms:.1f} ms",
+            *([f"  {profile.note}"] if profile.note else []),
+            f"  ms: {', '.join(stages)}",
+        ]
+    return [*lines, f"where each number is from: {files('heisd.bench').joinpath(PLACE)}/NAME.json"]
+
+
+def _parse(content: bytes, where: str) -> LatencyProfile:
+    try:
+        value = json.loads(content)
+        if isinstance(value, dict) and "costs" in value and "format" not in value:
+            raise BadArtifact(
+                f"{where} is a result of heisd bench --costs; make a profile of it: heisd latency-profile {where} "
+                "--out PROFILE.json"
+            )
+        return LatencyProfile.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise BadArtifact(f"{where} is no latency profile: {place}: {first['msg']}") from None
+    except ValueError as error:  # JSON, or text that is not UTF-8
+        raise BadArtifact(f"{where} is no latency profile: not readable JSON ({error})") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
