@@ -7,12 +7,15 @@ from fake_chunks import HORIZON, FakeChunkPolicy, Scripted, chunk, observations
 import tiny_flows as flows
 import tiny_policies as tiny
 from heisd.accept_chunk import EndpointTest
+from heisd.bench.latency_profile import load_profile
 from heisd.engine import ChunkEngine
 from heisd.errors import BadInput
+from heisd.kinematics.defaults import LIBERO
 from heisd.policies.config import SamplingConfig
 from heisd.policies.flow.naive import NaiveFlow
 from heisd.propose.base import ChunkProposer
 from heisd.route.base import Always, Memory, Reason, Route, RouteKind
+from heisd.route.chunks import Fallbacks, Rounds
 from heisd.telemetry import MemorySink
 
 SAMPLING = SamplingConfig(euler_steps=3, executed=4)
@@ -50,6 +53,20 @@ def test_a_chunk_is_executed_until_the_next_round() -> None:
     assert first.round is not None
     assert (first.round.n_actions, first.round.n_prefills, first.round.n_expert_passes) == (4, 1, 3)
     assert not first.round.is_rejected
+
+
+def test_a_latency_profile_prices_what_the_loop_says_of_its_rounds() -> None:
+    loop = ChunkEngine(
+        FakeChunkPolicy(gap=0.1), sampling=SAMPLING, proposers={"draft_head": Scripted(chunk(0.5))}, rule=RULE,
+        router=Rounds(("draft_head",), Fallbacks(period=2), LIBERO), sink=MemorySink(),
+    )  # fmt: skip
+    for seen in observations(12):
+        loop.act(seen)
+    meter, in_hand = load_profile("pi0-rtx4090d-torch").meter(), [0.0] * 3
+    charged = [meter.charge_ms(record) for record in loop.sink.records]
+    full_ms, flash_ms = 58.0, 18.2
+    assert charged == pytest.approx([full_ms, *in_hand, flash_ms, *in_hand, flash_ms, *in_hand])
+    assert [record.asked for record in loop.sink.records[::4]] == [{}, {"draft_head": 1}, {"draft_head": 1}]
 
 
 def test_an_accepted_draft_is_executed_behind_the_stale_prefix() -> None:

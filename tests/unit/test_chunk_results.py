@@ -1,6 +1,7 @@
 """Rounds in results: an evaluation of a chunk policy, its accounting per executed action, its page."""
 # ruff: noqa: ARG001, ARG002  (the signatures are the protocol's)
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ import pytest
 import toy_world
 
 from heisd.bench import rollout
+from heisd.bench.charts_timeline import timeline_svg
 from heisd.bench.evaluate import Setting, evaluate
 from heisd.bench.report import write_report
-from heisd.bench.results import RunDirectory
+from heisd.bench.results import EpisodeTimeline, RunDirectory
+from heisd.config import RealtimeConfig
 from heisd.types import Action, Observation, RoundRecord, StepRecord, TokenOrigin
 
 FULL = RoundRecord(4, n_prefills=1, n_expert_passes=5)
@@ -89,6 +92,29 @@ def test_steps_with_an_action_in_hand_are_not_called_skipped(result: dict[str, A
 def test_a_film_shows_where_each_action_came_from(result: dict[str, Any], tmp_path: Path) -> None:
     filmed = [r for r in RunDirectory(tmp_path / "run").records() if r.timeline and r.method == "flash"]
     assert "".join(filmed[0].timeline.route) == "FFFFVVVVFF"
+
+
+def test_in_real_time_a_round_is_charged_and_an_action_in_hand_is_not(tmp_path: Path) -> None:
+    pace = RealtimeConfig(latency_profile="pi0-rtx4090d-torch")
+    config = toy_world.config(methods=("full",), tasks=(0,), episodes=1, realtime=pace)
+    result = evaluate(config, tmp_path / "run", Setting(2, chunk_world, toy_world.SETTING_PROVENANCE))
+    round_ms = 11.3 + 20.0  # this agent's rounds say that they encode and denoise
+    (played,) = RunDirectory(tmp_path / "run").records()
+    assert played.realtime is not None
+    assert played.realtime.charged_ms[:9] == [round_ms, 0, 0, 0, round_ms, 0, 0, 0, round_ms]
+    block = result["methods"]["full"]["realtime"]
+    # The robot waits for the first answer alone: a later round's last step is still under way while it is denoised.
+    assert block["n_control_steps"] - block["n_new_actions"] == 1
+    assert "When the world does not wait" in write_report([tmp_path / "run"], tmp_path / "report.html").read_text()
+
+
+def test_a_long_accepted_draft_stays_within_its_row_of_the_timeline() -> None:
+    timeline = EpisodeTimeline(
+        route=["V"], reason=["always"], score=[None], speed_mm=[1.0], fused=[None], gripper=[-1.0], phase=["approach"],
+        n_accepted=[12],
+    )  # fmt: skip
+    (height,) = re.findall(r'class="bar"[^>]*height="([\d.]+)"', timeline_svg(timeline))
+    assert float(height) <= 34
 
 
 def test_the_page_has_the_rounds(result: dict[str, Any], tmp_path: Path) -> None:

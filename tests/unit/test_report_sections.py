@@ -167,7 +167,7 @@ def test_the_timeline_of_the_method_that_skips_is_shown_with_its_film(run, html)
     section = html[html.index("One episode, step by step") : html.index("<h2>Films</h2>")]
     assert section.count("<video") == 1
     assert f"step {chosen.n_steps - 1}: " in section
-    assert "skipped (tolerant motion); score 0.93; 0 guessed tokens kept; grasp" in section
+    assert "skipped (tolerant motion); score 0.93; 0 guesses kept; grasp" in section
 
 
 def test_a_timeline_without_any_reading_is_drawn():

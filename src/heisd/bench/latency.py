@@ -68,14 +68,14 @@ class Series:
 
 def measure(config: BenchConfig, observations: Path | None) -> dict[str, Any]:
     """Load the policy, get observations, time every method on them; the result object of ``heisd bench``."""
-    from heisd.bench.libero_world import LiberoWorld, require_dtype, sampling_in_use
+    from heisd.bench.libero_world import LiberoWorld, calibrated_suite, require_dtype, sampling_in_use
     from heisd.presets.assets import require as require_assets
 
     parse_methods(config.methods)
     require_dtype(config.dtype)
     directory, world_config = weights_for(config.weights, config.suite, config.methods), _world_config(config)
     policy, sampling = describe_weights(directory), sampling_in_use(world_config, directory)
-    require_assets(directory, config.suite, config.methods)
+    require_assets(directory, calibrated_suite(directory, config.suite), config.methods)
     recorded = load_observations(observations) if observations else None
     world = LiberoWorld(world_config, n_threads=config.threads or None)
     if recorded is None:

@@ -18,17 +18,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from heisd.bench.cost_model import OVERHEAD_STAGES, Usage, predict, proposers_of
 from heisd.errors import BadArtifact, BadInput, UnknownName
+from heisd.policies.manifest import FLOW_FORMAT, FORMAT, KINDS
+from heisd.presets import PRESETS
 from heisd.route.costs import Costs
 from heisd.types import StepRecord
 
 PLACE = "latency_profiles"  # of this package's own, beside this module
 LIST = "list"  # asked for in place of a name
 # Token policies: the fields of heisd.route.costs.Costs, without their unit. The others are needed by some methods.
-TOKEN_STAGES = ("vision", "prefill", "decode", "row", "overhead")
+TOKEN_STAGES, OTHER_TOKEN_STAGES = ("vision", "prefill", "decode", "row", "overhead"), ("tree",)
 ASKED_STAGES = {"retrieval": ("lookup",), "parallel": ("drafter", "redraft"), "eagle": ("eagle",)}
-OPTIONAL_TOKEN_STAGES = ("tree", *(stage for stages in ASKED_STAGES.values() for stage in stages))
-# Chunk policies: the clock's own names. A stage counts once in every step in which it ran.
-CHUNK_STAGES = ("encode", "prefill", "denoise", "draft", "verify")
+# Chunk policies: the clock's own names, each counted once in a step in which it ran; and what is asked for drafts.
+CHUNK_STAGES, OTHER_CHUNK_STAGES = ("encode", "prefill", "denoise"), ("verify",)
+ASKED_CHUNK_STAGES = {"retrieval": ("lookup",), "draft_head": ("draft",)}
 FREE_STAGES = frozenset({*OVERHEAD_STAGES, "propose"})
 
 
@@ -37,6 +39,9 @@ class Family(StrEnum):
 
     TOKENS = "tokens"  # decodes the tokens of one action
     CHUNKS = "chunks"  # denoises a chunk of actions
+
+
+_FORMATS = {Family.TOKENS: FORMAT, Family.CHUNKS: FLOW_FORMAT}  # of the bundles such policies lie in
 
 
 class Kind(StrEnum):
@@ -82,8 +87,10 @@ class LatencyProfile(BaseModel):
 
     @model_validator(mode="after")
     def _has_its_stages(self) -> Self:
-        needed = TOKEN_STAGES if self.family is Family.TOKENS else CHUNK_STAGES
-        known = {*needed, *(OPTIONAL_TOKEN_STAGES if self.family is Family.TOKENS else ())}
+        is_tokens = self.family is Family.TOKENS
+        needed, other = (TOKEN_STAGES, OTHER_TOKEN_STAGES) if is_tokens else (CHUNK_STAGES, OTHER_CHUNK_STAGES)
+        asked = (ASKED_STAGES if is_tokens else ASKED_CHUNK_STAGES).values()
+        known = {*needed, *other, *(stage for stages in asked for stage in stages)}
         if unknown := sorted(self.stages.keys() - known):
             raise ValueError(f"unknown stage(s) {', '.join(unknown)}; known: {', '.join(sorted(known))}")
         if missing := [stage for stage in needed if stage not in self.stages]:
@@ -116,11 +123,19 @@ class LatencyProfile(BaseModel):
         return TokenMeter(self) if self.family is Family.TOKENS else ChunkMeter(self)
 
     def require_priced(self, methods: Collection[str]) -> None:
-        """BadInput when a method asks a proposer whose latency the profile does not know."""
-        if self.family is not Family.TOKENS or self.is_instant:
+        """BadInput for a method of another family, or one that asks a proposer whose latency is not known."""
+        if self.is_instant:
             return
+        mine = _FORMATS[self.family]
         for method in methods:
-            asked = [stage for proposer in proposers_of(method) for stage in ASKED_STAGES[proposer]]
+            if method in PRESETS and (other := PRESETS[method].policy) != mine:
+                raise BadInput(
+                    f"latency profile {self.name!r} is of {KINDS[mine]}, and method {method!r} runs {KINDS[other]}; "
+                    "choose another (--latency-profile list)"
+                )
+        stages_of = ASKED_STAGES if self.family is Family.TOKENS else ASKED_CHUNK_STAGES
+        for method in methods:
+            asked = [stage for proposer in proposers_of(method) for stage in stages_of[proposer]]
             if missing := [stage for stage in asked if stage not in self.stages]:
                 raise BadInput(
                     f"latency profile {self.name!r} has no latency for {', '.join(missing)}, which method {method!r} "
@@ -140,34 +155,26 @@ class TokenMeter:
     """Charges by the cost model, for the forwards, rows and proposers of that very step."""
 
     def __init__(self, profile: LatencyProfile) -> None:
-        self._name, self._costs = profile.name, profile.costs()
+        self._costs = profile.costs()
 
     def charge_ms(self, record: StepRecord) -> float:
-        """See :func:`heisd.bench.cost_model.predict`. Raises BadInput for a step that settled no token."""
-        if not record.origins:
-            raise BadInput(
-                f"latency profile {self._name!r} is of a policy that decodes tokens, and this one settles none; "
-                "choose a profile of the family chunks (--latency-profile list)"
-            )
+        """See :func:`heisd.bench.cost_model.predict`."""
         return predict(self._costs.asking(record.asked), Usage.of_step(record)).total_ms
 
 
 class ChunkMeter:
-    """Charges every stage that ran in that step, once; a step that takes an action from a chunk in hand is free."""
+    """Charges every stage that ran in that step, and whom it asked; an action of a chunk in hand is free."""
 
     def __init__(self, profile: LatencyProfile) -> None:
         self._name, self._ms = profile.name, {name: stage.ms for name, stage in profile.stages.items()}
 
     def charge_ms(self, record: StepRecord) -> float:
-        """Raises BadInput for a step of a token policy, or one with a stage that has no latency."""
-        if record.origins:
-            raise BadInput(
-                f"latency profile {self._name!r} is of a policy that denoises chunks, and this one decodes tokens; "
-                "choose a profile of the family tokens (--latency-profile list)"
-            )
-        if unknown := sorted(record.stage_ms.keys() - self._ms.keys() - FREE_STAGES):
+        """Raises BadInput for a stage or a proposer that has no latency."""
+        asked = [stage for name in record.asked for stage in ASKED_CHUNK_STAGES.get(name, ())]
+        ran = [*(record.stage_ms.keys() - FREE_STAGES), *asked]
+        if unknown := sorted(set(ran) - self._ms.keys()):
             raise BadInput(f"latency profile {self._name!r} has no latency for the stage(s) {', '.join(unknown)}")
-        return sum(self._ms[stage] for stage in record.stage_ms if stage in self._ms)
+        return sum(self._ms[stage] for stage in ran)
 
 
 def published_profiles() -> list[LatencyProfile]:

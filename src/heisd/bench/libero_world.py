@@ -140,20 +140,20 @@ def load_assets(config: EvalConfig) -> Any:
     from heisd.presets.assets import Assets
 
     directory, calibration = weights_for(config.weights, config.suite, config.methods), _given_calibration(config)
+    suite = calibrated_suite(directory, config.suite)
     if policy_format(directory) == FLOW_FORMAT:
-        return _load_flow_assets(config, directory, calibration)
+        return _load_flow_assets(config, directory, suite, calibration)
     horizon = parse_protocol(config.protocol).horizon(config.suite)
     target = load_policy(directory, config.dtype)
-    suite = calibrated_suite(directory, config.suite)
     return Assets(target, directory, suite, horizon=horizon, calibration=calibration, costs=charged_costs(config))
 
 
-def _load_flow_assets(config: EvalConfig, directory: Path, calibration: Path | None) -> Any:
+def _load_flow_assets(config: EvalConfig, directory: Path, suite: str, calibration: Path | None) -> Any:
     from heisd.policies.flow.bundle import load_flow
     from heisd.presets.flow_assets import FlowAssets
 
     target = load_flow(directory, config.dtype)
-    return FlowAssets(target, directory, config.suite, sampling=_sampling(config, directory), calibration=calibration)
+    return FlowAssets(target, directory, suite, sampling=_sampling(config, directory), calibration=calibration)
 
 
 def _sampling(config: EvalConfig, directory: Path) -> SamplingConfig:
