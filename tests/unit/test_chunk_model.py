@@ -116,5 +116,14 @@ def test_other_results_are_refused() -> None:
             beside_measured(FLASH, block)
     with pytest.raises(BadArtifact, match="heisd bench --method full,METHOD"):
         ChunkCosts.of_bench({"stages": {"encode": {"mean": 1.0}}}, {})
-    stages = {name: {"mean": 1.0} for name in ("encode", "prefill", "denoise", "propose", "verify", "route", "accept")}
-    assert ChunkCosts.of_bench({"stages": stages}, {"stages": stages}).of(RoundKind.REJECTED) == 7.0
+
+
+def test_drafting_is_shared_out_over_the_rounds_that_draft() -> None:
+    names = ("encode", "prefill", "denoise", "propose", "verify", "route", "accept")
+    full = {"stages": {name: {"mean": 1.0, "n": 10} for name in names[:4] + names[5:6]}}
+    assert ChunkCosts.of_bench(full).of(RoundKind.FULL) == 4.0
+    # Of 10 rounds 5 were verified; the others asked nobody, in no time.
+    flash = {"stages": {name: {"mean": 1.0, "n": 5 if name in ("verify", "accept") else 10} for name in names}}
+    costs = ChunkCosts.of_bench(full, flash)
+    assert costs.draft_ms == 2.0
+    assert costs.of(RoundKind.REJECTED) == 3.0 + 2.0 + 1.0 + 2.0  # full, draft, verify, route and accept

@@ -11,6 +11,7 @@ import toy_world
 from heisd.bench import rollout
 from heisd.bench.charts_timeline import timeline_svg
 from heisd.bench.evaluate import Setting, evaluate
+from heisd.bench.merge import merge
 from heisd.bench.report import write_report
 from heisd.bench.results import EpisodeTimeline, RunDirectory
 from heisd.config import RealtimeConfig
@@ -106,6 +107,22 @@ def test_in_real_time_a_round_is_charged_and_an_action_in_hand_is_not(tmp_path: 
     # The robot waits for the first answer alone: a later round's last step is still under way while it is denoised.
     assert block["n_control_steps"] - block["n_new_actions"] == 1
     assert "When the world does not wait" in write_report([tmp_path / "run"], tmp_path / "report.html").read_text()
+
+
+def test_merged_shards_have_the_rounds_of_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def play(name: str, shard: str | None) -> dict[str, Any]:
+        config = toy_world.config(methods=("full", "flash"), shard=shard)
+        return evaluate(config, tmp_path / name, Setting(2, chunk_world, toy_world.SETTING_PROVENANCE))
+
+    whole = play("whole", None)
+    parts = [play(f"shard{i}", f"{i}/2") for i in (1, 2)]
+    merged = merge([tmp_path / "shard1", tmp_path / "shard2"], tmp_path / "merged")
+    for method in ("full", "flash"):
+        rounds = [result["methods"][method]["speculation"]["rounds"] for result in (merged, whole, *parts)]
+        assert rounds[0] == rounds[1]
+        assert rounds[0]["n"] == rounds[2]["n"] + rounds[3]["n"]
 
 
 def test_a_long_accepted_draft_stays_within_its_row_of_the_timeline() -> None:

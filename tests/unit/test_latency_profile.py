@@ -20,10 +20,10 @@ from heisd.bench.latency_profile import (
     LatencyProfile,
     TokenMeter,
     load_profile,
-    measured_profile,
     profile_hash,
     published_profiles,
 )
+from heisd.bench.measured_profile import measured_profile
 from heisd.engine import Engine
 from heisd.errors import BadArtifact, BadInput, UnknownName
 from heisd.policies.manifest import FLOW_FORMAT, FORMAT
@@ -237,6 +237,38 @@ def test_a_measured_profile_charges_what_the_costs_say() -> None:
     assert mine.meter().charge_ms(record("full", 7, 0)) == COSTS.plain_ms(7)
 
 
+def mean(ms: float, n: int = 10) -> dict[str, float]:
+    return {"mean": ms, "n": n}
+
+
+ROUNDS_RESULT = {
+    "methods": {
+        "full": {"stages": {"encode": mean(2.0), "prefill": mean(4.0), "denoise": mean(8.0), "route": mean(0.1)}},
+        "flash": {"stages": {"propose": mean(1.0), "verify": mean(3.0, 5), "route": mean(0.1), "accept": mean(0.2)}},
+        "flash_retrieval": {"stages": {"propose": mean(0.5)}},
+    },
+    "steps": 60, "dtype": "float32", "threads": 2, "sampling": {"euler_steps": 4, "executed": 8},
+    "policy": {"name": "flow", "sha256": "0" * 64}, "machine": {"processor": "A CPU", "cores": 2},
+}  # fmt: skip
+
+
+def test_a_measured_profile_of_a_chunk_policy() -> None:
+    mine = measured_profile(ROUNDS_RESULT, "laptop")
+    assert {name: stage.ms for name, stage in mine.stages.items()} == {
+        "encode": 2.0, "prefill": 4.0, "denoise": 8.0, "draft": 2.0, "verify": 3.0, "lookup": 0.5,
+    }  # fmt: skip
+    assert "4 Euler steps" in mine.stages["denoise"].source
+    mine.require_priced(["full", "flash", "flash_retrieval", "flow_hybrid"])
+    methods = {"full": ROUNDS_RESULT["methods"]["full"]}  # type: ignore[index]
+    alone = measured_profile({**ROUNDS_RESULT, "methods": methods}, "laptop")
+    assert alone.plain_ms == 14.0
+    with pytest.raises(BadInput, match="no latency for draft"):
+        alone.require_priced(["flash"])
+    for wrong in ({"methods": {"ar": {"stages": {}}}}, {"methods": {"full": {"stages": {}}}}):
+        with pytest.raises(BadArtifact, match="not a result of heisd bench with a profile"):
+            measured_profile({**ROUNDS_RESULT, **wrong}, "laptop")
+
+
 def test_the_command_writes_a_profile_that_can_be_loaded(tmp_path: Path) -> None:
     costs, out = tmp_path / "costs.json", tmp_path / "laptop.json"
     costs.write_text(json.dumps(COSTS_RESULT))
@@ -247,7 +279,7 @@ def test_the_command_writes_a_profile_that_can_be_loaded(tmp_path: Path) -> None
         load_profile(str(costs))
     refused = CliRunner().invoke(cli.app, ["latency-profile", str(out), "--out", str(tmp_path / "x.json")])
     assert refused.exit_code == 2
-    assert refused.stderr.startswith("error: not the result of heisd bench --costs --json (KeyError: 'machine')")
+    assert refused.stderr.startswith("error: not a result of heisd bench with a profile in it (KeyError: 'machine')")
     assert refused.stderr.count("\n") == 1
 
 

@@ -9,7 +9,7 @@ latencies per suite: section "results").
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from heisd.bench.cost_model import ALLOWED_ERROR
@@ -41,26 +41,28 @@ class ChunkCosts:
         }[kind]
 
     @classmethod
-    def of_bench(cls, full: Mapping[str, Any], speculative: Mapping[str, Any]) -> "ChunkCosts":
-        """From two methods' blocks of ``heisd bench --json``, whose stages count the steps on which they ran.
+    def of_bench(cls, full: Mapping[str, Any], speculative: Mapping[str, Any] | None = None) -> "ChunkCosts":
+        """From methods' blocks of ``heisd bench --json``, whose stages count the steps on which they ran.
 
-        Raises BadArtifact for blocks without these stages.
+        ``speculative`` is of a method that drafts where it verifies and never skips. Its full rounds ask nobody, so its
+        drafting is shared out over its verifications. Raises BadArtifact for blocks without these stages.
         """
         try:
-            whole = {name: full["stages"][name]["mean"] for name in ("encode", "prefill", "denoise")}
-            checks = {name: speculative["stages"][name]["mean"] for name in ("propose", "verify", "route", "accept")}
-        except (KeyError, TypeError) as error:
+            whole = {name: full["stages"][name]["mean"] for name in ("encode", "prefill", "denoise", "route")}
+            costs = cls(whole["encode"], whole["prefill"], whole["denoise"], overhead_ms=whole["route"])
+            if speculative is None:
+                return costs
+            stages = {name: speculative["stages"][name] for name in ("propose", "verify", "route", "accept")}
+            return replace(
+                costs,
+                draft_ms=stages["propose"]["mean"] * stages["propose"]["n"] / stages["verify"]["n"],
+                verify_ms=stages["verify"]["mean"],
+                overhead_ms=stages["route"]["mean"] + stages["accept"]["mean"],
+            )
+        except (KeyError, TypeError, ZeroDivisionError) as error:
             raise BadArtifact(
                 f"not two blocks of heisd bench --method full,METHOD --json with rounds of both kinds ({error!r})"
             ) from None
-        return cls(
-            encode_ms=whole["encode"],
-            prefill_ms=whole["prefill"],
-            denoise_ms=whole["denoise"],
-            draft_ms=checks["propose"],
-            verify_ms=checks["verify"],
-            overhead_ms=checks["route"] + checks["accept"],
-        )
 
 
 @dataclass(frozen=True, slots=True)

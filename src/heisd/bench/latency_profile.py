@@ -1,7 +1,7 @@
 """Latency profiles: what the parts of a control step take for a named model on named hardware, each with its source.
 
-A profile is a JSON file. Those of this package lie in ``latency_profiles/``; one of this machine is made from
-``heisd bench --costs --json`` by ``heisd latency-profile``. It charges a control step for what the step did, as its
+A profile is a JSON file. Those of this package lie in ``latency_profiles/``; one of this machine is made from what
+``heisd bench`` says (:mod:`heisd.bench.measured_profile`). It charges a control step for what the step did, as its
 record tells, and for nothing else: no clock is read, so a charged run repeats exactly on any machine.
 """
 
@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -207,33 +207,6 @@ def profile_hash(profile: LatencyProfile) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def measured_profile(result: dict[str, Any], name: str) -> LatencyProfile:
-    """A profile from the result object of ``heisd bench --costs``; BadArtifact for any other object.
-
-    Parts that were not measured because the policy lacks them (a store, a drafter) are left out.
-    """
-    try:
-        machine, policy = result["machine"], result["policy"]
-        source = (
-            f"heisd bench --costs: {result['steps']} steps of {result['suite']}, {result['dtype']}, "
-            f"{result['threads']} thread(s), commit {result['commit']}"
-        )
-        # What was not measured stands in the table as 0.
-        ms = {part.removesuffix("_ms"): value for part, value in result["costs"].items()}
-        stages = {part: value for part, value in ms.items() if value or part in TOKEN_STAGES or part == "tree"}
-        return LatencyProfile(
-            format="heisd-latency-profile", version=1, name=name, family=Family.TOKENS,
-            model=f"{policy['name']} (sha256 {policy['sha256'][:12]})",
-            hardware=f"{machine['processor']}, {machine['cores']} core(s)",
-            stages={part: Stage(ms=value, kind=Kind.MEASURED, source=source) for part, value in stages.items()},
-        )  # fmt: skip
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise BadArtifact(
-            f"not the result of heisd bench --costs --json ({type(error).__name__}: {_first_line(error)}); make one: "
-            "heisd bench --costs --json > costs.json"
-        ) from None
-
-
 def describe(profiles: Sequence[LatencyProfile]) -> list[str]:
     """Lines for ``--latency-profile list``."""
     lines = []
@@ -262,7 +235,3 @@ def _parse(content: bytes, where: str) -> LatencyProfile:
         raise BadArtifact(f"{where} is no latency profile: {place}: {first['msg']}") from None
     except ValueError as error:  # JSON, or text that is not UTF-8
         raise BadArtifact(f"{where} is no latency profile: not readable JSON ({error})") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]

@@ -50,6 +50,7 @@ class PackedLayers:
     ) -> None:
         """``rotations`` (capacity, 1, head_dim / 2) complex, see :func:`rotation_table`."""
         self.shape, self.device, self.dtype = shape, device, dtype
+        self._is_grouped = shape.n_kv_heads != shape.n_heads
         self._rotations = rotations.to(device)
         with torch.no_grad():
             self._layers = [_pack_layer(layer, shape, dtype) for layer in layers]
@@ -110,21 +111,19 @@ class PackedLayers:
             x, query = x[-n_rows:], query[-n_rows:]
             mask = None if mask is None else mask[-n_rows:]
         keys, values = visible.unbind()
-        mixed = self._mix(query.transpose(0, 1), keys, values, mask)
+        query = query.transpose(0, 1)
+        if self._is_grouped:  # queries that share keys are rows of one product
+            query = query.reshape(len(keys), -1, self.shape.head_dim)
+            mask = None if mask is None else mask.repeat(self.shape.n_heads // len(keys), 1)
+        scores = torch.bmm(query, keys.mT) if mask is None else torch.baddbmm(mask, query, keys.mT)
+        mixed = torch.bmm(scores.softmax(-1), values)  # (H, n_rows, head_dim)
+        if self._is_grouped:
+            mixed = mixed.view(self.shape.n_heads, n_rows, -1)
         x = torch.mm(mixed.transpose(0, 1).reshape(n_rows, -1), weights.out).add_(x)
         gate_up = self.normed_product(x, weights.gate_up)
         f = self.shape.intermediate_size
         inner = F.silu(gate_up.narrow(1, 0, f)).mul_(gate_up.narrow(1, f, f))
         return torch.mm(inner, weights.down).add_(x)
-
-    def _mix(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """Queries (H, n, head_dim), keys and values (G, L, head_dim), mask (n, L) -> (H, n, head_dim)."""
-        H, n_rows, G = len(query), query.shape[1], len(keys)
-        if G != H:  # queries that share keys are rows of one product
-            query = query.reshape(G, -1, self.shape.head_dim)
-            mask = None if mask is None else mask.repeat(H // G, 1)
-        scores = torch.bmm(query, keys.mT) if mask is None else torch.baddbmm(mask, query, keys.mT)
-        return torch.bmm(scores.softmax(-1), values).view(H, n_rows, -1)
 
 
 def rotation_table(config: DecoderConfig, n_positions: int) -> Tensor:
