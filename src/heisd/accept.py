@@ -17,7 +17,6 @@ What every rule shares:
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from operator import eq
 from typing import Protocol
 
 import numpy as np
@@ -68,20 +67,29 @@ class Rule(Protocol):
 def exact(drafts: DraftTree, scores: Scores, codec: ActionCodec) -> Verdict:
     """Keep the longest chain of tokens equal to the target's: the action is greedy decoding's, token for token.
 
-    The same as :func:`relaxed` with tolerance 0; it compares tokens as they are, because this rule has to be quick.
+    The same as :func:`relaxed` with tolerance 0. This rule has to be quick: it follows the target's tokens, with the
+    chains that agree so far, in place of judging every chain by itself.
     """
     _require_length(drafts, codec)
-    chains = [
-        (_n_leading(map(eq, chain.tokens, along)), chain, along)
-        for chain, along in zip(drafts.chains, drafts.targets(scores), strict=True)
-        if chain.tokens
-    ]
-    if not chains:
-        return _settle(drafts, (drafts.first_target(scores),), None, 0, StopReason.NO_DRAFT)
-    n, chain, along = min(
-        chains, key=lambda judged: (-judged[0], -judged[1].weight, judged[1].tokens, judged[1].source)
-    )
-    return _settle(drafts, along, _Compared(chain, along, (0,) * n), n, _reason(drafts, chain, n, StopReason.MISMATCH))
+    behind, own = drafts.behind(scores), drafts.first_target(scores)
+    kept: list[DraftChain] = []
+    agreeing = [chain for chain in drafts.chains if chain.tokens and chain.tokens[0] == own]
+    n = 0
+    while agreeing:
+        kept, n = agreeing, n + 1
+        if drafts.position + n == drafts.length:
+            break
+        own = behind[kept[0].path[n - 1]]  # the same node for all of them
+        agreeing = [chain for chain in kept if len(chain.tokens) > n and chain.tokens[n] == own]
+    if not kept:
+        why = StopReason.MISMATCH if any(chain.tokens for chain in drafts.chains) else StopReason.NO_DRAFT
+        return Verdict((own,), (TokenOrigin.DECODED,), (0,), drafts.committed(()), 0, why, "")
+    best = min(kept, key=lambda chain: (-chain.weight, chain.tokens, chain.source))
+    tokens, origins = best.tokens[:n], (TokenOrigin.ACCEPTED,) * n
+    if drafts.position + n < drafts.length:
+        tokens, origins = (*tokens, own), (*origins, TokenOrigin.DECODED)
+    why = _reason(drafts, best, n, StopReason.MISMATCH)
+    return Verdict(tokens, origins, (0,) * len(tokens), drafts.committed(best.path[:n]), n, why, best.source)
 
 
 def relaxed(

@@ -75,18 +75,20 @@ class TokenTree:
     @property
     def depth(self) -> IntArray:
         """(N,) distance of every node from its root."""
-        depth = np.zeros(len(self.parents), dtype=np.int64)
-        for i, parent in enumerate(self.parents):
-            depth[i] = 0 if parent < 0 else depth[parent] + 1
-        return depth
+        depth: list[int] = []
+        for parent in self.parents.tolist():
+            depth.append(depth[parent] + 1 if parent >= 0 else 0)
+        return np.asarray(depth, dtype=np.int64)
 
     def ancestor_mask(self) -> npt.NDArray[np.bool_]:
         """(N, N) True where row ``i`` may attend to column ``j`` (its ancestors and itself)."""
-        mask = np.eye(len(self.parents), dtype=np.bool_)
-        for i, parent in enumerate(self.parents):
-            if parent >= 0:
-                mask[i] |= mask[parent]
-        return mask
+        n = len(self.parents)
+        rows: list[int] = []  # bit j of row i: may attend; arithmetic on plain integers beats that on small arrays
+        for i, parent in enumerate(self.parents.tolist()):
+            rows.append((rows[parent] if parent >= 0 else 0) | 1 << i)
+        n_bytes = (n + 7) // 8
+        packed = np.frombuffer(b"".join(row.to_bytes(n_bytes, "little") for row in rows), np.uint8)
+        return np.unpackbits(packed.reshape(n, n_bytes), axis=1, count=n, bitorder="little").view(np.bool_)
 
 
 @dataclass(frozen=True, slots=True)

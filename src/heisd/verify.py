@@ -7,6 +7,7 @@ never becomes a node: the target's opinion of it is read one node earlier, and n
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
@@ -50,6 +51,11 @@ class DraftTree:
         Each is conditioned on the chain's own tokens before it, also on those the target would not have chosen.
         Raises BadInput when ``scores`` were not computed for this tree.
         """
+        behind, first = self.behind(scores), self.first_target(scores)
+        return tuple((first, *(behind[node] for node in chain.path)) for chain in self.chains)
+
+    def behind(self, scores: Scores) -> list[int]:
+        """The target's token behind every node. Raises BadInput when ``scores`` were not computed for this tree."""
         behind: list[int] = np.asarray(scores.node_next).tolist()
         if len(behind) != len(self.tree.tokens):
             raise BadInput(f"scores of {len(behind)} nodes were given for a tree of {len(self.tree.tokens)}")
@@ -58,8 +64,7 @@ class DraftTree:
                 f"the tree starts with token {self.known}, but the target's next token is {scores.next_token}; "
                 "merge with known=cache.next_token"
             )
-        first = self.first_target(scores)
-        return tuple((first, *(behind[node] for node in chain.path)) for chain in self.chains)
+        return behind
 
     def first_target(self, scores: Scores) -> int:
         """The target's own token at ``position``."""
@@ -145,8 +150,7 @@ def greedy_path(tree: TokenTree, scores: Scores) -> tuple[int, ...]:
     return tuple(path)
 
 
-@dataclass(frozen=True, slots=True)
-class _Guess:
+class _Guess(NamedTuple):
     tokens: tuple[int, ...]
     weights: tuple[float, ...]  # (L,) of each node: never increasing along the chain
     source: str

@@ -47,9 +47,9 @@ class Target:
         return Scores(self(settled), np.asarray(behind, dtype=np.int64), 1.0)
 
 
-def chains(spread: int = 3, max_length: int = T) -> st.SearchStrategy[tuple[int, ...]]:
+def chains(spread: int = 3, max_length: int = T, min_length: int = 1) -> st.SearchStrategy[tuple[int, ...]]:
     token = st.integers(FIRST + 100, FIRST + 99 + spread)
-    return st.lists(token, min_size=1, max_size=max_length).map(tuple)
+    return st.lists(token, min_size=min_length, max_size=max_length).map(tuple)
 
 
 @st.composite

@@ -65,7 +65,7 @@ def parallel(policy: OpenVLAPolicy, seed: int = 0) -> ParallelDrafter:
     torch.manual_seed(seed)
     config = ParallelConfig(
         prefix_width=policy.config.decoder.hidden_size, max_prefix=policy.max_prefix, text_start=policy.text_start,
-        has_proprio=True, width=24, n_heads=2, n_blocks=2, inner=40, correction_width=20,
+        has_proprio=True, width=24, n_heads=2, n_blocks=2, inner=40,
     )  # fmt: skip
     drafter = ParallelDrafter(config)
     for parameter in drafter.parameters():

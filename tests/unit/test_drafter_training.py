@@ -32,7 +32,6 @@ from heisd.train.rollouts import RolloutJob, WatchedPolicy, write_episode
 
 PARALLEL = ParallelRecipe(
     steps=6, batch_size=8, warmup_steps=2, log_every=100, checkpoint_every=3, threads=1, width=16, n_heads=2, inner=24,
-    correction_width=16,
 )  # fmt: skip
 EAGLE = EagleRecipe(steps=6, batch_size=8, warmup_steps=2, log_every=100, checkpoint_every=3, threads=1)
 
@@ -145,13 +144,13 @@ def test_a_batch_is_what_a_proposer_would_read(home: Path, policy: OpenVLAPolicy
     samples = fakes.samples(policy, home / "inputs")
     seen: list[tuple[torch.Tensor, np.ndarray, np.ndarray]] = []
     runtime = ParallelRuntime(fakes.parallel(policy))
-    first = runtime.first
+    guess = runtime.guess
 
     def spy(prefix: torch.Tensor, past: np.ndarray, features: np.ndarray) -> object:
         seen.append((prefix, past, features))
-        return first(prefix, past, features)
+        return guess(prefix, past, features)
 
-    runtime.first = spy  # type: ignore[method-assign, assignment]
+    runtime.guess = spy  # type: ignore[method-assign, assignment]
     replay(ParallelDraft(policy.codec, drafter=runtime), samples.rollouts, policy)
     assert len(seen) == len(samples.bins)
     batch = samples.batch(np.arange(len(samples.bins)))

@@ -24,7 +24,7 @@ def fit_watch(episodes: Sequence[ObservedEpisode]) -> Watch:
     seen = [step.similarity for episode in episodes for step in episode.steps]
     least = min(filter(math.isfinite, seen), default=None)
     return Watch(
-        {camera: _limits(_views(episodes, camera)) for camera in cameras},
+        {camera: limits_of(_views(episodes, camera)) for camera in cameras},
         min_similarity=None if least is None else 1.0 - MARGIN * (1.0 - least),  # a cosine: 1 for the same picture
     )
 
@@ -39,7 +39,8 @@ def _views(episodes: Sequence[ObservedEpisode], camera: str) -> list[View]:
     return [step.views[camera] for episode in episodes for step in episode.steps if camera in step.views]
 
 
-def _limits(views: Sequence[View]) -> ViewLimits:
+def limits_of(views: Sequence[View]) -> ViewLimits:
+    """What is usual of a camera that has shown these views: the most extreme of each reading, and a quarter more."""
     return ViewLimits(
         min_contrast=min(view.contrast for view in views) / MARGIN,
         max_noise=max(view.noise for view in views) * MARGIN,

@@ -129,7 +129,6 @@ def load_drafter(name_or_dir: str | Path, policy: OpenVLAPolicy) -> ParallelRunt
             return EagleRuntime(eagle, policy)
         parallel = ParallelDrafter(ParallelConfig.model_validate(config))
         parallel.load_state_dict(state)
-        policy.require_states()
         return ParallelRuntime(parallel, policy.policy_hash)
     except (OSError, SafetensorError, ValidationError, RuntimeError) as error:
         raise BadArtifact(f"{directory} does not hold the drafter that its config.json describes: {error}") from None

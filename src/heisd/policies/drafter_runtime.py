@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from heisd.policies.drafter import ParallelConfig, ParallelDrafter, ReadBlock, moments, normed, surprise_features
+from heisd.policies.drafter import ParallelConfig, ParallelDrafter, ReadBlock
 from heisd.types import FloatArray, IntArray
 
 
@@ -25,17 +25,6 @@ class _Block:
     down: Tensor  # (inner, W)
 
 
-@dataclass(frozen=True, slots=True)
-class FirstPass:
-    """What the drafter thinks before anything is settled."""
-
-    states: Tensor  # (T, W)
-    log_probs: Tensor  # (T, 256) in bin order
-    mean_bins: Tensor  # (T,)
-    spread_bins: Tensor  # (T,)
-    own: Tensor  # (T, h) the states' part of the correction
-
-
 class ParallelRuntime:
     """Inference form of a :class:`ParallelDrafter`. Holds packed copies: after more training build a new one."""
 
@@ -48,16 +37,12 @@ class ParallelRuntime:
         self._query, self._past, self._bias = state["query"], state["past"], state["bias"]
         self._position, self._summary = state["position"], state["summary"]
         self._head = (state["head"] * root).contiguous()
-        self._own = (state["correction.own"] * root).contiguous()
-        self._settled, self._hidden = state["correction.settled"], state["correction.hidden"]
-        self._place, self._correct = state["correction.place"], state["correction.down"]
         self._blocks = [_pack(block, self.config) for block in drafter.blocks]
         self._tables = torch.arange(len(self._past))[:, None]
-        self.first = torch.inference_mode()(self._first)
-        self.corrected = torch.inference_mode()(self._corrected)
+        self.guess = torch.inference_mode()(self._guess)
 
-    def _first(self, prefix: Tensor, past_bins: IntArray, features: FloatArray) -> FirstPass:
-        """Guesses from the prompt alone.
+    def _guess(self, prefix: Tensor, past_bins: IntArray, features: FloatArray) -> Tensor:
+        """(T, 256) log-probabilities in bin order, from the prompt alone.
 
         Args: ``prefix`` (P, D) on the CPU or elsewhere; ``past_bins`` (N_EMBEDDED, T) newest first, MISSING where
         there was none; ``features`` (n_features,).
@@ -74,27 +59,7 @@ class ParallelRuntime:
         rows.add_(torch.mv(self._summary.t(), torch.cat(parts)))
         for block in self._blocks:
             rows = _run(block, rows, prompt)
-        unit = _unit(rows)
-        logits = torch.addmm(self._bias, unit, self._head)
-        mean, spread = moments(logits)
-        own = torch.addmm(self._place, unit, self._own)
-        return FirstPass(rows, logits.log_softmax(-1), mean, spread, own)
-
-    def _corrected(self, first: FirstPass, bins: IntArray, hidden: Tensor | None) -> Tensor:
-        """(T - n, 256) log-probabilities of the missing tokens behind n settled ones, in bin order.
-
-        Args: ``bins`` (n,) of the settled tokens; ``hidden`` (D,) the target's state from which the last of them was
-        chosen, None if unknown.
-        """
-        n, T = len(bins), self.config.n_tokens
-        settled = torch.zeros(T)
-        settled[:n] = torch.from_numpy(bins).float()
-        surprise = surprise_features(first.mean_bins, first.spread_bins, settled, torch.arange(T) < n)
-        given = torch.mv(self._settled.t(), surprise)
-        if hidden is not None:
-            given = torch.addmv(given, self._hidden.t(), normed(hidden.to("cpu", torch.float32)))
-        rows = torch.addmm(first.states[n:], F.silu(first.own[n:] + given), self._correct)
-        logits: Tensor = torch.addmm(self._bias[n:], _unit(rows), self._head)
+        logits: Tensor = torch.addmm(self._bias, _unit(rows), self._head)
         return logits.log_softmax(-1)
 
 

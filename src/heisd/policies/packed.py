@@ -1,12 +1,14 @@
 """Transformer layers as they run: packed weights, keys and values in preallocated memory, few operations a row.
 
 Computes what :class:`heisd.policies.decoder.Layer` computes (tests hold the two together). Packing, all exact up to
-rounding: the norms' weights and the attention scale are folded into the matrices behind them; query, key and value
-share one matrix, gate and up another; matrices are stored (inputs, outputs), the faster way round on CPU at one row and
-at fifty; rotary pairs become neighbours, so that turning them is one complex product.
+rounding: the norms' weights and the attention scale are folded into the matrices behind them, and so is the root of the
+width, which leaves of a norm a division by the row's length; query, key and value share one matrix, gate and up
+another; matrices are stored (inputs, outputs), the faster way round on CPU at one row and at fifty; rotary pairs become
+neighbours, so that turning them is one complex product.
 Shapes: N rows, d width, H heads, G heads of keys and values, L visible positions.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,6 +54,9 @@ class PackedLayers:
         self.shape, self.device, self.dtype = shape, device, dtype
         self._is_grouped = shape.n_kv_heads != shape.n_heads
         self._rotations = rotations.to(device)
+        # A row's length as the norm takes it is sqrt(|x|^2 + d eps): a hypotenuse.
+        self._least_square = shape.hidden_size * shape.rms_eps
+        self._least_length = torch.tensor(self._least_square**0.5, device=device)
         with torch.no_grad():
             self._layers = [_pack_layer(layer, shape, dtype) for layer in layers]
 
@@ -81,11 +86,14 @@ class PackedLayers:
         """RMS-normalised ``x`` (N, d) times ``matrix`` (d, n), in which the norm's weight is folded."""
         if len(x) == 1 and x.device.type == "cpu" and x.dtype == torch.float32:
             row = x.view(-1)  # one row has one norm, a plain number: a tenth of the general form's time
-            scale = (float(row.dot(row)) / len(row) + self.shape.rms_eps) ** -0.5
-            return torch.mm(x * scale, matrix)
+            return torch.mm(x * (float(row.dot(row)) + self._least_square) ** -0.5, matrix)
+        return torch.mm(self.unit(x).to(self.dtype), matrix)
+
+    def unit(self, x: Tensor) -> Tensor:
+        """(N, d) -> float32 rows divided by their length."""
         wide = x.float()
-        scales = (wide.square().mean(-1, keepdim=True) + self.shape.rms_eps).rsqrt_()
-        return torch.mm((wide * scales).to(self.dtype), matrix)
+        lengths = torch.hypot(torch.linalg.vector_norm(wide, dim=-1, keepdim=True), self._least_length)
+        return wide / lengths
 
     def _attend_inputs(self, x: Tensor, weights: LayerWeights, rows: Rows, slot: Tensor) -> Tensor:
         """Rotated queries (N, H, head_dim); keys and values go into ``slot``."""
@@ -134,8 +142,8 @@ def rotation_table(config: DecoderConfig, n_positions: int) -> Tensor:
 
 
 def fold(weight: Tensor, norm: Tensor) -> Tensor:
-    """(outputs, inputs) matrix behind a norm -> (inputs, outputs) with the norm's weight inside."""
-    return (weight.float() * norm.float()).t().contiguous()
+    """(outputs, inputs) matrix behind a norm -> (inputs, outputs) with the norm's weight and the root of d inside."""
+    return (weight.float() * (norm.float() * math.sqrt(len(norm)))).t().contiguous()
 
 
 def paired(weight: Tensor, head_dim: int) -> Tensor:

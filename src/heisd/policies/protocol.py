@@ -53,7 +53,10 @@ class TargetPolicy(Protocol[ContextT, CacheT]):
         ...
 
     def extend(self, cache: CacheT, tree: TokenTree) -> Scores:
-        """Score ``tree`` behind the committed positions. Nothing is committed until ``cache.keep``."""
+        """Score ``tree`` behind the committed positions. Nothing is committed until ``cache.keep``.
+
+        Where rounding could decide between two tokens, :class:`Scores` says so, or ``exact`` is exact up to rounding.
+        """
         ...
 
 

@@ -24,7 +24,7 @@ class DecoderRuntime(PackedLayers):
         with torch.no_grad():
             self.embedding = decoder.model.embed_tokens.weight.detach().to(dtype)
             self._head = fold(decoder.lm_head.weight, decoder.model.norm.weight).to(dtype)
-            self._norm = decoder.model.norm.weight.detach().float()
+            self._norm = decoder.model.norm.weight.detach().float() * self.config.hidden_size**0.5
         everything = torch.full((capacity, capacity), float("-inf"), device=self.device, dtype=dtype)
         self._causal = everything.triu(1)
 
@@ -43,10 +43,12 @@ class DecoderRuntime(PackedLayers):
             return Rows(self._rotations[start:end], mask, start)
         first_node = start + n_chain
         end = first_node + len(depth)
-        positions = torch.cat([torch.arange(start, first_node), first_node + depth])
+        rotation = self._rotations[first_node + depth]
+        if n_chain:
+            rotation = torch.cat([self._rotations[start:first_node], rotation])
         mask = self._causal[start:end, :end].clone()
         mask[n_chain:, first_node:] = torch.where(ancestors, 0.0, float("-inf"))
-        return Rows(self._rotations[positions], mask, start)
+        return Rows(rotation, mask, start)
 
     def level(self, root: int, n_before: int, depth: Tensor, visible: Tensor) -> Rows:
         """Further nodes of a tree behind ``root`` committed positions, ``n_before`` of whose nodes were read before.
@@ -73,6 +75,4 @@ class DecoderRuntime(PackedLayers):
 
     def _normed(self, x: Tensor) -> Tensor:
         """(N, d) stream -> hidden states, as the head sees them."""
-        wide = x.float()
-        scales = (wide.square().mean(-1, keepdim=True) + self.config.rms_eps).rsqrt_()
-        return (wide * scales).mul_(self._norm).to(self.dtype)
+        return self.unit(x).mul_(self._norm).to(self.dtype)

@@ -18,6 +18,7 @@ from heisd.policies.protocol import Context
 from heisd.types import Action, ChunkDraft, Draft, FloatArray, IntArray, Proprioception, Round, Verdict
 
 ArrayT = TypeVar("ArrayT", bound=np.ndarray[Any, Any])
+_INT = {int}
 HISTORY_STEPS = 32  # control steps remembered: HeiSD's longest published window is 19, KERV's context 10
 
 
@@ -152,7 +153,7 @@ def _check_chains(who: str, chains: tuple[object, ...], codec: ActionCodec, n_mi
     for chain in chains:
         if not isinstance(chain, tuple) or not 1 <= len(chain) <= n_missing:
             raise BrokenContract(who, f"a chain is a tuple of 1 to {n_missing} tokens here", repr(chain))
-        if not all(type(token) is int for token in chain):
+        if set(map(type, chain)) != _INT:
             raise BrokenContract(who, "tokens are Python ints (Draft.of converts an array)", repr(chain))
         if min(chain) < first or max(chain) >= end:
             raise BrokenContract(who, f"tokens are action ids, {first} to {end - 1}", repr(chain))

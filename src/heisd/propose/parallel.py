@@ -15,27 +15,30 @@ from torch import Tensor
 from heisd.codec import N_BINS, ActionCodec
 from heisd.errors import BadInput
 from heisd.policies.drafter import MISSING, N_EMBEDDED, N_PAST, motion_features
-from heisd.policies.drafter_runtime import FirstPass, ParallelRuntime
+from heisd.policies.drafter_runtime import ParallelRuntime
 from heisd.policies.proprio import FLAT_SIZE, flatten
 from heisd.policies.protocol import Context
 from heisd.propose.base import History
 from heisd.types import Draft, FloatArray, IntArray, Verdict
 
-MIN_PROBABILITY = 0.06  # of being kept; below it a row costs more than it saves (row 0.07 ms, forward 1.25 ms)
+MIN_PROBABILITY = (
+    0.06  # of being kept; below it a row costs more than it saves (row 0.06 ms, forward 1.3 ms, each behind a check)
+)
 BRANCHES = 8  # guesses at one token that are considered
 
+_Guesses = tuple[list[list[int]], list[list[float]]]  # ids of the likeliest tokens, best first, and their log-probs
 Path = tuple[int, ...]  # ranks of the guesses along a path: (0, 0) is the best at two tokens
 
 
 class ParallelDraft:
-    """Proposes from the prompt embeddings before the prefill; later passes of an action use what has been settled.
+    """Proposes from the prompt embeddings, before the prefill; behind settled tokens what it said of the others.
 
     Args:
         codec: of the policy.
         drafter: from ``load_drafter``, for the same policy.
         min_probability: of a path; shorter tries cost less, longer ones may keep more.
-        max_nodes: rows of the first pass, when most is unknown.
-        max_later_nodes: rows of a later pass.
+        max_nodes: rows of the first try, when most is unknown.
+        max_later_nodes: rows of a later one.
         whole: always include the best guess at the whole action (for rules that accept more than equality).
         score: rank among other proposers' chains when a tree has no room for all.
 
@@ -64,9 +67,9 @@ class ParallelDraft:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the first pass of the last action."""
-        self._seen: tuple[Context, IntArray] | None = None
-        self._first: FirstPass | None = None
+        """Forget the guesses at the last action."""
+        self._seen: tuple[Context, History] | None = None
+        self._guesses: _Guesses = [], []
 
     def observe(self, verdict: Verdict) -> None:
         """Nothing to learn: what was kept comes back as ``history.settled``."""
@@ -76,33 +79,24 @@ class ParallelDraft:
         prefix, n_settled = getattr(context, "prefix", None), len(history.settled)
         if not isinstance(prefix, Tensor) or n_settled >= self._codec.length:
             return None
-        first = self._first_pass(context, prefix, history)
-        if n_settled == 0:
-            return self._draft(first.log_probs, self._max_nodes)
-        states = getattr(context, "states", None)
-        settled = np.clip(self._codec.vocab_size - 1 - np.asarray(history.settled, dtype=np.int64), 0, N_BINS - 1)
-        hidden = None if states is None or not len(states) else states[-1]
-        return self._draft(self._drafter.corrected(first, settled, hidden), self._max_later_nodes)
+        if self._seen is None or not _is_same_step(self._seen, (context, history)):  # asked once a control step
+            self._guesses, self._seen = self._ask(prefix, history), (context, history)
+        ids, values = self._guesses
+        return self._draft(ids[n_settled:], values[n_settled:], self._max_later_nodes if n_settled else self._max_nodes)
 
-    def _first_pass(self, context: Context, prefix: Tensor, history: History) -> FirstPass:
-        """Made once a control step."""
-        past = past_bins(history, self._codec)
-        if self._first is None or self._seen is None or self._seen[0] is not context or (self._seen[1] != past).any():
-            now, before = _proprioception(history)
-            features = motion_features(past, now, before)
-            self._first, self._seen = self._drafter.first(prefix, past[:N_EMBEDDED], features), (context, past)
-        return self._first
-
-    def _draft(self, log_probs: Tensor, max_nodes: int) -> Draft | None:
+    def _ask(self, prefix: Tensor, history: History) -> _Guesses:
+        past, (now, before) = past_bins(history, self._codec), _proprioception(history)
+        log_probs = self._drafter.guess(prefix, past[:N_EMBEDDED], motion_features(past, now, before))
         best, bins = log_probs.topk(BRANCHES, dim=-1)
-        values = best.clamp_max(0.0).tolist()
+        return (self._codec.vocab_size - 1 - bins).tolist(), best.clamp_max(0.0).tolist()
+
+    def _draft(self, ids: list[list[int]], values: list[list[float]], max_nodes: int) -> Draft | None:
         paths = best_first(values, max_nodes, self._min_log_probability)
         if self._whole or (not paths and len(values) == 1):
             whole = (0,) * len(values)
             paths = [whole, *(path for path in paths if path != whole[: len(path)])]
         if not paths:
             return None
-        ids = (self._codec.vocab_size - 1 - bins).tolist()
         chains = tuple(tuple(ids[depth][rank] for depth, rank in enumerate(path)) for path in paths)
         weights = tuple(tuple(values[depth][rank] for depth, rank in enumerate(path)) for path in paths)
         return Draft(chains, "parallel", (self._score,) * len(chains), weights)
@@ -137,6 +131,11 @@ def best_first(log_probs: Sequence[Sequence[float]], max_nodes: int, min_log_pro
     leaves = [path for path in nodes if path not in inner]
     leaves.sort(key=lambda path: (any(path), -nodes[path], path))
     return [(*path, 0) if len(path) == n_missing - 1 else path for path in leaves]
+
+
+def _is_same_step(seen: tuple[Context, History], now: tuple[Context, History]) -> bool:
+    """The same observation, behind the same actions. What is never changed can be told by its identity."""
+    return seen[0] is now[0] and seen[1].tokens is now[1].tokens and seen[1].proprioception is now[1].proprioception
 
 
 def past_bins(history: History, codec: ActionCodec) -> IntArray:

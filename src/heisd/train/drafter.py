@@ -68,65 +68,43 @@ class DrafterLoop(Loop[RecipeT], Generic[RecipeT]):
 
 
 class ParallelTrainer(DrafterLoop[ParallelRecipe]):
-    """Cross-entropy to the target's greedy tokens, before anything is settled and behind settled tokens."""
+    """Cross-entropy to the target's greedy tokens."""
 
     def __init__(self, recipe: ParallelRecipe, samples: DrafterSamples, policy: OpenVLAPolicy, out: Path) -> None:
         torch.manual_seed(recipe.seed)
         self.drafter = ParallelDrafter(parallel_config(recipe, policy))
         super().__init__(recipe, self.drafter, samples, out)
         self._soft = bin_smoothing(recipe.soft_bin_sigma)
-        self._head = policy.model.action_head_rows().detach().float()  # (256, D) in bin order
         weights = torch.ones(policy.codec.length)
         weights[GRIPPER] = recipe.gripper_weight
         self._weights = weights / weights.mean()
 
     def loss(self, batch: DrafterBatch, rng: np.random.Generator | None) -> tuple[Tensor, Scalars]:
-        """Mean over tokens; the correction is trained for a few numbers of settled tokens, measured for all."""
-        T = batch.bins.shape[1]
-        past, features, hidden = self._inputs(batch, rng)
-        labels = self._labels(batch)
-        states = self.drafter(batch.prefix, batch.mask, past, features)
-        logits = self.drafter.logits(states)
-        total = self._cross_entropy(logits, labels, 0)
+        """Mean over tokens."""
+        past, features = self._inputs(batch, rng)
+        logits = self.drafter.logits(self.drafter(batch.prefix, batch.mask, past, features))
+        per_token = -(self._labels(batch) * logits.log_softmax(-1)).sum(-1)
+        total = (per_token * self._weights).mean()
         hits = (logits.argmax(-1) == batch.bins).float()
-        scalars = {"top1": hits[:, :GRIPPER].mean().item(), "chain": hits.cumprod(1).sum(1).mean().item()}
-        settled = range(1, T) if rng is None else 1 + rng.choice(T - 1, self._n_draws(T), replace=False)
-        later, later_hits = [], []
-        for n in map(int, settled):
-            corrected = self.drafter.corrected(states, batch.bins, n, hidden[:, n - 1])
-            later.append(self._cross_entropy(corrected, labels, n))
-            later_hits.append((corrected[:, n].argmax(-1) == batch.bins[:, n]).float().mean())
-        total = total + self.config.correction_weight * torch.stack(later).mean()
-        return total, {"loss": total.item(), **scalars, "next_top1": torch.stack(later_hits).mean().item()}
+        top1, chain = hits[:, :GRIPPER].mean().item(), hits.cumprod(1).sum(1).mean().item()
+        return total, {"loss": total.item(), "top1": top1, "chain": chain}
 
-    def _n_draws(self, n_tokens: int) -> int:
-        return min(self.config.correction_draws, n_tokens - 1)
-
-    def _inputs(self, batch: DrafterBatch, rng: np.random.Generator | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Embedded past, features and hidden states; with a generator, of some samples withheld."""
-        past, features, hidden = batch.past_bins[:, :N_EMBEDDED], batch.features, batch.hidden
+    def _inputs(self, batch: DrafterBatch, rng: np.random.Generator | None) -> tuple[Tensor, Tensor]:
+        """Embedded past and features; with a generator, of some samples withheld."""
+        past, features = batch.past_bins[:, :N_EMBEDDED], batch.features
         if rng is not None:
             forgets = torch.from_numpy(rng.random(len(batch)) < self.config.past_dropout)
             past = torch.where(forgets[:, None, None], MISSING, past)
             n_past = N_PAST * (batch.bins.shape[1] + 1)  # the first features: past values and whether there are any
             about_past = torch.arange(features.shape[1]) < n_past
             features = torch.where(forgets[:, None] & about_past, 0.0, features)
-            withheld = torch.from_numpy(rng.random(len(batch)) < self.config.state_dropout)
-            hidden = torch.where(withheld[:, None, None], 0.0, hidden)
-        return past, features, hidden
+        return past, features
 
     def _labels(self, batch: DrafterBatch) -> Tensor:
         """(B, T, 256) distributions; the gripper's is its token alone."""
         labels = self._soft[batch.bins]
-        if share := self.config.target_share:
-            own = (self.config.target_sharpness * (batch.hidden @ self._head.t())).softmax(-1)
-            labels = (1 - share) * labels + share * own
         labels[:, GRIPPER] = F.one_hot(batch.bins[:, GRIPPER], N_BINS).float()
         return labels
-
-    def _cross_entropy(self, logits: Tensor, labels: Tensor, first: int) -> Tensor:
-        per_token = -(labels[:, first:] * logits[:, first:].log_softmax(-1)).sum(-1)
-        return (per_token * self._weights[first:]).mean()
 
 
 class EagleTrainer(DrafterLoop[EagleRecipe]):
@@ -181,7 +159,6 @@ def parallel_config(recipe: ParallelRecipe, policy: OpenVLAPolicy) -> ParallelCo
         n_heads=recipe.n_heads,
         n_blocks=recipe.n_blocks,
         inner=recipe.inner,
-        correction_width=recipe.correction_width,
     )
 
 

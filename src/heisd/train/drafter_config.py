@@ -16,19 +16,13 @@ class ParallelRecipe(LoopConfig):
     weight_decay: float = 0.02
     validate_every: int = 0
     soft_bin_sigma: float = 0.7  # labels are spread over neighbouring bins; 0: the greedy token alone
-    target_share: float = 0.0  # of the label: the target's own distribution, sharpened, instead of its greedy token
-    target_sharpness: float = 8.0  # its logits are multiplied by this
     gripper_weight: float = 0.5  # of the gripper's loss against another token's
-    correction_weight: float = 1.0  # of the guesses behind settled tokens against those before
-    correction_draws: int = 2  # numbers of settled tokens that are trained in one step
-    state_dropout: float = 0.1  # share of samples whose hidden state is withheld, for policies that keep none
     past_dropout: float = 0.02  # share of samples without a past, besides the first steps of episodes
     # The shape of the drafter (docs/drafters.md).
     width: int = 192
     n_heads: int = 4
     n_blocks: int = 2
     inner: int = 384
-    correction_width: int = 384
 
 
 class EagleRecipe(LoopConfig):

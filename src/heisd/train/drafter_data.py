@@ -28,7 +28,6 @@ class DrafterBatch:
     past_bins: Tensor  # (B, N_PAST, T) newest first, MISSING where there was none
     features: Tensor  # (B, n_features)
     bins: Tensor  # (B, T) the target's greedy tokens as bins 0-255
-    hidden: Tensor  # (B, T, D) float32: states from which the target chose them
 
     def __len__(self) -> int:
         return len(self.bins)
@@ -59,7 +58,6 @@ class DrafterSamples:
         past = [past_of(bins_of(rollout, policy.codec, executed=True)) for rollout in rollouts]
         self.bins, self.past_bins = torch.from_numpy(np.concatenate(bins)), torch.from_numpy(np.concatenate(past))
         self.features = torch.from_numpy(np.concatenate(list(map(_features, rollouts, past))))
-        self.hidden = torch.cat([rollout.hidden for rollout in rollouts])
         measures = np.repeat(np.asarray(is_measuring), lengths)
         self._train, self._holdout = np.flatnonzero(~measures), np.flatnonzero(measures)
 
@@ -102,9 +100,7 @@ class DrafterSamples:
         n_prefix = self.n_prefix[i]
         P = int(n_prefix.max())
         mask = torch.arange(P) < n_prefix[:, None]
-        return DrafterBatch(
-            self.prefix[i, :P].float(), mask, self.past_bins[i], self.features[i], self.bins[i], self.hidden[i].float()
-        )
+        return DrafterBatch(self.prefix[i, :P].float(), mask, self.past_bins[i], self.features[i], self.bins[i])
 
 
 def bins_of(rollout: Rollout, codec: ActionCodec, *, executed: bool = False) -> IntArray:
