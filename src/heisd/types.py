@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.integer]
+BoolArray = npt.NDArray[np.bool_]
 ImageArray = npt.NDArray[np.uint8]
 
 
@@ -63,7 +64,7 @@ class TokenTree:
         tokens, parents = np.asarray(self.tokens), np.asarray(self.parents)
         if tokens.ndim != 1 or tokens.shape != parents.shape:
             raise ValueError(f"tokens {tokens.shape} and parents {parents.shape} must be equal-length vectors")
-        if len(parents) and not ((parents >= -1) & (parents < np.arange(len(parents)))).all():
+        if not all(-1 <= parent < i for i, parent in enumerate(parents.tolist())):
             raise ValueError("every parent must come before its child (and -1 marks a root)")
 
     @classmethod
@@ -80,7 +81,7 @@ class TokenTree:
             depth.append(depth[parent] + 1 if parent >= 0 else 0)
         return np.asarray(depth, dtype=np.int64)
 
-    def ancestor_mask(self) -> npt.NDArray[np.bool_]:
+    def ancestor_mask(self) -> BoolArray:
         """(N, N) True where row ``i`` may attend to column ``j`` (its ancestors and itself)."""
         n = len(self.parents)
         rows: list[int] = []  # bit j of row i: may attend; arithmetic on plain integers beats that on small arrays

@@ -4,9 +4,9 @@ A node of the tree is an input row of that forward, so equal prefixes are merged
 never becomes a node: the target's opinion of it is read one node earlier, and nothing comes behind it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -107,10 +107,11 @@ def merge(
             raise BadInput(f"{guess.source} proposed {n} tokens where 1 to {length - position} are wanted")
     trie = _Trie(known)
     n_inputs = length - 1 - position  # the action's last token is never an input
-    for guess in sorted(guesses, key=lambda guess: (-guess.weight, guess.tokens)):
-        trie.add(guess, n_inputs)
+    paths: list[list[int]] = [[]] * len(guesses)
+    for i in sorted(range(len(guesses)), key=lambda i: (-guesses[i].weight, guesses[i].tokens)):
+        paths[i] = trie.add(guesses[i], n_inputs)
     kept = trie.heaviest(max_nodes)
-    chains = tuple(_chain(guess, trie.path(guess.tokens[:n_inputs], kept), n_inputs) for guess in guesses)
+    chains = tuple(_chain(guess, path, kept, n_inputs) for guess, path in zip(guesses, paths, strict=True))
     return DraftTree(trie.tree(kept), chains, position, length, known)
 
 
@@ -169,7 +170,9 @@ def _guesses(draft: Draft) -> Iterator[_Guess]:
             yield _Guess(tokens, tuple(weights), draft.source)
 
 
-def _chain(guess: _Guess, path: tuple[int, ...], n_inputs: int) -> DraftChain:
+def _chain(guess: _Guess, nodes: Sequence[int], kept: Mapping[int, int], n_inputs: int) -> DraftChain:
+    """A guess whose nodes were ``nodes`` when the trie was whole; it ends where one of them was left out."""
+    path = tuple(kept[node] for node in takewhile(kept.__contains__, nodes))
     is_whole = len(path) == min(len(guess.tokens), n_inputs)
     return DraftChain(guess.tokens if is_whole else guess.tokens[: len(path)], path, guess.source, guess.weight)
 
@@ -184,32 +187,29 @@ class _Trie:
         self._parents: list[int] = [] if known is None else [-1]
         self._rank: list[tuple[float, int]] = [] if known is None else [(-np.inf, 0)]  # (-weight, depth)
 
-    def add(self, guess: _Guess, n_inputs: int) -> None:
+    def add(self, guess: _Guess, n_inputs: int) -> list[int]:
+        """The nodes of a guess, from the root down; those that are not there yet are made."""
+        path: list[int] = []
         parent = self._root
         for depth, token in enumerate(guess.tokens[:n_inputs]):
-            key, rank = (parent, token), (-guess.weights[depth], depth)
-            if key not in self._ids:
-                self._ids[key] = len(self._tokens)
+            rank = (-guess.weights[depth], depth)
+            node = self._ids.setdefault((parent, token), len(self._tokens))
+            if node == len(self._tokens):
                 self._tokens.append(token)
                 self._parents.append(parent)
                 self._rank.append(rank)
-            parent = self._ids[key]
-            self._rank[parent] = min(rank, self._rank[parent])
+            elif rank < self._rank[node]:
+                self._rank[node] = rank
+            path.append(node)
+            parent = node
+        return path
 
     def heaviest(self, max_nodes: int) -> dict[int, int]:
         """Old -> new index of the nodes that stay; a parent outranks its children, so none is orphaned."""
+        if len(self._tokens) <= max_nodes:
+            return {node: node for node in range(len(self._tokens))}
         order = sorted(range(len(self._tokens)), key=lambda node: (self._rank[node], node))
         return {old: new for new, old in enumerate(sorted(order[:max_nodes]))}
-
-    def path(self, tokens: tuple[int, ...], kept: dict[int, int]) -> tuple[int, ...]:
-        path: list[int] = []
-        parent = self._root
-        for token in tokens:
-            parent = self._ids[parent, token]
-            if parent not in kept:
-                break
-            path.append(kept[parent])
-        return tuple(path)
 
     def tree(self, kept: dict[int, int]) -> TokenTree:
         parents = [kept.get(self._parents[old], -1) for old in kept]

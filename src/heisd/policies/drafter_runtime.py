@@ -6,6 +6,7 @@ operation costs microseconds before it does anything, so everything that does no
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -38,7 +39,8 @@ class ParallelRuntime:
         self._position, self._summary = state["position"], state["summary"]
         self._head = (state["head"] * root).contiguous()
         self._blocks = [_pack(block, self.config) for block in drafter.blocks]
-        self._tables = torch.arange(len(self._past))[:, None]
+        self._tables = np.arange(len(self._past))[:, None] * self._past.shape[1]  # where each table begins
+        self._past = self._past.flatten(0, 1)
         self.guess = torch.inference_mode()(self._guess)
 
     def _guess(self, prefix: Tensor, past_bins: IntArray, features: FloatArray) -> Tensor:
@@ -51,11 +53,12 @@ class ParallelRuntime:
         x = prefix.to("cpu", torch.float32)
         lengths = torch.linalg.vector_norm(x, dim=-1, keepdim=True).add_(1e-6)
         prompt = torch.addcdiv(self._position[: len(x)], x, lengths, value=config.prefix_width**0.5)
-        parts = [torch.from_numpy(features), prompt[config.text_start :].mean(0)]
+        text = prompt[config.text_start :]
+        parts = [torch.from_numpy(features), text.sum(0).div_(len(text))]  # mean() takes five times as long
         if config.has_proprio:
             parts.append(prompt[config.text_start - 1])
-        bins = torch.from_numpy(past_bins)
-        rows = self._past[self._tables, bins].sum(0).add_(self._query)
+        embedded = self._past.index_select(0, torch.from_numpy((past_bins + self._tables).ravel()))
+        rows = embedded.view(*past_bins.shape, -1).sum(0).add_(self._query)
         rows.add_(torch.mv(self._summary.t(), torch.cat(parts)))
         for block in self._blocks:
             rows = _run(block, rows, prompt)

@@ -150,7 +150,7 @@ class OpenVLAPolicy:
         x = context.prefix
         if tree is not None and n_nodes:
             x = torch.cat([x, self._embed_tokens(tree)])
-            rows = self.runtime.rows(0, n_prefix, *_tree_tensors(tree))
+            rows = self.runtime.rows(0, n_prefix, tree.depth, tree.ancestor_mask())
         else:
             rows = self.runtime.rows(0, n_prefix)
         cache.first_state = 0 if self._keeps_prompt_states else n_prefix - 1
@@ -171,7 +171,7 @@ class OpenVLAPolicy:
             token = int(tree.tokens[0])
             x, rows = self.runtime.embedding[token : token + 1], self.runtime.rows(cache.length, 1)
         else:
-            x, rows = self._embed_tokens(tree), self.runtime.rows(cache.length, 0, *_tree_tensors(tree))
+            x, rows = self._embed_tokens(tree), self.runtime.rows(cache.length, 0, tree.depth, tree.ancestor_mask())
         states = self._states(cache.length, cache.length + n_nodes)
         tokens, margins, close = self._greedy(self.runtime.forward(x, rows, cache.data, n_nodes, states))
         return self._pend(cache, tree, tokens, margins, {row + 1 for row in close})
@@ -205,7 +205,8 @@ class OpenVLAPolicy:
         return Scores(cache.next_token, np.asarray(tokens, dtype=np.int64), cache.margin, 0 in close, nodes)
 
     def _embed_tokens(self, tree: TokenTree) -> Tensor:
-        return self.runtime.embedding[torch.from_numpy(np.asarray(tree.tokens, dtype=np.int64)).to(self.runtime.device)]
+        ids = torch.from_numpy(np.asarray(tree.tokens, dtype=np.int64)).to(self.runtime.device)
+        return self.runtime.embedding.index_select(0, ids)
 
     def _embed_proprio(self, state: Proprioception) -> Tensor:
         assert self.config.proprio is not None
@@ -224,7 +225,3 @@ class OpenVLAPolicy:
 
     def _n_before_text(self) -> int:
         return self.n_patches + (1 if self._has_proprio else 0)
-
-
-def _tree_tensors(tree: TokenTree) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(tree.depth), torch.from_numpy(tree.ancestor_mask())

@@ -142,8 +142,9 @@ def past_bins(history: History, codec: ActionCodec) -> IntArray:
     """(N_PAST, T) bins of the last executed actions, newest first; MISSING for what isn't there or isn't an action."""
     past = np.full((N_PAST, codec.length), MISSING, dtype=np.int64)
     bins = codec.vocab_size - 1 - history.tokens[: -N_PAST - 1 : -1]
-    is_ours = ((bins >= 0) & (bins < N_BINS)).all(axis=1, keepdims=True)
-    past[: len(bins)] = np.where(is_ours, bins, MISSING)
+    past[: len(bins)] = bins
+    if bins.size and not 0 <= bins.min() <= bins.max() < N_BINS:
+        past[: len(bins)][((bins < 0) | (bins >= N_BINS)).any(axis=1)] = MISSING
     return past
 
 

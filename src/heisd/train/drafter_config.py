@@ -9,7 +9,7 @@ from heisd.train.config import LoopConfig, parse_recipe, read_recipe
 class ParallelRecipe(LoopConfig):
     """Distillation of the parallel drafter. The defaults are the shipped recipe."""
 
-    steps: int = 6_000
+    steps: int = 16_000
     batch_size: int = 96
     learning_rate: float = 1e-3
     warmup_steps: int = 200

@@ -1,11 +1,9 @@
 """Training targets derived from demonstrations. numpy only."""
 
 import numpy as np
-import numpy.typing as npt
 
-from heisd.types import FloatArray, IntArray
+from heisd.types import BoolArray, FloatArray, IntArray
 
-BoolArray = npt.NDArray[np.bool_]
 GRASPING = 1  # the experts' phase of closing the fingers (heisd.sim.experts.primitives.Phase.GRASP)
 STARTING_STEPS = 4  # of a grasp, in which open fingers have not begun to move yet
 STILL_M_S = 0.012  # below it the fingers have met something (the experts' own measure)
