@@ -1,6 +1,5 @@
 """What every command of the command line shares: its options, how it fails and how it prints its result."""
 
-import errno
 import functools
 import sys
 from collections.abc import Callable
@@ -10,8 +9,6 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from heisd.errors import HeisdError
-
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 Out = Annotated[Path, typer.Option("--out", help="Directory of the run; the same command again resumes it.")]
@@ -38,10 +35,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt as interrupt:
             fail(f"interrupted; {interrupt.args[0] if interrupt.args else 'what was finished before is kept'}", 130)
         except OSError as error:
-            if error.errno not in _DISK_ERRORS:
-                raise
             where = f" ({error.filename})" if error.filename else ""
-            fail(f"{error.strerror}{where}; what was finished before is kept", 2)
+            fail(f"{error.strerror or error}{where}; what was finished before is kept", 2)
 
     return run
 

@@ -63,9 +63,9 @@ def latency_profile(
 ) -> None:
     """A latency profile of this machine, for heisd eval --realtime."""
     from heisd.bench.measured_profile import measured_profile
-    from heisd.bench.results import read_json, write_json_atomically
+    from heisd.files import read_json, write_json
 
     profile = measured_profile(read_json(costs), name or out.stem)
-    write_json_atomically(out, profile.model_dump(mode="json"))
+    write_json(out, profile.model_dump(mode="json"))
     result = {"profile": str(out), "plain_ms": profile.plain_ms}
     emit(result, json, lambda: typer.echo(f"wrote {out}: {profile.name}, plain {profile.plain_ms:.1f} ms"))

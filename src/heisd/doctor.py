@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from heisd.errors import HeisdError
+from heisd.extras import install_command
+from heisd.sim.gl import INSTALL_COMMAND
 
-PIP_COMMAND = 'pip install "heisd[libero]"'
+PIP_COMMAND = install_command("libero")
 _REQUIRED = (
     "numpy",
     "torch",
@@ -54,7 +56,7 @@ def _checks() -> Iterator[Check]:
     for name in (*_REQUIRED, *_SIMULATOR):
         yield _package(name)
     yield _guarded("film encoder", _ffmpeg, PIP_COMMAND)
-    yield _guarded("opengl", _opengl, "apt-get install -y libegl1 libgl1-mesa-dri libosmesa6")
+    yield _guarded("opengl", _opengl, INSTALL_COMMAND)
     for suite in DEMO_SUITES:
         yield _guarded(suite, lambda suite=suite: _suite(suite), PIP_COMMAND)  # type: ignore[misc]
     yield from _weights()

@@ -62,6 +62,11 @@ def json_bytes(value: object) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
+def write_json(path: Path, value: object) -> None:
+    """Replace a JSON file as a whole; raises BadArtifact as :func:`write_atomic`."""
+    write_atomic(path, json_bytes(value))
+
+
 def read_json(path: Path, *, error_type: type[BadArtifact] = BadArtifact, hint: str = "") -> dict[str, Any]:
     """A JSON object; ``error_type``, ending in ``hint``, when the file is missing, torn or holds anything else."""
     try:

@@ -40,7 +40,7 @@ class Observation:
 
 
 class TokenOrigin(StrEnum):
-    """Where a token of an executed action came from (DESIGN principle: every token has one origin)."""
+    """Where a token of an executed action came from (every token has exactly one origin)."""
 
     DECODED = "decoded"  # produced by the target, one by one
     ACCEPTED = "accepted"  # proposed and equal to the target's own greedy token

@@ -12,7 +12,7 @@ import heisd
 PACKAGE = Path(heisd.__file__).parent
 # A module may import from its own layer or an earlier one (docs/architecture.md).
 LAYERS = [
-    {"types", "errors", "files", "interrupts"},
+    {"types", "errors", "files", "interrupts", "extras"},
     {"kinematics", "scene", "watch", "codec", "telemetry"},
     {"propose", "accept", "accept_chunk", "verify", "policies", "index"},
     {"route"},

@@ -63,6 +63,34 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, arguments, message):
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["eval", "--suite", "toy", "--split", "validation", "--out", "FILE"],
+        ["report", "RUN", "--out", "DIR"],
+        ["latency-profile", "DIR", "--out", "profile.json"],
+        ["latency-profile", "FILE", "--out", "missing/profile.json"],
+        ["bench", "--observations", "FILE"],
+        ["bench", "--observations", "EMPTY"],
+        ["train", "policy", "--data", "DIR", "--out", "trained", "--config", "FILE"],
+    ],
+    ids=" ".join,
+)
+def test_a_file_of_the_wrong_kind_is_one_line_and_changes_nothing(tmp_path, arguments):
+    places = {"FILE": tmp_path / "file.npz", "EMPTY": tmp_path / "empty.npz", "DIR": tmp_path / "dir"}
+    places["FILE"].write_bytes(b"PK\x03\x04\xff\xfe torn")
+    places["EMPTY"].touch()
+    places["DIR"].mkdir()
+    if "RUN" in arguments:
+        assert eval_toy(tmp_path / "run").exit_code == 0
+    before = sorted(tmp_path.iterdir())
+    done = run(*(places.get(word, tmp_path / "run" if word == "RUN" else word) for word in arguments))
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert sorted(tmp_path.iterdir()) == before
+    assert places["FILE"].read_bytes() == b"PK\x03\x04\xff\xfe torn"
+
+
 def test_another_configuration_in_the_same_directory_is_refused(tmp_path):
     eval_toy(tmp_path / "run")
     done = eval_toy(tmp_path / "run", "--condition", "jitter")

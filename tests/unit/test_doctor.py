@@ -5,12 +5,13 @@ import pytest
 from heisd import doctor
 from heisd.doctor import Check, diagnose
 from heisd.errors import MissingExtra
+from heisd.extras import install_command
 
 
 def test_a_missing_package_names_its_command():
     check = doctor._package("no-such-package-anywhere")
     assert not check.is_ok
-    assert check.fix == 'pip install "heisd[libero]"'
+    assert check.fix == install_command("libero")
 
 
 def test_a_failing_look_becomes_a_finding():

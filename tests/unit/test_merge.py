@@ -158,7 +158,7 @@ def test_an_unfinished_or_damaged_shard_is_refused(tmp_path):
     (paths[1] / RESULT_NAME).unlink()
     with pytest.raises(BadInput, match=r"gap: .*shard2 \(shard 2/2\) is not finished; repeat its command"):
         merge(paths, tmp_path / "merged")
-    with pytest.raises(BadArtifact, match="does not exist"):
+    with pytest.raises(BadArtifact, match="cannot be read: No such file"):
         merge([paths[0], tmp_path / "nowhere"], tmp_path / "merged")
     lines = (paths[0] / EPISODES_NAME).read_text().splitlines(keepends=True)
     (paths[0] / EPISODES_NAME).write_text("".join(lines[:-1]))

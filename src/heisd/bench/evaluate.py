@@ -16,10 +16,11 @@ from typing import Any
 from heisd import interrupts
 from heisd.bench import realtime
 from heisd.bench.provenance import append_test_log, checkout_root, git_commit, machine, versions
-from heisd.bench.results import EpisodeRecord, RunDirectory, open_run, write_json_atomically
+from heisd.bench.results import EpisodeRecord, RunDirectory, open_run
 from heisd.bench.rollout import EpisodeJob, World, WorldFactory, play_or_report
 from heisd.bench.summary import outcomes, summarise, unplayed
 from heisd.config import EvalConfig, content_hash, parse_shard
+from heisd.files import write_json
 from heisd.sim.splits import EpisodeStart, Split, episode_starts
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ def evaluate(
                 progress(record, len(outcomes(records)), len(starts) * len(config.methods))
         result = result_of(config, setting.provenance, [start.key for start in starts], records)
         result["throughput"] = throughput(n_played, time.monotonic() - began_s, config.workers)
-        write_json_atomically(run.result_path, result)
+        write_json(run.result_path, result)
     if config.split is Split.TEST:
         scores = {name: block["pc_success"] for name, block in result["methods"].items()}
         append_test_log(out, config, "finished", pc_success=scores, n_invalid=result["invalid"]["n"])

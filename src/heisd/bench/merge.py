@@ -17,13 +17,12 @@ from heisd.bench.results import (
     EpisodeRecord,
     RunDirectory,
     open_run,
-    read_json,
-    write_json_atomically,
 )
 from heisd.bench.summary import outcomes
 from heisd.bench.videos import poster_path
 from heisd.config import EvalConfig, differences, parse_shard
 from heisd.errors import BadArtifact, BadInput
+from heisd.files import read_json, write_json
 from heisd.sim.splits import Split
 
 _OF_THE_RUN = ("throughput", "machine", "commit")  # said per shard in the merged result
@@ -108,7 +107,7 @@ def merge(paths: Sequence[Path], out: Path) -> dict[str, Any]:
             | {name: shard.result.get(name) for name in _OF_THE_RUN}
             for shard in shards
         ]
-        write_json_atomically(run.result_path, result)
+        write_json(run.result_path, result)
     if config.split is Split.TEST:
         scores = {name: block["pc_success"] for name, block in result["methods"].items()}
         append_test_log(out, config, "merged", pc_success=scores, n_shards=len(shards))

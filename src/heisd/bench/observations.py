@@ -1,8 +1,10 @@
 """Recorded observations: what latency is measured on, so that every method and machine answers the same questions."""
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -31,7 +33,7 @@ def load_observations(path: Path) -> list[Observation]:
     if not path.is_file():
         raise BadInput(f"{path} does not exist: give an .npz of recorded observations, or leave --observations out")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         cameras = [name.removeprefix("image.") for name in arrays if name.startswith("image.")]
         return [
@@ -43,7 +45,7 @@ def load_observations(path: Path) -> list[Observation]:
             )
             for i in range(len(arrays["instruction"]))
         ]
-    except (OSError, ValueError, KeyError, IndexError) as error:
+    except (OSError, EOFError, BadZipFile, zlib.error, ValueError, KeyError, IndexError) as error:
         # numpy's own words advise loading pickles.
         why = "no .npz archive of plain arrays" if "pickle" in str(error) else error
         raise BadArtifact(f"{path} is not a file of recorded observations ({why})") from None

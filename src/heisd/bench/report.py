@@ -18,6 +18,7 @@ from heisd.bench.report_shift import shifts
 from heisd.bench.report_speculation import acceptance, by_motion, origins_and_routes
 from heisd.bench.report_speed import distributions, plane, speedup_text
 from heisd.errors import BadInput
+from heisd.files import write_atomic
 
 MOST_UNFOLDED = 3  # methods of a run shown one below the other
 
@@ -27,10 +28,7 @@ def write_report(run_paths: Sequence[Path], out: Path) -> Path:
     if not run_paths:
         raise BadInput("a report needs at least one run directory")
     page = render_page([load_run(path) for path in run_paths])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(out)
+    write_atomic(out, page.encode())
     return out
 
 

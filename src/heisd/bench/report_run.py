@@ -6,9 +6,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from heisd.bench.results import RESULT_NAME, EpisodeRecord, RunDirectory, read_json
+from heisd.bench.results import RESULT_NAME, EpisodeRecord, RunDirectory
 from heisd.bench.summary import outcomes
 from heisd.errors import BadArtifact
+from heisd.files import read_json
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from typing import Any
 
 from heisd.config import content_hash, differences
 from heisd.errors import BadArtifact, BadInput
+from heisd.files import read_json, write_json
 
 CONFIG_NAME, EPISODES_NAME, RESULT_NAME = "config.json", "episodes.jsonl", "eval_info.json"
 
@@ -93,30 +94,6 @@ class EpisodeRecord:
         return self.error is None
 
 
-def write_json_atomically(path: Path, value: Any) -> None:
-    """Write JSON so that ``path`` holds either its old content or all of the new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; BadArtifact names the file when it is missing, torn or not an object."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadArtifact(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadArtifact(f"{path} is not readable JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise BadArtifact(f"{path} should hold a JSON object, found a {type(value).__name__}")
-    return value
-
-
 class RunDirectory:
     """One evaluation on disk. Open it with :func:`open_run`, which also takes the writer's lock."""
 
@@ -134,7 +111,7 @@ class RunDirectory:
         if not config_path.exists():
             if (self.path / EPISODES_NAME).exists():
                 raise BadArtifact(f"{self.path} has {EPISODES_NAME} but no {CONFIG_NAME}; choose another --out")
-            write_json_atomically(config_path, {**outcome_fields, "config_hash": content_hash(outcome_fields)})
+            write_json(config_path, {**outcome_fields, "config_hash": content_hash(outcome_fields)})
             return
         found = read_json(config_path)
         found.pop("config_hash", None)

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from heisd.errors import MissingExtra
+from heisd.extras import install_command
 from heisd.index.search import margin, searchable, searchable_query
 from heisd.index.shard import Part, Shard
 from heisd.types import FloatArray, IntArray
@@ -16,7 +17,7 @@ from heisd.types import FloatArray, IntArray
 try:
     import faiss
 except ImportError:
-    raise MissingExtra('searching by faiss needs the package faiss-cpu: pip install "heisd[faiss]"') from None
+    raise MissingExtra(f"searching by faiss needs the package faiss-cpu: {install_command('faiss')}") from None
 
 
 class FaissShard(Shard):

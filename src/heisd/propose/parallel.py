@@ -21,9 +21,7 @@ from heisd.policies.protocol import Context
 from heisd.propose.base import History
 from heisd.types import Draft, FloatArray, IntArray, Verdict
 
-MIN_PROBABILITY = (
-    0.06  # of being kept; below it a row costs more than it saves (row 0.06 ms, forward 1.3 ms, each behind a check)
-)
+MIN_PROBABILITY = 0.09  # of being kept; below it a row costs more than it saves (docs/drafters.md)
 BRANCHES = 8  # guesses at one token that are considered
 
 _Guesses = tuple[list[list[int]], list[list[float]]]  # ids of the likeliest tokens, best first, and their log-probs

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from heisd.errors import MissingExtra, UnknownName
+from heisd.extras import install_command
 from heisd.sim.cache import cache_dir, write_atomically
 
 log = logging.getLogger(__name__)
 
 BACKENDS = ("egl", "osmesa")
-INSTALL_COMMAND = "apt-get install -y libegl1 libgl1-mesa-dri libosmesa6"
+INSTALL_COMMAND = "apt-get install -y libosmesa6 libegl1 libgl1"
 _PROBE_TIMEOUT_S = 60
 _SOFTWARE_RENDERERS = ("llvmpipe", "softpipe", "swrast", "swiftshader")
 
@@ -120,7 +121,7 @@ def _fingerprint() -> str:
     try:
         version = metadata.version("mujoco")
     except metadata.PackageNotFoundError:
-        raise MissingExtra('mujoco is not installed: pip install "heisd[libero]"') from None
+        raise MissingExtra(f"mujoco is not installed: {install_command('libero')}") from None
     devices = sorted(path.name for path in Path("/dev").glob("nvidia*")) + sorted(
         path.name for path in Path("/dev/dri").glob("*")
     )

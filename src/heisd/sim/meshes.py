@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from heisd.errors import MissingExtra
+from heisd.extras import install_command
 from heisd.sim.cache import cache_dir, write_atomically
 from heisd.types import FloatArray, IntArray
 
@@ -46,7 +47,7 @@ def decimate(mesh: Mesh, n_faces: int) -> Mesh:
     try:
         import fast_simplification
     except ModuleNotFoundError as error:
-        raise MissingExtra('fast rendering needs fast-simplification: pip install "heisd[libero]"') from error
+        raise MissingExtra(f"fast rendering needs fast-simplification: {install_command('libero')}") from error
 
     welded, faces = _weld(mesh.vertices, mesh.faces)
     vertices, faces = fast_simplification.simplify(

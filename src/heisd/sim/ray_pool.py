@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from heisd.errors import BadInput, MissingExtra
+from heisd.extras import install_command
 from heisd.sim.work import NO_GROUP, Entry, GroupedQueue, Reply, answer
 
 Item = TypeVar("Item")
@@ -52,7 +53,7 @@ def import_ray() -> Any:
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise MissingExtra(f'Ray is not installed ({error.name}): pip install "heisd[ray]"') from error
+        raise MissingExtra(f"Ray is not installed ({error.name}): {install_command('ray')}") from error
     return ray
 
 

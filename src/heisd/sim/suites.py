@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from heisd.errors import BadInput, IncompleteSuite, MissingExtra, UnknownName
+from heisd.extras import install_command
 from heisd.types import FloatArray
 
 # In these LIBERO-PRO variants the file name repeats the base suite's sentence; only the BDDL text is perturbed.
@@ -55,7 +56,7 @@ def import_libero(module: str) -> ModuleType:
         with contextlib.redirect_stdout(io.StringIO()):
             return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise MissingExtra(f'LIBERO is not installed ({error.name}): pip install "heisd[libero]"') from error
+        raise MissingExtra(f"LIBERO is not installed ({error.name}): {install_command('libero')}") from error
 
 
 def complete_suites() -> list[str]:

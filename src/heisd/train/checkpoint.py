@@ -16,17 +16,24 @@ from heisd.errors import BadArtifact
 def save(
     path: Path, model: nn.Module, ema: dict[str, Tensor], optimizer: torch.optim.Optimizer, meta: dict[str, Any]
 ) -> None:
-    """Write weights, their moving average and the optimiser's moments; ``meta`` must be JSON."""
+    """Write weights, their moving average and the optimiser's moments; ``meta`` must be JSON.
+
+    Raises BadArtifact when it cannot be written; what was there before is intact.
+    """
     tensors = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
     tensors |= {f"ema.{name}": value for name, value in ema.items()}
     for name, p in model.named_parameters():
         for key, value in optimizer.state[p].items():
             tensors[f"adam.{key}.{name}"] = torch.as_tensor(value)
     temporary = path.with_suffix(".tmp")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"meta": json.dumps(meta)})
-    with temporary.open("rb") as handle:
-        os.fsync(handle.fileno())
-    temporary.replace(path)
+    try:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"meta": json.dumps(meta)})
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except (SafetensorError, OSError) as error:  # a full disk is a SafetensorError
+        temporary.unlink(missing_ok=True)
+        raise BadArtifact(f"cannot write {path} ({error}); the checkpoint before it is intact") from error
 
 
 def read_meta(path: Path) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def read_recipe(path: Path | None) -> dict[str, Any]:
         return {}
     try:
         values = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:  # no JSON, or no text
         raise BadInput(f"cannot read the training recipe {path}: {error}") from error
     if not isinstance(values, dict):
         raise BadInput(f"cannot read the training recipe {path}: an object was expected, not {type(values).__name__}")
