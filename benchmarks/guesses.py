@@ -1,6 +1,6 @@
 """How often a whole guess that nobody has checked is as good as the target's answer: store, drafter, last action.
 
-    python benchmarks/guesses.py --observations obs.npz [--suite libero_object] [--steps 2000] [--out FILE]
+    python benchmarks/guesses.py --observations obs.npz [--suite libero_object] [--steps 2000]
 
 Plain decoding answers every recorded observation (`own_tokens.py --record` writes them, of validation episodes); each
 proposer says beside it what it would have done. Good is what calibration calls good (docs/calibration.md): every motion
@@ -22,8 +22,7 @@ from heisd.bench.weights import describe_weights, resolve_weights
 from heisd.codec import GRIPPER
 from heisd.engine import Engine
 from heisd.policies.bundle import load_policy
-from heisd.policies.manifest import sha256_of
-from heisd.presets.assets import Assets, place_of
+from heisd.presets.assets import Assets, hashes
 from heisd.propose.base import History
 from heisd.types import Draft
 
@@ -74,24 +73,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--policy", default="default")
     parser.add_argument("--suite", default="libero_object")
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     weights = resolve_weights(options.policy, options.suite)
     assets = Assets(load_policy(weights), weights, options.suite)
     result = shares(assets, Engine(load_policy(weights)), load_observations(options.observations)[: options.steps])
-    needed = [what for what in SOURCES.values() if what is not None]
     result |= {
         "tolerance_bins": TOLERANCE_BINS,
         "suite": options.suite,
         "policy": describe_weights(weights),
-        "manifests": {what: sha256_of(place_of(weights, options.suite, what)) for what in needed},
+        "assets": hashes(weights, options.suite),
         "versions": versions(),
         "machine": machine(),
     }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

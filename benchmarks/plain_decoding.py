@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from heisd.bench.observations import load_observations
+from heisd.bench.provenance import checkout_root, git_commit, machine, versions
 from heisd.bench.stats import ratio_of_sums
 from heisd.codec import ActionCodec
 from heisd.engine import Engine
@@ -132,8 +133,10 @@ def main() -> None:
     llama = as_transformers(policy.model.language_model)
     recorded = load_observations(args.observations) if args.observations else []
     result = measure(policy, llama, args.steps, recorded)
-    given = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
-    print(json.dumps({**given, "torch": torch.__version__} | result, indent=2))
+    given = {key: value.name if isinstance(value, Path) else value for key, value in vars(args).items()}
+    commit = git_commit(checkout_root(Path.cwd()))
+    made = {"policy_sha256": policy.policy_hash, "versions": versions(), "machine": machine(), "commit": commit}
+    print(json.dumps(given | result | made, indent=2))
 
 
 if __name__ == "__main__":

@@ -247,7 +247,7 @@ ROUNDS_RESULT = {
         "flash": {"stages": {"propose": mean(1.0), "verify": mean(3.0, 5), "route": mean(0.1), "accept": mean(0.2)}},
         "flash_retrieval": {"stages": {"propose": mean(0.5)}},
     },
-    "steps": 60, "dtype": "float32", "threads": 2, "sampling": {"euler_steps": 4, "executed": 8},
+    "steps": 60, "dtype": "float32", "threads": 2, "commit": "abc", "sampling": {"euler_steps": 4, "executed": 8},
     "policy": {"name": "flow", "sha256": "0" * 64}, "machine": {"processor": "A CPU", "cores": 2},
 }  # fmt: skip
 
@@ -260,6 +260,10 @@ def test_a_measured_profile_of_a_chunk_policy() -> None:
     assert "4 Euler steps" in mine.stages["denoise"].source
     mine.require_priced(["full", "flash", "flash_retrieval", "flow_hybrid"])
     methods = {"full": ROUNDS_RESULT["methods"]["full"]}  # type: ignore[index]
+    methods["flash"] = ROUNDS_RESULT["methods"]["flash"]  # type: ignore[index]
+    with pytest.raises(BadInput, match="no latency for lookup"):
+        measured_profile({**ROUNDS_RESULT, "methods": methods}, "laptop").require_priced(["flash", "flash_retrieval"])
+    del methods["flash"]
     alone = measured_profile({**ROUNDS_RESULT, "methods": methods}, "laptop")
     assert alone.plain_ms == 14.0
     with pytest.raises(BadInput, match="no latency for draft"):

@@ -22,7 +22,7 @@ from heisd.engine import Engine
 from heisd.errors import BadInput, UnknownName
 from heisd.presets import EXACT_DTYPE, PRESETS, builder
 from heisd.presets import assets as assets_
-from heisd.presets.assets import Assets
+from heisd.presets.assets import Assets, hashes
 from heisd.propose.registry import PROPOSERS
 from heisd.telemetry import MemorySink
 from heisd.types import Observation
@@ -123,6 +123,7 @@ def check_exact(
         "suite": config.suite,
         "observations": stream.files,
         "policy": policy,
+        "assets": hashes(directory, config.suite),
         "threads": torch_threads(),
         "versions": versions(),
         "machine": machine(),
@@ -213,7 +214,7 @@ class _Stream:
                 return
             self._left -= len(recorded)
             digest = hashlib.sha256("".join(map(observation_hash, recorded)).encode()).hexdigest()
-            self.files.append({"file": str(path), "n": len(recorded), "sha256": digest})
+            self.files.append({"file": path.name, "n": len(recorded), "sha256": digest})
             for previous, now in zip([None, *recorded], recorded, strict=False):
                 yield now, is_first_of_episode(previous, now)
 

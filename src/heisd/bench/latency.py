@@ -13,11 +13,13 @@ import numpy as np
 
 from heisd.bench.methods import parse_methods
 from heisd.bench.observations import load_observations, save_observations
-from heisd.bench.provenance import machine, versions
+from heisd.bench.provenance import checkout_root, git_commit, machine, versions
 from heisd.bench.rollout import Agent, World, observation_hash, peak_rss_mb
 from heisd.bench.stats import distribution, ratio_of_sums
 from heisd.bench.weights import describe_weights, resolve_weights, weights_for
 from heisd.config import EvalConfig
+from heisd.presets.assets import hashes
+from heisd.presets.assets import require as require_assets
 from heisd.sim.splits import Split, episode_starts
 from heisd.types import Observation, StepRecord
 
@@ -69,13 +71,13 @@ class Series:
 def measure(config: BenchConfig, observations: Path | None) -> dict[str, Any]:
     """Load the policy, get observations, time every method on them; the result object of ``heisd bench``."""
     from heisd.bench.libero_world import LiberoWorld, calibrated_suite, require_dtype, sampling_in_use
-    from heisd.presets.assets import require as require_assets
 
     parse_methods(config.methods)
     require_dtype(config.dtype)
     directory, world_config = weights_for(config.weights, config.suite, config.methods), _world_config(config)
     policy, sampling = describe_weights(directory), sampling_in_use(world_config, directory)
-    require_assets(directory, calibrated_suite(directory, config.suite), config.methods)
+    suite = calibrated_suite(directory, config.suite)
+    require_assets(directory, suite, config.methods)
     recorded = load_observations(observations) if observations else None
     world = LiberoWorld(world_config, n_threads=config.threads or None)
     if recorded is None:
@@ -85,12 +87,18 @@ def measure(config: BenchConfig, observations: Path | None) -> dict[str, Any]:
     series = interleave(agents, recorded, config.steps, config.warmup)
     return {
         **summarise(series, config),
-        "observations": {"file": str(observations), "n": len(recorded), "sha256": _joint_hash(recorded)},
+        "observations": {
+            "file": observations.name if observations else None,
+            "n": len(recorded),
+            "sha256": _joint_hash(recorded),
+        },
         "policy": policy,
         **sampling,
+        "assets": hashes(directory, suite),
         "threads": torch_threads(),
         "versions": versions(),
         "machine": machine(),
+        "commit": git_commit(checkout_root(Path.cwd())),
     }
 
 

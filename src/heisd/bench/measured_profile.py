@@ -20,11 +20,11 @@ def measured_profile(result: Mapping[str, Any], name: str) -> LatencyProfile:
         machine, policy = result["machine"], result["policy"]
         if "costs" in result:
             family, stages = Family.TOKENS, _token_stages(result["costs"])
-            what = f"heisd bench --costs: {result['steps']} steps of {result['suite']}, commit {result['commit']}"
+            what = f"heisd bench --costs: {result['steps']} steps of {result['suite']}"
         else:
             family, stages = Family.CHUNKS, _chunk_stages(result["methods"])
             what = f"heisd bench: {result['steps']} steps, {result['sampling']['euler_steps']} Euler steps"
-        source = f"{what}, {result['dtype']}, {result['threads']} thread(s)"
+        source = f"{what}, {result['dtype']}, {result['threads']} thread(s), commit {result['commit']}"
         return LatencyProfile(
             format="heisd-latency-profile", version=1, name=name, family=family,
             model=f"{policy['name']} (sha256 {policy['sha256'][:12]})",

@@ -14,7 +14,7 @@ from heisd.index.bundled import open_store_for
 from heisd.index.store import Store
 from heisd.kinematics import bin_sizes
 from heisd.policies.identity import describe_weights
-from heisd.policies.manifest import MANIFEST
+from heisd.policies.manifest import MANIFEST, sha256_of
 from heisd.policies.target import OpenVLAPolicy
 from heisd.presets import PRESETS
 from heisd.presets.calibration import Calibration
@@ -69,6 +69,12 @@ def place_of(policy: Path, suite: str, what: str) -> Path:
     """The file by which something of a policy is known to be there."""
     policy = policy.resolve()
     return policy.parent / (policy.name + PLACES[what][0].format(suite=suite))
+
+
+def hashes(policy: Path, suite: str) -> dict[str, str]:
+    """What of :data:`PLACES` a policy has -> sha256 of the file that names it: echoed in results."""
+    places = {what: place_of(policy, suite, what) for what in PLACES}
+    return {what: sha256_of(place) for what, place in places.items() if place.is_file()}
 
 
 class Beside:
