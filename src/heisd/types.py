@@ -120,6 +120,11 @@ class Draft:
     log_probs: tuple[tuple[float, ...], ...] | None = None  # as ``chains``: log-probability of each token, if known
     evidence: Mapping[str, float] = field(default_factory=dict)  # what else its author knows, for the router
 
+    def best(self) -> "Draft":
+        """Its best guess alone."""
+        log_probs = None if self.log_probs is None else self.log_probs[:1]
+        return Draft(self.chains[:1], self.source, self.scores[:1], log_probs, self.evidence)
+
     @classmethod
     def of(cls, tokens: IntArray, source: str, scores: FloatArray | None = None) -> "Draft":
         """(K, L) ids, best row first, and (K,) scores (zeros if left out) as a draft."""

@@ -5,8 +5,7 @@
 
 A picture is looked at in two ways: by itself (contrast, pixel noise) and beside the one before it (phase correlation,
 change of brightness, whether it stands still while the arm moves). What is usual is fitted to plain episodes; without
-a fit the limits below catch only what is unmistakable. Two cameras of 128 pixels take about a quarter of a millisecond
-together; larger pictures are sampled.
+a fit the limits below catch only what is unmistakable. Larger pictures are sampled.
 """
 
 import math

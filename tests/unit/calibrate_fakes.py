@@ -8,9 +8,10 @@ import numpy as np
 
 from heisd.bench.evaluate import Setting
 from heisd.bench.observed import ObservedEpisode, RowWriter, read_episode
-from heisd.bench.results import EpisodeRecord, RunDirectory, open_run, write_json_atomically
+from heisd.bench.results import EpisodeRecord, RunDirectory, open_run
 from heisd.bench.suite_fit import Target
 from heisd.config import EvalConfig
+from heisd.files import write_json
 from heisd.sim.splits import episode_starts
 
 SUITE = "toy"
@@ -122,7 +123,7 @@ class FakePlay:
                     skips = {} if config.methods == ("ar",) else {"skip/tolerant motion": 10}
                     counts = speculation({"speculate/always": 30, **skips}, {"parallel": 1} if skips else {})
                     run.append(record(config, start.key, success=i >= n_lost, speculation=counts))
-                write_json_atomically(run.result_path, {})
+                write_json(run.result_path, {})
         return RunDirectory(out).records()
 
     def _observe(self, directory: Path, key: str, seed: int) -> None:

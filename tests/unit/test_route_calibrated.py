@@ -148,6 +148,13 @@ def test_audits_are_a_twentieth_of_the_steps_spread_evenly_and_fixed() -> None:
     assert all(is_audited(step, 1.0) for step in range(2000))
 
 
+def test_an_audit_checks_what_a_skip_would_have_executed() -> None:
+    audit = route([GOOD], replace(READY, step=AUDITED))
+    assert audit.kind is RouteKind.SPECULATE
+    assert audit.only is not None
+    assert audit.only.chains == (route([GOOD], READY).tokens,)
+
+
 def test_an_audit_is_drawn_among_the_eligible_steps_only() -> None:
     for memory in (replace(READY, is_rejected=True), replace(READY, n_skips=2)):
         assert route([GOOD], replace(memory, step=AUDITED)).reason is not Reason.AUDIT

@@ -119,6 +119,18 @@ def test_full_ignores_guesses_and_asks_nobody_later() -> None:
     assert record.origins == {"decoded": 7}
 
 
+def test_a_route_that_names_a_guess_has_it_checked_alone() -> None:
+    """An audit: what would have been executed is wrong at the third token, and nobody else's right guess hides it."""
+    seen = fake.observations(1)[0]
+    truth = tuple(fake.greedy(FakePolicy(), seen))
+    wrong = (*truth[:2], truth[2] ^ 1, *truth[3:])
+    audit = Route(RouteKind.SPECULATE, Reason.AUDIT, only=Draft((wrong,), "wrong", (0.0,)))
+    robot, sink = engine(Scripted(audit), Says("right", truth), Says("wrong", wrong))
+    assert robot.act(seen).tokens.tolist() == list(truth)
+    record = sink.records[0]
+    assert (record.verifications[0], record.kept_by_source["wrong"]) == ((0, 2), 2)
+
+
 def test_only_those_in_the_plan_are_asked() -> None:
     seen = fake.observations(1)[0]
     before, behind, idle = Says("before"), Says("behind"), Says("idle")

@@ -173,7 +173,7 @@ def measure_costs(config: BenchConfig, observations: Path | None = None) -> dict
         "warmup": config.warmup,
         "dtype": config.dtype,
         "suite": config.suite,
-        "observations": {"file": str(path), "n": len(recorded), "sha256": digest},
+        "observations": {"file": path.name, "n": len(recorded), "sha256": digest},
         "policy": policy,
         "threads": torch_threads(),
         "versions": versions(),

@@ -80,7 +80,7 @@ class TokenInference(Generic[ContextT, CacheT]):
             if plan.drafters:
                 with clock("propose"):
                     drafts = (*drafts, *self.panel.propose(context, history, plan.drafters))
-            guesses = self._merge(drafts, answer)
+            guesses = self._merge(drafts if route.only is None else (route.only,), answer)
         with clock("prefill"):
             cache, scores = self._target.prefill(context, guesses.tree if guesses else None)
         in_doubt = self._accept(answer, route.rule, guesses, cache, scores)

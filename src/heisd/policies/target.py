@@ -86,8 +86,8 @@ class OpenVLAPolicy:
         capacity = self._n_before_text() + model.config.max_text_tokens + model.config.action_length + max_tree_nodes
         self.runtime = DecoderRuntime(self.model.language_model, capacity, dtype)
         self._cache = self.runtime.new_cache()
-        # Of a logit: the lead below which rounding may decide. In float32 forwards of one row and of many were seen to
-        # differ by 13 times its precision; of other precisions nothing is promised (heisd.presets.EXACT_DTYPE).
+        # Of a logit: the lead below which rounding may decide. How far float32 forwards of one row and of many
+        # differ: benchmarks/rounding.py; of other precisions nothing is promised (heisd.presets.EXACT_DTYPE).
         self._closeness = CLOSE_EPS * torch.finfo(dtype).eps if dtype == torch.float32 else 0.0
         self._prefilled: _Prefilled | None = None
         self._keeps_states = self._keeps_prompt_states = False

@@ -81,6 +81,7 @@ class Route:
     reason: Reason
     tokens: tuple[int, ...] = ()  # (T,) what a skip executes
     chunk: ChunkDraft | None = None  # whose best guess a skip of a chunk policy executes
+    only: Draft | None = None  # of a speculation: what is checked, nothing beside it; None: everybody's guesses
     rule: Rule | None = None  # of a speculation; None: the engine's own
     completed_by: str = ""  # proposer that fills, unchecked, what the first verification leaves open (KERV)
     completes_from: int = 0  # … if it settled at least so many tokens

@@ -105,6 +105,8 @@ class CalibratedSkip:
         features = skip_features(source, drafts, phase, memory)
         score = self.score(features)
         refusal = self._refusal(source, drafts, phase, memory, features, score)
+        if refusal is Reason.AUDIT:  # checked is what a skip would have executed, nothing beside it
+            return replace(self._check(refusal, score), only=source.best())
         if refusal is not None:
             return self._check(refusal, score)
         return Route(RouteKind.SKIP, Reason.TOLERANT, tokens=source.chains[0], score=score)
