@@ -12,8 +12,8 @@ from typing import Annotated
 
 import typer
 
-from heisd import cli_bench, cli_calibrate, cli_drafter, cli_index, cli_realtime
-from heisd.cli_base import Dtype, Json, Out, Weights, Workers
+from heisd import cli_bench, cli_calibrate, cli_drafter, cli_flow, cli_index, cli_realtime
+from heisd.cli_base import Dtype, EulerSteps, Executed, Json, Out, Weights, Workers
 from heisd.cli_base import emit as _emit
 from heisd.cli_base import fail as _fail
 from heisd.cli_base import guarded as _guarded
@@ -30,6 +30,8 @@ train = typer.Typer(help="Train the models heisd ships.", no_args_is_help=True)
 app.add_typer(train, name="train")
 app.add_typer(cli_index.index, name="index")
 train.command("drafter")(cli_drafter.train_drafter)
+train.command("flow")(cli_flow.train_flow)
+train.command("draft-head")(cli_flow.train_draft_head)
 app.command()(cli_calibrate.calibrate)
 app.command("latency-profile")(cli_realtime.latency_profile)
 
@@ -78,6 +80,8 @@ def evaluate(
         Path | None, typer.Option(help="Calibration file used in place of the policy's own.")
     ] = None,
     dtype: Dtype = "float32",
+    euler_steps: EulerSteps = None,
+    executed: Executed = None,
     workers: Workers = 1,
     ray: Annotated[str | None, typer.Option(help="Play on a Ray cluster: its address, or local.")] = None,
     videos: Annotated[int, typer.Option(min=0, help="Film the first success of this many tasks, and failures.")] = 0,
@@ -93,6 +97,7 @@ def evaluate(
         tasks=_indices(tasks), condition=parse_condition(condition), fresh=fresh, shift=shift, shard=shard,
         protocol=protocol, rendering=rendering, timing=timing, weights=weights, dtype=dtype, workers=workers,
         ray=ray, videos=videos, calibration=None if calibration is None else str(calibration),
+        euler_steps=euler_steps, executed=executed,
         realtime=cli_realtime.realtime_config(realtime, latency_profile, control_hz, meanwhile),
     )  # fmt: skip
     from heisd import cli_run

@@ -14,6 +14,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Out = Annotated[Path, typer.Option("--out", help="Directory of the run; the same command again resumes it.")]
 Weights = Annotated[str, typer.Option(help="A bundled policy's name, or a directory with a policy.")]
 Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
+EulerSteps = Annotated[
+    int | None, typer.Option("--euler-steps", help="Of a flow-matching policy; its bundle's choice if left out.")
+]
+Executed = Annotated[
+    int | None, typer.Option("--executed", help="Actions of a chunk before the next round; the bundle's if left out.")
+]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes.")]
 
 

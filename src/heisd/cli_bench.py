@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from heisd import cli_index
-from heisd.cli_base import Dtype, Json, Weights, emit, fail, guarded
+from heisd.cli_base import Dtype, EulerSteps, Executed, Json, Weights, emit, fail, guarded
 
 if TYPE_CHECKING:
     from heisd.bench.latency import BenchConfig
@@ -35,6 +35,8 @@ def bench(
     weights: Weights = "default",
     dtype: Dtype = "float32",
     threads: Annotated[int, typer.Option(min=0, help="Policy threads; 0 leaves torch's choice.")] = 0,
+    euler_steps: EulerSteps = None,
+    executed: Executed = None,
     index: Annotated[bool, typer.Option("--index", help="Time the experience store's look-up instead.")] = False,
     costs: Annotated[bool, typer.Option("--costs", help="Measure the table of costs that predictions use.")] = False,
     check_exact: Annotated[
@@ -68,7 +70,8 @@ def bench(
     from heisd import cli_run
     from heisd.bench.methods import parse_methods
 
-    result = cli_run.bench(parse_methods(method or "ar"), file, suite, steps, warmup, weights, dtype, threads)
+    methods = parse_methods(method or "ar")
+    result = cli_run.bench(methods, file, suite, steps, warmup, weights, dtype, threads, euler_steps, executed)
     emit(result, json, lambda: cli_run.show_bench(result))
 
 

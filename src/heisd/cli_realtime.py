@@ -54,13 +54,15 @@ def realtime_config(realtime: bool, profile: str, control_hz: int, meanwhile: st
 
 @guarded
 def latency_profile(
-    costs: Annotated[Path, typer.Argument(help="What heisd bench --costs --json has printed.")],
+    costs: Annotated[
+        Path, typer.Argument(help="What heisd bench --costs --json has printed, or bench --method full,flash --json.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="The profile to write.")],
     name: Annotated[str, typer.Option(help="Its name; the file's if left out.")] = "",
     json: Json = False,
 ) -> None:
     """A latency profile of this machine, for heisd eval --realtime."""
-    from heisd.bench.latency_profile import measured_profile
+    from heisd.bench.measured_profile import measured_profile
     from heisd.files import read_json, write_json
 
     profile = measured_profile(read_json(costs), name or out.stem)

@@ -166,14 +166,13 @@ def latency_table(
 
 def bench(
     methods: Sequence[str], observations: Path | None, suite: str, steps: int, warmup: int,
-    weights: str, dtype: str, threads: int,
+    weights: str, dtype: str, threads: int, euler_steps: int | None = None, executed: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Latencies on recorded observations, recorded first when no file is given."""
     from heisd.bench.latency import BenchConfig, measure
 
     return measure(
-        BenchConfig(tuple(methods), suite, steps, warmup, weights, dtype, threads),
-        observations,
+        BenchConfig(tuple(methods), suite, steps, warmup, weights, dtype, threads, euler_steps, executed), observations
     )
 
 
@@ -182,6 +181,12 @@ def show_bench(result: dict[str, Any]) -> None:
     for name, block in result["methods"].items():
         stdout.print(latency_table(f"{name}: milliseconds per action", block["ms_per_action"], block["stages"]))
         stdout.print(f"{name}: {result['warmup']} warm-up steps, first {block['first_ms']:.1f} ms, not counted above")
+        if rounds := block.get("ms_per_round"):
+            n_actions = block["ms_per_action"]["n"] / rounds["n"]
+            stdout.print(
+                f"{name}: {rounds['n']} rounds of {n_actions:.1f} actions, {rounds['mean']:.2f} ms a round "
+                f"(p50 {rounds['p50']:.2f}, p95 {rounds['p95']:.2f}); the mean above is per executed action"
+            )
     if result["cost_ratio"]["decode_over_prefill"] is not None:
         stdout.print(
             f"cost ratio 6D/(V+P) = {result['cost_ratio']['decode_over_prefill']:.2f}: without skipping no method "

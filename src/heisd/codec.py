@@ -1,7 +1,8 @@
 """Robot actions <-> action tokens, by OpenVLA's published formulas. numpy only, vectorised over leading axes.
 
-Two conventions of the gripper meet here, and only here: the environment's (-1 opens, +1 closes) and
-OpenVLA's model space (1 open, 0 closed). The other six dimensions are scaled by their q01 and q99.
+Three conventions of the gripper meet here, and only here: the environment's (-1 opens, +1 closes), OpenVLA's model
+space (1 open, 0 closed) and that of normalised chunks (its sign decides: below 0 open). The other six dimensions are
+scaled by their q01 and q99.
 """
 
 from collections.abc import Sequence
@@ -112,6 +113,25 @@ class ActionCodec:
         if self.length > GRIPPER:
             values[..., GRIPPER] = gripper_to_environment(values[..., GRIPPER])
         return values
+
+    def normalise_chunk(self, actions: FloatArray) -> FloatArray:
+        """(…, 7) environment convention -> (…, 7) in [-1, 1] as flow-matching policies see it: -1 opens, +1 closes."""
+        values = self.normalise(actions)
+        if self.length > GRIPPER:
+            values[..., GRIPPER] = 1.0 - 2.0 * values[..., GRIPPER]
+        return values
+
+    def denormalise_chunk(self, chunk: FloatArray) -> FloatArray:
+        """(…, 7) normalised, clipped to [-1, 1] -> environment convention; the gripper closes from 0 on upwards.
+
+        Raises BadInput for numbers that are not finite.
+        """
+        values = np.array(chunk, dtype=np.float64)
+        if values.shape[-1:] != (self.length,) or not np.isfinite(values).all():
+            raise BadInput(f"a chunk holds {self.length} finite numbers an action; got shape {values.shape}")
+        if self.length > GRIPPER:
+            values[..., GRIPPER] = np.where(values[..., GRIPPER] >= 0.0, 0.0, 1.0)
+        return self.denormalise(np.clip(values, -1.0, 1.0))
 
     def encode_bins(self, actions: FloatArray) -> IntArray:
         """(…, 7) actions in the environment's convention -> (…, 7) bin numbers 0-255."""

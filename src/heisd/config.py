@@ -16,7 +16,15 @@ from heisd.sim.splits import Condition, Split
 # How a run was carried out, not what it measures: free to change when a run is resumed.
 _MANNER_FIELDS = frozenset({"workers", "ray", "videos"})
 # Fields younger than published results: at these values they are left out, so that earlier hashes stay what they were.
-_YOUNGER_FIELDS: dict[str, Any] = {"calibration": None, "offset": 0, "realtime": None, "shift": None, "shard": None}
+_YOUNGER_FIELDS: dict[str, Any] = {
+    "calibration": None,
+    "offset": 0,
+    "realtime": None,
+    "shift": None,
+    "shard": None,
+    "euler_steps": None,
+    "executed": None,
+}
 SIMULATION_HZ = 20  # LIBERO's control rate: one step of the simulation is one period of it
 
 
@@ -77,6 +85,8 @@ class EvalConfig(BaseModel):
     dtype: str = "float32"
     weights: str = "default"
     calibration: str | None = None  # file used in place of the policy's own
+    euler_steps: int | None = None  # of a flow-matching policy, in place of its own
+    executed: int | None = None  # actions of a chunk before the next round, in place of the policy's own
     timing: bool = False
     realtime: RealtimeConfig | None = None  # None: the world waits for every answer
     workers: int = Field(default=1, ge=1)

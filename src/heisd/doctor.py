@@ -109,7 +109,8 @@ def _suite(name: str) -> str:
 
 def _weights() -> Iterator[Check]:
     """Every bundled policy: hashes verified by loading it, then shown two different pictures."""
-    from heisd.bench.weights import TRAIN_COMMAND
+    from heisd.bench.weights import TRAIN_COMMANDS
+    from heisd.policies.manifest import FORMAT
 
     try:
         from heisd.policies.bundle import list_bundled
@@ -119,7 +120,7 @@ def _weights() -> Iterator[Check]:
         yield Check("weights", False, f"cannot look for them: {error}", PIP_COMMAND)
         return
     if not names:
-        yield Check("weights", False, "no policy is bundled with this installation", TRAIN_COMMAND)
+        yield Check("weights", False, "no policy is bundled with this installation", TRAIN_COMMANDS[FORMAT])
     for name in names:
         yield _guarded(f"weights {name}", lambda name=name: _verified(name), "git checkout -- src/heisd/weights")  # type: ignore[misc]
         if not name.endswith("blind"):

@@ -1,38 +1,91 @@
 """The loop that turns one observation into one action. Every stage has the name of the module that does it.
 
-    observation -> encode -> propose -> route -> prefill + verify -> decode -> act -> action  (every stage -> telemetry)
+    observation -> encode -> propose -> route -> infer -> act -> action  (every stage -> telemetry)
 
-What the proposers guess is checked inside the prefill itself: an action that is accepted whole costs one forward of
-the language model. What is missing is decoded from the kept prefix on, with new guesses or, when nobody has any,
-token by token. A router may skip the language model, or leave the guesses aside. Without proposers that is plain
-greedy decoding.
+A router may skip the policy's own inference, have guesses checked by it, or leave them aside; without proposers that is
+plain inference. How it is done is the business of the two families (:mod:`heisd.inference`): tokens are decoded, with
+the guesses inside the prefill itself; chunks of actions are denoised, and a step may find its action in hand.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from typing import Generic
+from collections.abc import Mapping
+from typing import Any, Generic
 
-import numpy as np
-
-from heisd import verify
-from heisd.accept import Rule, exact, unchecked
-from heisd.partial_action import PartialAction
-from heisd.policies.protocol import CacheT, ContextT, TargetPolicy
-from heisd.propose.base import History, Proposer
-from heisd.propose.panel import Panel
-from heisd.route.base import Always, Plan, Reason, Route, RouteKind, Router
+from heisd.accept import Rule, exact
+from heisd.accept_chunk import ChunkRule
+from heisd.errors import BadInput
+from heisd.inference.base import Answer, Encoder, Inference
+from heisd.inference.chunks import ChunkInference
+from heisd.inference.tokens import TokenInference
+from heisd.policies.config import SamplingConfig
+from heisd.policies.protocol import CacheT, ChunkContextT, ChunkPolicy, ContextT, PrefixT, TargetPolicy
+from heisd.propose.base import ChunkProposer, History, Proposer
+from heisd.route.base import Always, Router
+from heisd.route.fixed import Full
 from heisd.telemetry import Clock, NullSink, Sink
-from heisd.types import Action, Draft, Observation, Scores, TokenOrigin, TokenTree
+from heisd.types import Action, Observation
 
 MAX_NODES = 48  # rows that guesses may add to one forward
-_ROOT = (0,)  # the path of a one-node tree
-_NOBODY: tuple[str, ...] | None = ()
-_UNFINISHED = Route(RouteKind.FULL, Reason.NO_GUESS)
-_PLAINLY = Route(RouteKind.FULL, Reason.ALWAYS)
 
 
-class Engine(Generic[ContextT, CacheT]):
-    """Speculative greedy decoding of a target policy, timed on the full clock. One engine serves one robot.
+class ControlLoop:
+    """One control step after the other, timed on the full clock. One loop serves one robot."""
+
+    def __init__(
+        self, target: Encoder, inference: Inference[Any], n_tokens: int, router: Router, sink: Sink | None, clock: Clock
+    ) -> None:
+        """``inference`` is the family's, of the same target and clock; its actions have ``n_tokens`` numbers."""
+        self.sink: Sink = NullSink() if sink is None else sink
+        self._encoder, self._inference, self._n_tokens = target, inference, n_tokens
+        self._panel, self._router, self._clock = inference.panel, router, clock
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin an episode."""
+        self._step = 0
+        self._history = History.empty(self._n_tokens)
+        self._memory = self._router.begin()
+        self._inference.reset()
+        self._panel.reset()
+
+    @property
+    def faults(self) -> Mapping[str, int]:
+        """How often each proposer has failed in this episode."""
+        return dict(self._panel.faults)
+
+    def act(self, observation: Observation) -> Action:
+        """One control step."""
+        clock = self._clock
+        clock.start()
+        self._panel.asked.clear()
+        self._history = self._history.observed(observation.proprio)
+        answer = self._inference.in_hand() or self._decide(observation)
+        with clock("act"):
+            action, outcome = answer.action(), answer.outcome()
+            self._history = self._history.acted(action)
+            if outcome is not None:
+                self._memory = self._router.remember(self._memory, outcome)
+        self.sink.emit(answer.record(self._step, clock.stop(), clock.stage_ms, self._panel.asked))
+        self._step += 1
+        return action
+
+    def _decide(self, observation: Observation) -> Answer:
+        """Encode, ask the scouts, choose the route and follow it."""
+        clock, history = self._clock, self._history
+        with clock("encode"):
+            context = self._encoder.encode(observation)
+        with clock("route"):
+            self._memory = self._router.see(observation, self._memory)
+            phase = self._router.read(history)
+            plan = self._router.plan(phase, self._memory)
+        with clock("propose"):
+            drafts = self._panel.propose(context, history, plan.scouts)
+        with clock("route"):
+            route = self._router.decide(context, phase, drafts, self._memory)
+        return self._inference.answer(context, plan, route, drafts, history)
+
+
+class Engine(ControlLoop, Generic[ContextT, CacheT]):
+    """Speculative greedy decoding of a token policy.
 
     With the rule ``exact`` and the default router every action is that of plain greedy decoding, token for token,
     whatever is proposed; where two tokens are too close to call in a forward of many rows (``Scores.next_is_close``)
@@ -53,132 +106,40 @@ class Engine(Generic[ContextT, CacheT]):
         clock: Clock | None = None,
     ) -> None:
         self.target = target
-        self.sink: Sink = NullSink() if sink is None else sink
-        self._panel = Panel(proposers or {}, target.codec)
-        self._router: Router = Always() if router is None else router
-        self._rule, self._recombines, self._max_nodes = rule, recombines, max_nodes
-        self._clock = Clock() if clock is None else clock
-        self.reset()
+        clock = Clock() if clock is None else clock
+        inference = TokenInference(
+            target, proposers or {}, clock, rule=rule, recombines=recombines, max_nodes=max_nodes
+        )
+        super().__init__(target, inference, target.codec.length, Always() if router is None else router, sink, clock)
 
-    def reset(self) -> None:
-        """Begin an episode."""
-        self._step = 0
-        self._history = History.empty(self.target.codec.length)
-        self._memory = self._router.begin()
-        self._panel.reset()
 
-    @property
-    def faults(self) -> Mapping[str, int]:
-        """How often each proposer has failed in this episode."""
-        return dict(self._panel.faults)
+class ChunkEngine(ControlLoop, Generic[ChunkContextT, PrefixT]):
+    """Receding horizon over the chunks of a flow-matching policy. Without proposers every round is a full one.
 
-    def act(self, observation: Observation) -> Action:
-        """One control step: as many forwards of the language model as the guesses leave to do, at most 7."""
-        clock, answer = self._clock, PartialAction()
-        clock.start()
-        self._panel.asked.clear()
-        with clock("encode"):
-            context = self.target.encode(observation)
-        with clock("route"):
-            self._history = self._history.observed(observation.proprio)
-            self._memory = self._router.see(observation, self._memory)
-            phase = self._router.read(self._history)
-            plan = self._router.plan(phase, self._memory)
-        with clock("propose"):
-            drafts = self._panel.propose(context, self._history, plan.scouts)
-        with clock("route"):
-            route = self._router.decide(context, phase, drafts, self._memory)
-        if route.kind is RouteKind.SKIP and len(route.tokens) != self.target.codec.length:
-            route = _UNFINISHED  # a proposer may guess less than an action; that cannot be executed
-        if route.kind is RouteKind.SKIP:
-            answer.skip(route.tokens)
-        else:
-            self._infer(context, plan, route, drafts, answer)
-        with clock("act"):
-            action = self._action(answer)
-            self._memory = self._router.remember(self._memory, answer.outcome(route))
-        self.sink.emit(answer.record(self._step, route, clock.stop(), clock.stage_ms, self._panel.asked))
-        self._step += 1
-        return action
+    ``rule`` judges drafts; ``router`` decides whether a round skips, verifies or denoises. Raises BadInput for more
+    executed actions than a chunk has, and for more noise levels than fit in one forward of the target.
+    """
 
-    def _infer(
-        self, context: ContextT, plan: Plan, route: Route, drafts: Sequence[Draft], answer: PartialAction
+    def __init__(
+        self,
+        target: ChunkPolicy[ChunkContextT, PrefixT],
+        *,
+        sampling: SamplingConfig,
+        proposers: Mapping[str, ChunkProposer] | None = None,
+        rule: ChunkRule | None = None,
+        router: Router | None = None,
+        sink: Sink | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        """Ask the language model, with the guesses in its first forward and, where tokens are missing, later ones."""
-        clock, asked, guesses = self._clock, _NOBODY, None
-        if route.kind is RouteKind.SPECULATE:
-            asked = plan.later
-            if plan.drafters:
-                with clock("propose"):
-                    drafts = (*drafts, *self._panel.propose(context, self._history, plan.drafters))
-            guesses = self._merge(drafts if route.only is None else (route.only,), answer)
-        with clock("prefill"):
-            cache, scores = self.target.prefill(context, guesses.tree if guesses else None)
-        in_doubt = self._accept(answer, route.rule, guesses, cache, scores)
-        while len(answer.tokens) < self.target.codec.length and not in_doubt:
-            fills = answer.may_be_filled(route)
-            guesses = self._guess(context, (route.completed_by,) if fills else asked, answer)
-            with clock("decode"):
-                scores = self.target.extend(cache, guesses.tree if guesses else _single(answer.tokens[-1]))
-            in_doubt = self._accept(answer, unchecked if fills else route.rule, guesses, cache, scores)
-        if in_doubt:
-            answer.redo()
-            self._infer(context, plan, _PLAINLY, (), answer)
-
-    def _guess(
-        self, context: ContextT, asked: tuple[str, ...] | None, answer: PartialAction
-    ) -> verify.DraftTree | None:
-        """Guesses at the tokens that are missing, as one tree; None when there are none."""
-        # The token before the last has to be read anyway; its forward tells the last one, guessed or not.
-        if not self._panel or asked == _NOBODY or len(answer.tokens) == self.target.codec.length - 1:
-            return None
-        with self._clock("propose"):
-            drafts = self._panel.propose(context, self._history.with_settled(tuple(answer.tokens)), asked)
-        return self._merge(drafts, answer)
-
-    def _merge(self, drafts: Sequence[Draft], answer: PartialAction) -> verify.DraftTree | None:
-        if not drafts:
-            return None
-        with self._clock("trie"):
-            position, length = len(answer.tokens), self.target.codec.length
-            known = answer.tokens[-1] if position else None
-            mixed = verify.recombine(drafts, position=position) if self._recombines else None
-            drafts = drafts if mixed is None else (*drafts, mixed)
-            return verify.merge(drafts, position=position, length=length, max_nodes=self._max_nodes, known=known)
-
-    def _accept(
-        self, answer: PartialAction, rule: Rule | None, guesses: verify.DraftTree | None, cache: CacheT, scores: Scores
-    ) -> bool:
-        """Commit to the cache and to the answer what a forward has settled.
-
-        True when the rule is ``exact`` and plain decoding, whose forwards have other shapes, might have chosen another
-        token: rounding decided.
-        """
-        rule, reads_prompt = rule or self._rule, not answer.tokens
-        path: tuple[int, ...]
-        with self._clock("accept"):
-            if guesses is None:
-                path = () if reads_prompt else _ROOT
-                cache.keep(path)
-                answer.add((cache.next_token,), (TokenOrigin.DECODED,), cache.margin)
-                has_speculated = bool(answer.verdicts)
-            else:
-                verdict = rule(guesses, scores, self.target.codec)
-                path, has_speculated = verdict.path, True
-                cache.keep(path)
-                answer.add(verdict.tokens, verdict.origins, cache.margin)
-                answer.verified(guesses, verdict)
-                self._panel.observe(verdict)
-            return rule is exact and has_speculated and verify.is_close(scores, path, reads_prompt=reads_prompt)
-
-    def _action(self, answer: PartialAction) -> Action:
-        ids = np.asarray(answer.tokens, dtype=np.int64)
-        action = Action(self.target.codec.decode(ids), ids, tuple(answer.origins))
-        self._history = self._history.acted(action)
-        return action
-
-
-@lru_cache(maxsize=4096)
-def _single(token: int) -> TokenTree:
-    """A tree of one node; building one costs as much as a matrix product, and few tokens ever occur."""
-    return TokenTree.chain(np.asarray([token]))
+        if sampling.executed > target.horizon:
+            raise BadInput(
+                f"a chunk of this policy has {target.horizon} actions; {sampling.executed} cannot be executed"
+            )
+        if rule is not None and len(rule.levels) > target.max_chunks:
+            raise BadInput(
+                f"{len(rule.levels)} noise levels are more than the {target.max_chunks} chunks of one forward"
+            )
+        self.target = target
+        clock = Clock() if clock is None else clock
+        inference = ChunkInference(target, proposers or {}, clock, sampling=sampling, rule=rule)
+        super().__init__(target, inference, target.codec.length, Full() if router is None else router, sink, clock)

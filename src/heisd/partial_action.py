@@ -3,15 +3,19 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
+from heisd.codec import ActionCodec
 from heisd.route.base import Outcome, Reason, Route
-from heisd.types import StepRecord, TokenOrigin, Verdict
+from heisd.types import Action, StepRecord, TokenOrigin, Verdict
 from heisd.verify import DraftTree
 
 
 class PartialAction:
-    """The action as far as it is settled, and what that took."""
+    """The action as far as it is settled, and what that took; once it is whole, a token policy's answer."""
 
     __slots__ = (
+        "codec",
         "is_redone",
         "kept_by_source",
         "margins",
@@ -19,12 +23,14 @@ class PartialAction:
         "n_rows",
         "origins",
         "positions",
+        "route",
         "tokens",
         "verdicts",
         "verifications",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, codec: ActionCodec, route: Route) -> None:
+        self.codec, self.route = codec, route
         self.tokens: list[int] = []
         self.origins: list[TokenOrigin] = []
         self.margins: list[float] = []  # of the tokens that the target decoded
@@ -74,11 +80,16 @@ class PartialAction:
         self.tokens += tokens
         self.origins += [TokenOrigin.SKIPPED] * len(tokens)
 
-    def outcome(self, route: Route) -> Outcome:
+    def action(self) -> Action:
+        """The tokens, decoded."""
+        ids = np.asarray(self.tokens, dtype=np.int64)
+        return Action(self.codec.decode(ids), ids, tuple(self.origins))
+
+    def outcome(self) -> Outcome:
         """What came of the route, for the router's memory."""
         tokens, verdicts = tuple(self.tokens), tuple(self.verdicts)
         return Outcome(
-            route,
+            self.route,
             verdicts,
             tuple(self.positions),
             tokens,
@@ -89,7 +100,7 @@ class PartialAction:
         )
 
     def record(
-        self, step: int, route: Route, latency_ms: float, stage_ms: Mapping[str, float], asked: Mapping[str, int]
+        self, step: int, latency_ms: float, stage_ms: Mapping[str, float], asked: Mapping[str, int]
     ) -> StepRecord:
         """Telemetry of the finished step; ``asked`` tells how often each proposer was."""
         return StepRecord(
@@ -102,8 +113,8 @@ class PartialAction:
             verifications=tuple(self.verifications),
             n_drafted=sum(self.n_rows),
             kept_by_source=dict(self.kept_by_source),
-            route=str(route.kind),
-            reason=str(Reason.TOO_CLOSE if self.is_redone else route.reason),
-            score=route.score,
+            route=str(self.route.kind),
+            reason=str(Reason.TOO_CLOSE if self.is_redone else self.route.reason),
+            score=self.route.score,
             asked=dict(asked),
         )

@@ -133,17 +133,27 @@ class Draft:
         return cls(tuple(map(tuple, rows)), source, tuple(values))
 
 
-class StopReason(StrEnum):
-    """Why a verification kept no more draft tokens than it did."""
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkDraft:
+    """One proposer's guesses at the next actions of a chunk policy. ``chunks[0]`` is its best guess."""
 
-    COMPLETE = "complete"  # the action is complete
+    chunks: FloatArray  # (C, H, T) float32, normalised (``ActionCodec.normalise_chunk``)
+    source: str  # registry name of the proposer
+    scores: tuple[float, ...]  # (C,) not increasing: larger is likelier to be kept
+    evidence: Mapping[str, float] = field(default_factory=dict)  # what else its author knows, for the router
+
+
+class StopReason(StrEnum):
+    """Why a verification kept no more draft tokens, or draft actions of a chunk, than it did."""
+
+    COMPLETE = "complete"  # the action, or all of the chunk that may be executed, is complete
     NO_DRAFT = "no draft"  # there was nothing to check
     DRAFT_ENDED = "draft ended"  # everything was kept, but the draft is shorter than the action
     MISMATCH = "mismatch"  # the next token is not the target's (exact rule)
-    OVER_TOLERANCE = "over tolerance"  # too many bins from the target's token
+    OVER_TOLERANCE = "over tolerance"  # too many bins from the target's token, or an action too far from its endpoint
     OVER_BLOCK_BOUNDS = "over block bounds"  # position or rotation block too far from the target's
     BLOCK_UNFINISHED = "block unfinished"  # a block that differs and that the draft does not complete
-    GRIPPER = "gripper"  # the gripper token is not the target's
+    GRIPPER = "gripper"  # the gripper token is not the target's, or the gripper is about to move
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,13 +169,52 @@ class Verdict:
     source: str  # proposer of the kept chain; "" when nothing was kept
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkVerdict:
+    """What a verification says about the drafts of a chunk: the one it keeps most of, and how much."""
+
+    chunk: FloatArray  # (H, T) normalised: the draft
+    n_accepted: int  # leading actions that may be executed
+    reason: StopReason
+    source: str  # proposer of the draft
+
+
 @dataclass(frozen=True, slots=True)
 class Action:
     """One robot action in the environment's convention."""
 
     values: FloatArray  # (7,) [dx, dy, dz, drx, dry, drz, gripper] in [-1, 1]; gripper +1 closes
-    tokens: IntArray  # (T,) vocabulary ids it was decoded from
+    tokens: IntArray  # (T,) vocabulary ids it was decoded from; of a chunk policy: the bins its numbers fall in
     origins: tuple[TokenOrigin, ...]  # (T,)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """What one round of a chunk policy did. Steps that take the next action of the chunk in hand have none."""
+
+    n_actions: int  # of its chunk that are executed before the next round
+    n_prefills: int = 0  # passes of the language model over the prefix
+    n_expert_passes: int = 0  # of the action expert: Euler steps, and one for a verification
+    n_chunks: int = 0  # checked by the verification: candidates times noise levels
+    n_judged: int = 0  # draft actions that could have been accepted
+    n_accepted: int = 0
+    stop: str = StopReason.NO_DRAFT  # why no more were
+    source: str = ""  # proposer of the draft that was judged best, or executed unchecked
+    prefix_age_steps: int = 0  # control steps since the observation behind the keys and values that were read
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether drafts were checked and none of their actions was good enough."""
+        return self.n_chunks > 0 and self.n_accepted == 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Round:
+    """A round as proposers are told of it."""
+
+    chunk: FloatArray  # (H, T) normalised, whole; its first ``record.n_actions`` are executed
+    origin: TokenOrigin
+    record: RoundRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +233,15 @@ class StepRecord:
     route: str = "speculate"  # how the action came about, and why (heisd.route)
     reason: str = "always"
     score: float = float("nan")  # what the route's threshold was compared with
+    round: RoundRecord | None = None  # of a chunk policy, at the steps on which it was asked
     asked: Mapping[str, int] = field(default_factory=dict)  # proposer -> how often it was asked in this step
 
     @property
     def n_accepted(self) -> int:
-        """Guessed tokens kept; the target's own next token is never counted."""
-        return sum(kept for _, kept in self.verifications)
+        """Guessed tokens kept, of a chunk policy drafted actions; the target's own next token is never counted."""
+        return sum(kept for _, kept in self.verifications) if self.round is None else self.round.n_accepted
+
+    @property
+    def n_verifications(self) -> int:
+        """Forwards that checked guesses."""
+        return len(self.verifications) if self.round is None else int(self.round.n_chunks > 0)

@@ -14,12 +14,23 @@ PACKAGE = Path(heisd.__file__).parent
 LAYERS = [
     {"types", "errors", "files", "interrupts", "extras"},
     {"kinematics", "scene", "watch", "codec", "telemetry"},
-    {"propose", "accept", "verify", "policies", "index"},
+    {"propose", "accept", "accept_chunk", "verify", "policies", "index"},
     {"route"},
-    {"partial_action", "engine"},
+    {"partial_action", "inference", "engine"},
     {"presets", "acceleration"},
     {"sim", "train", "bench", "serve", "testing", "doctor", "config"},
-    {"cli", "cli_base", "cli_bench", "cli_calibrate", "cli_drafter", "cli_index", "cli_realtime", "cli_run", "demo"},
+    {
+        "cli",
+        "cli_base",
+        "cli_bench",
+        "cli_calibrate",
+        "cli_drafter",
+        "cli_flow",
+        "cli_index",
+        "cli_realtime",
+        "cli_run",
+        "demo",
+    },
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

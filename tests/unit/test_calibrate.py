@@ -436,12 +436,15 @@ def test_a_given_calibration_is_loaded_in_place_of_the_policys_own(tmp_path, pol
     given = tmp_path / "given.json"
     load(place).model_copy(update={"adaptive_similarity": 0.5}).save(given)
     monkeypatch.setattr(assets, "describe_weights", lambda _: {"sha256": TARGET.sha256})
-    used = assets.Assets(SimpleNamespace(), policy, SUITE, calibration=given)
+    used = assets.Assets(SimpleNamespace(codec=None), policy, SUITE, calibration=given)
     assert used.calibration().adaptive_similarity == 0.5
-    assert assets.Assets(SimpleNamespace(), policy, SUITE).calibration() == load(place)
+    assert assets.Assets(SimpleNamespace(codec=None), policy, SUITE).calibration() == load(place)
+    charged = Costs(vision_ms=1.0, prefill_ms=2.0, decode_ms=3.0, row_ms=0.1)  # of a profile in place of this machine's
+    assert assets.Assets(SimpleNamespace(codec=None), policy, SUITE, costs=charged).costs() is charged
 
     monkeypatch.setattr(libero_world, "suite_info", lambda _: SimpleNamespace(n_tasks=N_TASKS))
-    monkeypatch.setattr(libero_world, "resolve_weights", lambda *_: policy)
+    monkeypatch.setattr(libero_world, "weights_for", lambda *_: policy)
+    monkeypatch.setattr(libero_world, "policy_format", lambda _: "heisd-policy-1")
     monkeypatch.setattr(libero_world, "describe_weights", lambda _: {"sha256": TARGET.sha256})
 
     def in_provenance(method="hold_calibrated", **changes):

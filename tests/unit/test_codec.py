@@ -91,3 +91,24 @@ def test_inconsistent_statistics_are_refused() -> None:
         ActionCodec.from_stats(V, LOW, LOW)
     with pytest.raises(BadInput, match="one entry per action dimension"):
         ActionCodec(V, LOW, HIGH[:6], (True,) * 7)
+
+
+@settings(deadline=None)
+@given(ACTIONS)
+def test_a_normalised_chunk_comes_back_with_its_gripper_by_sign(actions: np.ndarray) -> None:
+    chunk = CODEC.normalise_chunk(actions)
+    np.testing.assert_array_equal(chunk[:, :6], CODEC.normalise(actions)[:, :6])
+    np.testing.assert_allclose(
+        chunk[:, 6], np.clip(actions[:, 6], -1, 1), atol=1e-12
+    )  # -1 opens, as in the environment
+    back = CODEC.denormalise_chunk(chunk)
+    np.testing.assert_allclose(back[:, :6], np.clip(actions[:, :6], np.array(LOW)[:6], np.array(HIGH)[:6]), atol=1e-9)
+    np.testing.assert_array_equal(back[:, 6], np.where(chunk[:, 6] >= 0, 1.0, -1.0))
+
+
+def test_a_chunk_is_clipped_and_never_holds_nonsense() -> None:
+    np.testing.assert_allclose(CODEC.denormalise_chunk(np.full(7, 5.0)), [*HIGH[:6], 1.0])
+    np.testing.assert_allclose(CODEC.denormalise_chunk(np.full((2, 7), -5.0)), [[*LOW[:6], -1.0]] * 2)
+    for broken in (np.full(7, np.nan), np.full(7, np.inf), np.zeros(6)):
+        with pytest.raises(BadInput, match="7 finite numbers"):
+            CODEC.denormalise_chunk(broken)

@@ -7,8 +7,8 @@ from report_fakes import METHODS, play
 from typer.testing import CliRunner
 
 from heisd import cli, demo
-from heisd.bench.motion import ONLOOKER
 from heisd.errors import UnknownName
+from heisd.kinematics.defaults import LIBERO as ONLOOKER
 from heisd.presets.assets import place_of
 from heisd.presets.calibration import Calibration, SkipSetting
 from heisd.route.calibrated import SkipScore

@@ -20,12 +20,13 @@ from heisd.bench.latency_profile import (
     LatencyProfile,
     TokenMeter,
     load_profile,
-    measured_profile,
     profile_hash,
     published_profiles,
 )
+from heisd.bench.measured_profile import measured_profile
 from heisd.engine import Engine
 from heisd.errors import BadArtifact, BadInput, UnknownName
+from heisd.policies.manifest import FLOW_FORMAT, FORMAT
 from heisd.presets import PRESETS
 from heisd.propose import registry
 from heisd.route.fixed import Fixed
@@ -91,16 +92,16 @@ def test_the_measured_times_of_a_step_change_no_charge() -> None:
     assert profile().meter().charge_ms(slow) == profile().meter().charge_ms(record("full", 7, 0))
 
 
-def test_the_engine_says_whom_it_asked() -> None:
+def test_the_engine_says_whom_a_step_asked_and_how_often() -> None:
     sink, names = MemorySink(), ("persistence", "kalman")
     proposers = {name: registry.create(name, fake.CODEC) for name in names}
-    for router, asked in ((Fixed(drafters=("kalman",)), {"kalman"}), (None, set(names)), (Fixed(), set())):
+    once = {"persistence": 1, "kalman": 1}
+    for router, asked in ((Fixed(drafters=("kalman",)), {"kalman": 1}), (Fixed(drafters=names), once), (Fixed(), {})):
         engine = Engine(fake.FakePolicy(), proposers=proposers, sink=sink, router=router)
-        for seen in fake.observations(2):
+        for seen in fake.observations(3):
             engine.act(seen)
-        assert set(sink.records[-1].asked) == asked
-    plain = Engine(fake.FakePolicy(), sink=sink)
-    plain.act(fake.observations(1)[0])
+        assert [record.asked for record in sink.records[-3:]] == [asked] * 3
+    Engine(fake.FakePolicy(), sink=sink).act(fake.observations(1)[0])
     assert sink.records[-1].asked == {}
 
 
@@ -117,16 +118,22 @@ def test_published_profiles_add_up_to_the_published_totals(name: str, total_ms: 
     assert found.name == name
     if found.family == "tokens":
         assert found.meter().charge_ms(record("full", 7, 0)) == pytest.approx(total_ms, abs=0.01)
-        found.require_priced(list(PRESETS))
+    runs = FORMAT if found.family == "tokens" else FLOW_FORMAT
+    found.require_priced([name for name, preset in PRESETS.items() if preset.policy == runs])
 
 
-def test_flash_rounds_of_the_published_chunk_profiles() -> None:
-    speculative = StepRecord(0, 0.0, dict.fromkeys(("encode", "draft", "verify", "accept"), 1.0), 0, {})
-    in_hand = StepRecord(0, 0.0, {"act": 1.0}, 0, {})
-    for name, round_ms in (("pi0-rtx4090d-triton", 7.8), ("pi0-rtx4090d-torch", 18.2)):
+def ran(*stages: str, asked: str = "") -> StepRecord:
+    """A step of a chunk policy; its actions have origins, too."""
+    return StepRecord(0, 9.0, dict.fromkeys(stages, 3.0), 0, {"relaxed": 7}, asked=dict.fromkeys(asked.split(), 1))
+
+
+def test_rounds_by_the_published_chunk_profiles() -> None:
+    for name, full_ms, flash_ms in (("pi0-rtx4090d-triton", 39.7, 7.8), ("pi0-rtx4090d-torch", 58.0, 18.2)):
         meter = load_profile(name).meter()
-        assert meter.charge_ms(speculative) == pytest.approx(round_ms)
-        assert meter.charge_ms(in_hand) == 0.0
+        assert meter.charge_ms(ran("encode", "route", "propose", "prefill", "denoise", "act")) == pytest.approx(full_ms)
+        flash = ran("encode", "route", "propose", "verify", "accept", "act", asked="draft_head tail")
+        assert meter.charge_ms(flash) == pytest.approx(flash_ms)
+        assert meter.charge_ms(ran("act")) == 0.0  # of a chunk in hand
 
 
 def test_every_published_number_has_a_kind_and_a_source() -> None:
@@ -135,15 +142,19 @@ def test_every_published_number_has_a_kind_and_a_source() -> None:
         assert all(len(stage.source) > 10 and stage.kind != "measured" for stage in found.stages.values())
 
 
-def test_families_are_not_mixed() -> None:
+def test_families_are_not_mixed_and_no_stage_is_forgotten() -> None:
     chunks = profile("chunks", **dict.fromkeys(CHUNK_STAGES, 5.0))
     assert isinstance(chunks.meter(), ChunkMeter)
-    with pytest.raises(BadInput, match="this one decodes tokens"):
-        chunks.meter().charge_ms(record("full", 7, 0))
-    with pytest.raises(BadInput, match="this one settles none"):
-        profile().meter().charge_ms(StepRecord(0, 1.0, {"encode": 1.0}, 0, {}))
-    with pytest.raises(BadInput, match=r"no latency for the stage\(s\) euler"):
-        chunks.meter().charge_ms(StepRecord(0, 1.0, {"encode": 1.0, "euler": 2.0}, 0, {}))
+    with pytest.raises(BadInput, match="is of a flow-matching policy, and method 'ar' runs a policy that decodes"):
+        chunks.require_priced(["ar", "exact"])
+    with pytest.raises(BadInput, match="is of a policy that decodes tokens, and method 'flash' runs a flow-matching"):
+        profile().require_priced(["flash"])
+    with pytest.raises(BadInput, match="no latency for draft, which method 'flow_hybrid'"):
+        chunks.require_priced(["full", "flow_hybrid"])
+    for step_of, missing in ((ran("encode", "euler"), "euler"), (ran("encode", asked="draft_head"), "draft"),
+                             (ran("encode", "prefill", "decode"), "decode")):  # fmt: skip
+        with pytest.raises(BadInput, match=rf"no latency for the stage\(s\) {missing}"):
+            chunks.meter().charge_ms(step_of)
 
 
 def test_a_profile_of_zeros_charges_nothing() -> None:
@@ -226,6 +237,42 @@ def test_a_measured_profile_charges_what_the_costs_say() -> None:
     assert mine.meter().charge_ms(record("full", 7, 0)) == COSTS.plain_ms(7)
 
 
+def mean(ms: float, n: int = 10) -> dict[str, float]:
+    return {"mean": ms, "n": n}
+
+
+ROUNDS_RESULT = {
+    "methods": {
+        "full": {"stages": {"encode": mean(2.0), "prefill": mean(4.0), "denoise": mean(8.0), "route": mean(0.1)}},
+        "flash": {"stages": {"propose": mean(1.0), "verify": mean(3.0, 5), "route": mean(0.1), "accept": mean(0.2)}},
+        "flash_retrieval": {"stages": {"propose": mean(0.5)}},
+    },
+    "steps": 60, "dtype": "float32", "threads": 2, "commit": "abc", "sampling": {"euler_steps": 4, "executed": 8},
+    "policy": {"name": "flow", "sha256": "0" * 64}, "machine": {"processor": "A CPU", "cores": 2},
+}  # fmt: skip
+
+
+def test_a_measured_profile_of_a_chunk_policy() -> None:
+    mine = measured_profile(ROUNDS_RESULT, "laptop")
+    assert {name: stage.ms for name, stage in mine.stages.items()} == {
+        "encode": 2.0, "prefill": 4.0, "denoise": 8.0, "draft": 2.0, "verify": 3.0, "lookup": 0.5,
+    }  # fmt: skip
+    assert "4 Euler steps" in mine.stages["denoise"].source
+    mine.require_priced(["full", "flash", "flash_retrieval", "flow_hybrid"])
+    methods = {"full": ROUNDS_RESULT["methods"]["full"]}  # type: ignore[index]
+    methods["flash"] = ROUNDS_RESULT["methods"]["flash"]  # type: ignore[index]
+    with pytest.raises(BadInput, match="no latency for lookup"):
+        measured_profile({**ROUNDS_RESULT, "methods": methods}, "laptop").require_priced(["flash", "flash_retrieval"])
+    del methods["flash"]
+    alone = measured_profile({**ROUNDS_RESULT, "methods": methods}, "laptop")
+    assert alone.plain_ms == 14.0
+    with pytest.raises(BadInput, match="no latency for draft"):
+        alone.require_priced(["flash"])
+    for wrong in ({"methods": {"ar": {"stages": {}}}}, {"methods": {"full": {"stages": {}}}}):
+        with pytest.raises(BadArtifact, match="not a result of heisd bench with a profile"):
+            measured_profile({**ROUNDS_RESULT, **wrong}, "laptop")
+
+
 def test_the_command_writes_a_profile_that_can_be_loaded(tmp_path: Path) -> None:
     costs, out = tmp_path / "costs.json", tmp_path / "laptop.json"
     costs.write_text(json.dumps(COSTS_RESULT))
@@ -236,7 +283,7 @@ def test_the_command_writes_a_profile_that_can_be_loaded(tmp_path: Path) -> None
         load_profile(str(costs))
     refused = CliRunner().invoke(cli.app, ["latency-profile", str(out), "--out", str(tmp_path / "x.json")])
     assert refused.exit_code == 2
-    assert refused.stderr.startswith("error: not the result of heisd bench --costs --json (KeyError: 'machine')")
+    assert refused.stderr.startswith("error: not a result of heisd bench with a profile in it (KeyError: 'machine')")
     assert refused.stderr.count("\n") == 1
 
 

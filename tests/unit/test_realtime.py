@@ -368,7 +368,7 @@ def test_the_list_needs_no_other_option() -> None:
         (["--realtime", "--latency-profile", "zero", "--meanwhile", "dance"], "known: hold, repeat, stop"),
         (["--realtime", "--latency-profile", "zero", "--control-hz", "30"], "possible: 1, 2, 4, 5, 10, 20"),
         (["--realtime", "--latency-profile", "zero", "--timing"], "give one"),
-        (["--realtime", "--latency-profile", "pi0-rtx4090d-torch"], "this one decodes tokens"),
+        (["--realtime", "--latency-profile", "pi0-rtx4090d-torch"], "method 'ar' runs a policy that decodes tokens"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:

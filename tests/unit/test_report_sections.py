@@ -15,13 +15,14 @@ from heisd.bench.charts import positions_svg
 from heisd.bench.charts_timeline import timeline_svg
 from heisd.bench.charts_xy import Axes, PlanePoint, Span, calibration_svg, cdf_svg, plane_svg, ticks
 from heisd.bench.evaluate import evaluate
-from heisd.bench.motion import ONLOOKER, route_letter
+from heisd.bench.motion import route_letter
 from heisd.bench.report import write_report
 from heisd.bench.report_films import most_telling
 from heisd.bench.report_run import load_run, percent_text, table_html
 from heisd.bench.report_speed import comparable, plane
 from heisd.bench.results import EpisodeTimeline, RunDirectory
 from heisd.bench.speculation import SpeculationCounts
+from heisd.kinematics.defaults import LIBERO as ONLOOKER
 from heisd.presets.calibration import Calibration, SkipSetting
 from heisd.route.calibrated import SkipScore
 from heisd.types import StepRecord
@@ -166,7 +167,7 @@ def test_the_timeline_of_the_method_that_skips_is_shown_with_its_film(run, html)
     section = html[html.index("One episode, step by step") : html.index("<h2>Films</h2>")]
     assert section.count("<video") == 1
     assert f"step {chosen.n_steps - 1}: " in section
-    assert "skipped (tolerant motion); score 0.93; 0 guessed tokens kept; grasp" in section
+    assert "skipped (tolerant motion); score 0.93; 0 guesses kept; grasp" in section
 
 
 def test_a_timeline_without_any_reading_is_drawn():

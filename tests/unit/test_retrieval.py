@@ -189,7 +189,9 @@ def test_where_nothing_is_known_nothing_is_proposed(tmp_path: Path) -> None:
 
 def test_a_key_of_another_width_is_a_named_fault_and_costs_no_action(tmp_path: Path) -> None:
     make_store(tmp_path)
-    panel = Panel({"retrieval": Retrieval(CODEC, store=opened(tmp_path))}, CODEC)
+    panel = Panel(
+        {"retrieval": Retrieval(CODEC, store=opened(tmp_path))}, lambda d, h: check_draft(d, CODEC, len(h.settled))
+    )
     wrong = context(np.ones(FULL_DIMS + 1))
     for n in (1, 2, 3, 3):
         assert panel.propose(wrong, NOW) == ()

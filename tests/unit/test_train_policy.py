@@ -8,41 +8,20 @@ import torch
 
 pytest.importorskip("libero", reason="the vocabulary is built from LIBERO's instructions (extra libero)")
 
+from training_fakes import fake_demos
+
 from heisd.errors import BadArtifact, BadInput, UnknownName
 from heisd.policies.bundle import load_policy
-from heisd.sim.demos import Demos
 from heisd.train.augment import bin_smoothing
 from heisd.train.config import TrainConfig, load_config
 from heisd.train.data import Samples
-from heisd.train.policy import Progress, Trainer, export, fit, run, schedule
+from heisd.train.loop import Progress, fit, schedule
+from heisd.train.policy import Trainer, run
 
 TINY = TrainConfig(
     steps=6, batch_size=8, warmup_steps=2, log_every=100, checkpoint_every=3, threads=1, holdout_every=4,
     hidden_size=32, n_layers=2, n_heads=2, intermediate_size=48,
 )  # fmt: skip
-
-
-def fake_demos(seed: int = 0, n_episodes: int = 8, length: int = 10) -> Demos:
-    """Episodes whose action is a function of where the hand is, so that there is something to learn."""
-    rng = np.random.default_rng(seed)
-    n = n_episodes * length
-    proprio = rng.normal(size=(n, 25)).astype(np.float32)
-    proprio[:, 3:7] = [1.0, 0.0, 0.0, 0.0]
-    actions = np.tanh(proprio[:, [0, 1, 2, 7, 8, 9, 10]]).astype(np.float32)
-    actions[:, 6] = np.where(proprio[:, 0] > 0, 1.0, -1.0)
-    return Demos(
-        images=rng.integers(0, 255, size=(n, 2, 128, 128, 3), dtype=np.uint8),
-        cameras=("agentview", "wrist"),
-        proprio=proprio,
-        actions=actions,
-        executed=actions,
-        phase=np.zeros(n, dtype=np.int64),
-        episode=np.repeat(np.arange(n_episodes), length),
-        task=np.zeros(n, dtype=np.int64),
-        instructions=("pick up the butter and place it in the basket",) * n_episodes,
-        provenance=(),
-        fingerprint=f"fake-{seed}",
-    )
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -92,7 +71,7 @@ def test_blind_training_learns_and_exports_a_policy_that_loads(tmp_path: Path) -
     trainer = Trainer(config, Samples(fake_demos(n_episodes=20), config), tmp_path)
     losses = [trainer.train_step()["loss"] for _ in range(config.steps)]
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.5
-    policy = load_policy(export(trainer, tmp_path / "policy", "test"))
+    policy = load_policy(trainer.export(tmp_path / "policy", "test"))
     assert policy.config.cameras == ()
 
 
@@ -152,7 +131,7 @@ def test_a_run_may_begin_with_the_weights_and_scales_of_another(tmp_path: Path) 
     for _ in range(4):
         first.train_step()
     first.save()
-    base = load_policy(export(first, tmp_path / "policy", "test"))
+    base = load_policy(first.export(tmp_path / "policy", "test"))
     second = Trainer(TINY, Samples(fake_demos(seed=1), TINY, base), tmp_path)
     second.begin_with(tmp_path / "checkpoint.safetensors")
     assert second.step == 0
@@ -178,7 +157,7 @@ def test_beginning_with_something_else_ends_in_an_error_that_says_so(tmp_path: P
     first = Trainer(TINY, Samples(fake_demos(), TINY), tmp_path)
     first.train_step()
     first.save()
-    export(first, tmp_path / "policy", "test")
+    first.export(tmp_path / "policy", "test")
     with pytest.raises(BadInput, match=r"seeing policy.*other kind"):
         run([], tmp_path / "out", TINY.model_copy(update={"blind": True}), origin=tmp_path)
     file = tmp_path / "checkpoint.safetensors"

@@ -39,6 +39,12 @@ def test_steps_and_skips_are_counted_on_either_side_of_the_onset() -> None:
     }  # fmt: skip
 
 
+def test_an_action_of_a_chunk_in_hand_is_a_skip_only_if_its_chunk_was() -> None:
+    in_hand = replace(VERIFIED, lm_forwards=0, origins={"relaxed": 7}, verifications=(), route="chunk")
+    counted = counts(0, [in_hand, replace(in_hand, origins={"decoded": 7}), replace(in_hand, origins={"skipped": 7})])
+    assert counted["n_skips_after"] == 1
+
+
 @pytest.mark.parametrize("reason", Reason)
 def test_only_a_withdrawal_from_the_onset_on_is_one(reason: Reason) -> None:
     record = replace(VERIFIED, reason=reason.value)

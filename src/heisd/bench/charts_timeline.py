@@ -1,4 +1,4 @@
-"""One episode, step by step, as an inline SVG: routes as a coloured band over speed, F, kept tokens and gripper."""
+"""One episode, step by step, as an inline SVG: routes as a coloured band over speed, F, kept guesses and gripper."""
 
 from collections.abc import Sequence
 from html import escape
@@ -37,8 +37,8 @@ def timeline_svg(timeline: EpisodeTimeline) -> str:
     )
     playhead = f'<line class="playhead" x1="{LEFT_PX}" y1="0" x2="{LEFT_PX}" y2="{_GRIPPER_TOP + _GRIPPER}"/>'
     return (
-        f'<svg class="steps" viewBox="0 0 {WIDTH_PX} {_HEIGHT_PX}" role="img" aria-label="route, speed, F, kept tokens '
-        f'and gripper at each of {n} control steps">{"".join(plots)}{playhead}</svg>'
+        f'<svg class="steps" viewBox="0 0 {WIDTH_PX} {_HEIGHT_PX}" role="img" aria-label="route, speed, F, guesses '
+        f'kept and gripper at each of {n} control steps">{"".join(plots)}{playhead}</svg>'
     )
 
 
@@ -113,11 +113,11 @@ def _curve(values: Sequence[float | None], n: int, top: float, top_px: int, heig
 
 
 def _kept(timeline: EpisodeTimeline) -> str:
-    """Guessed tokens kept at each step, of seven."""
-    n = len(timeline.n_accepted)
+    """Guesses kept at each step: tokens, of seven, or actions of a chunk, which may be more."""
+    n, most = len(timeline.n_accepted), max(FULL_ACTION, *timeline.n_accepted)
     return "".join(
-        f'<rect class="bar" x="{_x(i, n)}" y="{_KEPT_TOP + _KEPT * (1 - kept / FULL_ACTION):.1f}" '
-        f'width="{max(_x(1, n) - _x(0, n) - 0.5, 0.5):.2f}" height="{_KEPT * kept / FULL_ACTION:.1f}"/>'
+        f'<rect class="bar" x="{_x(i, n)}" y="{_KEPT_TOP + _KEPT * (1 - kept / most):.1f}" '
+        f'width="{max(_x(1, n) - _x(0, n) - 0.5, 0.5):.2f}" height="{_KEPT * kept / most:.1f}"/>'
         for i, kept in enumerate(timeline.n_accepted)
         if kept
     )
@@ -166,7 +166,7 @@ def _said(timeline: EpisodeTimeline, i: int) -> str:
     parts = (
         f"step {i}: {ROUTES.get(timeline.route[i], timeline.route[i])} ({timeline.reason[i]})",
         "" if score is None else f"score {score:.2f}",
-        f"{timeline.n_accepted[i]} guessed tokens kept",
+        f"{timeline.n_accepted[i]} guesses kept",
         f"{timeline.phase[i]}, {_known(timeline.speed_mm[i], '.1f')} mm per step, F {_known(timeline.fused[i], '.2f')}",
         f"gripper {_gripper_name(timeline.gripper[i])}",
     )

@@ -17,7 +17,7 @@ from heisd.bench.latency import BenchConfig, recorded_observations, torch_thread
 from heisd.bench.observations import load_observations
 from heisd.bench.provenance import checkout_root, git_commit, machine, versions
 from heisd.bench.rollout import observation_hash
-from heisd.bench.weights import describe_weights, resolve_weights
+from heisd.bench.weights import describe_weights, weights_for
 from heisd.engine import Engine
 from heisd.errors import BadInput, UnknownName
 from heisd.presets import EXACT_DTYPE, PRESETS, builder
@@ -105,7 +105,7 @@ def check_exact(
 
     from heisd.policies.bundle import load_policy
 
-    directory = resolve_weights(config.weights, config.suite)
+    directory = weights_for(config.weights, config.suite, ("exact",))
     policy = describe_weights(directory)
     names = chosen(config.methods, directory, config.suite)
     if config.threads:

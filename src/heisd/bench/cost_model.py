@@ -21,7 +21,8 @@ from heisd.types import StepRecord
 
 ALLOWED_ERROR = 0.10  # prediction and measurement agree within this share
 OVERHEAD_STAGES = ("route", "trie", "accept", "act")
-PROPOSERS_OF = {"store": "retrieval", "parallel": "parallel", "eagle": "eagle"}  # what a preset needs -> whom it asks
+# what a preset needs -> whom it asks
+PROPOSERS_OF = {"store": "retrieval", "parallel": "parallel", "eagle": "eagle", "draft_head": "draft_head"}
 
 
 @dataclass(frozen=True, slots=True)

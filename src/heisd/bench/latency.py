@@ -16,11 +16,12 @@ from heisd.bench.observations import load_observations, save_observations
 from heisd.bench.provenance import checkout_root, git_commit, machine, versions
 from heisd.bench.rollout import Agent, World, observation_hash, peak_rss_mb
 from heisd.bench.stats import distribution, ratio_of_sums
-from heisd.bench.weights import describe_weights, resolve_weights
+from heisd.bench.weights import describe_weights, resolve_weights, weights_for
 from heisd.config import EvalConfig
 from heisd.presets.assets import hashes
+from heisd.presets.assets import require as require_assets
 from heisd.sim.splits import Split, episode_starts
-from heisd.types import Observation
+from heisd.types import Observation, StepRecord
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ class BenchConfig:
     weights: str = "default"
     dtype: str = "float32"
     threads: int = 0  # 0: torch's own choice
+    euler_steps: int | None = None  # of a flow-matching policy, in place of its own
+    executed: int | None = None  # actions of a chunk before the next round, in place of the policy's own
 
 
 @dataclass(slots=True)
@@ -48,13 +51,16 @@ class Series:
     latency_ms: list[float] = field(default_factory=list)
     stage_ms: dict[str, list[float]] = field(default_factory=dict)
     warmup_ms: list[float] = field(default_factory=list)
+    round_ms: list[float] = field(default_factory=list)  # of a chunk policy: the steps on which it was asked
     cpu_s: float = 0.0
 
-    def add(self, latency_ms: float, stages: Mapping[str, float], cpu_s: float) -> None:
+    def add(self, latency_ms: float, record: StepRecord, cpu_s: float) -> None:
         """One timed step."""
         self.latency_ms.append(latency_ms)
         self.cpu_s += cpu_s
-        for name, ms in stages.items():
+        if record.round is not None:
+            self.round_ms.append(latency_ms)
+        for name, ms in record.stage_ms.items():
             self.stage_ms.setdefault(name, []).append(ms)
 
     def total_ms(self, *stages: str) -> float:
@@ -64,12 +70,14 @@ class Series:
 
 def measure(config: BenchConfig, observations: Path | None) -> dict[str, Any]:
     """Load the policy, get observations, time every method on them; the result object of ``heisd bench``."""
-    from heisd.bench.libero_world import LiberoWorld, require_dtype
+    from heisd.bench.libero_world import LiberoWorld, calibrated_suite, require_dtype, sampling_in_use
 
     parse_methods(config.methods)
     require_dtype(config.dtype)
-    policy = describe_weights(resolve_weights(config.weights, config.suite))
-    world_config = _world_config(config)
+    directory, world_config = weights_for(config.weights, config.suite, config.methods), _world_config(config)
+    policy, sampling = describe_weights(directory), sampling_in_use(world_config, directory)
+    suite = calibrated_suite(directory, config.suite)
+    require_assets(directory, suite, config.methods)
     recorded = load_observations(observations) if observations else None
     world = LiberoWorld(world_config, n_threads=config.threads or None)
     if recorded is None:
@@ -85,7 +93,8 @@ def measure(config: BenchConfig, observations: Path | None) -> dict[str, Any]:
             "sha256": _joint_hash(recorded),
         },
         "policy": policy,
-        "assets": hashes(resolve_weights(config.weights, config.suite), config.suite),
+        **sampling,
+        "assets": hashes(directory, suite),
         "threads": torch_threads(),
         "versions": versions(),
         "machine": machine(),
@@ -144,8 +153,9 @@ def _save_recorded(path: Path, world: World, config: BenchConfig, n_steps: int) 
 
 def _world_config(config: BenchConfig) -> EvalConfig:
     return EvalConfig(
-        suite=config.suite, methods=config.methods, weights=config.weights, dtype=config.dtype, split=Split.VALIDATION
-    )
+        suite=config.suite, methods=config.methods, weights=config.weights, dtype=config.dtype, split=Split.VALIDATION,
+        euler_steps=config.euler_steps, executed=config.executed,
+    )  # fmt: skip
 
 
 def interleave(
@@ -171,7 +181,7 @@ def interleave(
             if step < warmup:
                 series[name].warmup_ms.append(latency_ms)
             else:
-                series[name].add(latency_ms, telemetry.stage_ms, time.process_time() - cpu_s)
+                series[name].add(latency_ms, telemetry, time.process_time() - cpu_s)
     return series
 
 
@@ -192,6 +202,7 @@ def _method_block(mine: Series, baseline: Series) -> dict[str, Any]:
     return {
         "ms_per_action": distribution(mine.latency_ms),
         "stages": {name: distribution(values) for name, values in mine.stage_ms.items()},
+        **({"ms_per_round": distribution(mine.round_ms)} if mine.round_ms else {}),
         "cpu_s_per_action": mine.cpu_s / len(mine.latency_ms) if mine.latency_ms else None,
         "first_ms": mine.warmup_ms[0] if mine.warmup_ms else None,
         "warmup_ms": distribution(mine.warmup_ms),
@@ -203,10 +214,11 @@ def _method_block(mine: Series, baseline: Series) -> dict[str, Any]:
 def cost_ratio(plain: Series) -> dict[str, float | None]:
     """Time of the six decode steps over vision plus prefill (6D/(V+P)), and the speed-up it allows without skipping.
 
-    A proposal that is always accepted saves all decode steps and nothing else: the ceiling is 1 + 6D/(V+P).
+    A proposal that is always accepted saves all decode steps and nothing else: the ceiling is 1 + 6D/(V+P). None for a
+    policy that decodes nothing.
     """
     fixed_ms, decode_ms = plain.total_ms("encode", "prefill"), plain.total_ms("decode")
-    if fixed_ms <= 0:
+    if min(fixed_ms, decode_ms) <= 0:
         return {"decode_over_prefill": None, "ceiling": None}
     return {"decode_over_prefill": decode_ms / fixed_ms, "ceiling": 1 + decode_ms / fixed_ms}
 

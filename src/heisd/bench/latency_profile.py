@@ -1,7 +1,7 @@
 """Latency profiles: what the parts of a control step take for a named model on named hardware, each with its source.
 
-A profile is a JSON file. Those of this package lie in ``latency_profiles/``; one of this machine is made from
-``heisd bench --costs --json`` by ``heisd latency-profile``. It charges a control step for what the step did, as its
+A profile is a JSON file. Those of this package lie in ``latency_profiles/``; one of this machine is made from what
+``heisd bench`` says (:mod:`heisd.bench.measured_profile`). It charges a control step for what the step did, as its
 record tells, and for nothing else: no clock is read, so a charged run repeats exactly on any machine.
 """
 
@@ -12,23 +12,25 @@ from enum import StrEnum
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from heisd.bench.cost_model import OVERHEAD_STAGES, Usage, predict, proposers_of
 from heisd.errors import BadArtifact, BadInput, UnknownName
+from heisd.policies.manifest import FLOW_FORMAT, FORMAT, KINDS
+from heisd.presets import PRESETS
 from heisd.route.costs import Costs
 from heisd.types import StepRecord
 
 PLACE = "latency_profiles"  # of this package's own, beside this module
 LIST = "list"  # asked for in place of a name
 # Token policies: the fields of heisd.route.costs.Costs, without their unit. The others are needed by some methods.
-TOKEN_STAGES = ("vision", "prefill", "decode", "row", "overhead")
+TOKEN_STAGES, OTHER_TOKEN_STAGES = ("vision", "prefill", "decode", "row", "overhead"), ("tree",)
 ASKED_STAGES = {"retrieval": ("lookup",), "parallel": ("drafter", "redraft"), "eagle": ("eagle",)}
-OPTIONAL_TOKEN_STAGES = ("tree", *(stage for stages in ASKED_STAGES.values() for stage in stages))
-# Chunk policies: the clock's own names. A stage counts once in every step in which it ran.
-CHUNK_STAGES = ("encode", "prefill", "denoise", "draft", "verify")
+# Chunk policies: the clock's own names, each counted once in a step in which it ran; and what is asked for drafts.
+CHUNK_STAGES, OTHER_CHUNK_STAGES = ("encode", "prefill", "denoise"), ("verify",)
+ASKED_CHUNK_STAGES = {"retrieval": ("lookup",), "draft_head": ("draft",)}
 FREE_STAGES = frozenset({*OVERHEAD_STAGES, "propose"})
 
 
@@ -37,6 +39,9 @@ class Family(StrEnum):
 
     TOKENS = "tokens"  # decodes the tokens of one action
     CHUNKS = "chunks"  # denoises a chunk of actions
+
+
+_FORMATS = {Family.TOKENS: FORMAT, Family.CHUNKS: FLOW_FORMAT}  # of the bundles such policies lie in
 
 
 class Kind(StrEnum):
@@ -82,8 +87,10 @@ class LatencyProfile(BaseModel):
 
     @model_validator(mode="after")
     def _has_its_stages(self) -> Self:
-        needed = TOKEN_STAGES if self.family is Family.TOKENS else CHUNK_STAGES
-        known = {*needed, *(OPTIONAL_TOKEN_STAGES if self.family is Family.TOKENS else ())}
+        is_tokens = self.family is Family.TOKENS
+        needed, other = (TOKEN_STAGES, OTHER_TOKEN_STAGES) if is_tokens else (CHUNK_STAGES, OTHER_CHUNK_STAGES)
+        asked = (ASKED_STAGES if is_tokens else ASKED_CHUNK_STAGES).values()
+        known = {*needed, *other, *(stage for stages in asked for stage in stages)}
         if unknown := sorted(self.stages.keys() - known):
             raise ValueError(f"unknown stage(s) {', '.join(unknown)}; known: {', '.join(sorted(known))}")
         if missing := [stage for stage in needed if stage not in self.stages]:
@@ -116,11 +123,19 @@ class LatencyProfile(BaseModel):
         return TokenMeter(self) if self.family is Family.TOKENS else ChunkMeter(self)
 
     def require_priced(self, methods: Collection[str]) -> None:
-        """BadInput when a method asks a proposer whose latency the profile does not know."""
-        if self.family is not Family.TOKENS or self.is_instant:
+        """BadInput for a method of another family, or one that asks a proposer whose latency is not known."""
+        if self.is_instant:
             return
+        mine = _FORMATS[self.family]
         for method in methods:
-            asked = [stage for proposer in proposers_of(method) for stage in ASKED_STAGES[proposer]]
+            if method in PRESETS and (other := PRESETS[method].policy) != mine:
+                raise BadInput(
+                    f"latency profile {self.name!r} is of {KINDS[mine]}, and method {method!r} runs {KINDS[other]}; "
+                    "choose another (--latency-profile list)"
+                )
+        stages_of = ASKED_STAGES if self.family is Family.TOKENS else ASKED_CHUNK_STAGES
+        for method in methods:
+            asked = [stage for proposer in proposers_of(method) for stage in stages_of[proposer]]
             if missing := [stage for stage in asked if stage not in self.stages]:
                 raise BadInput(
                     f"latency profile {self.name!r} has no latency for {', '.join(missing)}, which method {method!r} "
@@ -140,34 +155,26 @@ class TokenMeter:
     """Charges by the cost model, for the forwards, rows and proposers of that very step."""
 
     def __init__(self, profile: LatencyProfile) -> None:
-        self._name, self._costs = profile.name, profile.costs()
+        self._costs = profile.costs()
 
     def charge_ms(self, record: StepRecord) -> float:
-        """See :func:`heisd.bench.cost_model.predict`. Raises BadInput for a step that settled no token."""
-        if not record.origins:
-            raise BadInput(
-                f"latency profile {self._name!r} is of a policy that decodes tokens, and this one settles none; "
-                "choose a profile of the family chunks (--latency-profile list)"
-            )
+        """See :func:`heisd.bench.cost_model.predict`."""
         return predict(self._costs.asking(record.asked), Usage.of_step(record)).total_ms
 
 
 class ChunkMeter:
-    """Charges every stage that ran in that step, once; a step that takes an action from a chunk in hand is free."""
+    """Charges every stage that ran in that step, and whom it asked; an action of a chunk in hand is free."""
 
     def __init__(self, profile: LatencyProfile) -> None:
         self._name, self._ms = profile.name, {name: stage.ms for name, stage in profile.stages.items()}
 
     def charge_ms(self, record: StepRecord) -> float:
-        """Raises BadInput for a step of a token policy, or one with a stage that has no latency."""
-        if record.origins:
-            raise BadInput(
-                f"latency profile {self._name!r} is of a policy that denoises chunks, and this one decodes tokens; "
-                "choose a profile of the family tokens (--latency-profile list)"
-            )
-        if unknown := sorted(record.stage_ms.keys() - self._ms.keys() - FREE_STAGES):
+        """Raises BadInput for a stage or a proposer that has no latency."""
+        asked = [stage for name in record.asked for stage in ASKED_CHUNK_STAGES.get(name, ())]
+        ran = [*(record.stage_ms.keys() - FREE_STAGES), *asked]
+        if unknown := sorted(set(ran) - self._ms.keys()):
             raise BadInput(f"latency profile {self._name!r} has no latency for the stage(s) {', '.join(unknown)}")
-        return sum(self._ms[stage] for stage in record.stage_ms if stage in self._ms)
+        return sum(self._ms[stage] for stage in ran)
 
 
 def published_profiles() -> list[LatencyProfile]:
@@ -200,33 +207,6 @@ def profile_hash(profile: LatencyProfile) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def measured_profile(result: dict[str, Any], name: str) -> LatencyProfile:
-    """A profile from the result object of ``heisd bench --costs``; BadArtifact for any other object.
-
-    Parts that were not measured because the policy lacks them (a store, a drafter) are left out.
-    """
-    try:
-        machine, policy = result["machine"], result["policy"]
-        source = (
-            f"heisd bench --costs: {result['steps']} steps of {result['suite']}, {result['dtype']}, "
-            f"{result['threads']} thread(s), commit {result['commit']}"
-        )
-        # What was not measured stands in the table as 0.
-        ms = {part.removesuffix("_ms"): value for part, value in result["costs"].items()}
-        stages = {part: value for part, value in ms.items() if value or part in TOKEN_STAGES or part == "tree"}
-        return LatencyProfile(
-            format="heisd-latency-profile", version=1, name=name, family=Family.TOKENS,
-            model=f"{policy['name']} (sha256 {policy['sha256'][:12]})",
-            hardware=f"{machine['processor']}, {machine['cores']} core(s)",
-            stages={part: Stage(ms=value, kind=Kind.MEASURED, source=source) for part, value in stages.items()},
-        )  # fmt: skip
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise BadArtifact(
-            f"not the result of heisd bench --costs --json ({type(error).__name__}: {_first_line(error)}); make one: "
-            "heisd bench --costs --json > costs.json"
-        ) from None
-
-
 def describe(profiles: Sequence[LatencyProfile]) -> list[str]:
     """Lines for ``--latency-profile list``."""
     lines = []
@@ -255,7 +235,3 @@ def _parse(content: bytes, where: str) -> LatencyProfile:
         raise BadArtifact(f"{where} is no latency profile: {place}: {first['msg']}") from None
     except ValueError as error:  # JSON, or text that is not UTF-8
         raise BadArtifact(f"{where} is no latency profile: not readable JSON ({error})") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]

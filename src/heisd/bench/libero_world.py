@@ -8,10 +8,12 @@ from heisd.bench.evaluate import Setting
 from heisd.bench.methods import parse_methods
 from heisd.bench.realtime import charged_costs
 from heisd.bench.rollout import Agent
-from heisd.bench.weights import describe_weights, resolve_weights
+from heisd.bench.weights import describe_weights, weights_for
 from heisd.config import EvalConfig
-from heisd.errors import UnknownName
-from heisd.policies.manifest import sha256_of
+from heisd.errors import BadInput, UnknownName
+from heisd.policies.config import SamplingConfig
+from heisd.policies.identity import policy_format
+from heisd.policies.manifest import FLOW_FORMAT, sha256_of
 from heisd.presets import PRESETS, builder
 from heisd.sim.protocols import base_suite, parse_protocol
 from heisd.sim.rendering import parse_rendering
@@ -31,14 +33,19 @@ def libero_setting(config: EvalConfig) -> Setting:
     protocol, _ = parse_protocol(config.protocol), parse_rendering(config.rendering)
     require_dtype(config.dtype)
     info = suite_info(config.suite)
-    directory = resolve_weights(config.weights, config.suite)
+    directory = weights_for(config.weights, config.suite, config.methods)
     policy = describe_weights(directory)
     from heisd.presets.assets import require as require_assets
 
     require_assets(
         directory, calibrated_suite(directory, config.suite), config.methods, calibration=_given_calibration(config)
     )
-    provenance = {"protocol": protocol.as_dict(), "policy": policy, **_calibration_in_use(config, directory, policy)}
+    provenance = {
+        "protocol": protocol.as_dict(),
+        "policy": policy,
+        **_calibration_in_use(config, directory, policy),
+        **sampling_in_use(config, directory),
+    }
     return Setting(info.n_tasks, libero_world, provenance)
 
 
@@ -132,11 +139,40 @@ def load_assets(config: EvalConfig) -> Any:
     from heisd.policies.bundle import load_policy
     from heisd.presets.assets import Assets
 
-    directory = resolve_weights(config.weights, config.suite)
-    horizon = parse_protocol(config.protocol).horizon(config.suite)
-    target, calibration = load_policy(directory, config.dtype), _given_calibration(config)
+    directory, calibration = weights_for(config.weights, config.suite, config.methods), _given_calibration(config)
     suite = calibrated_suite(directory, config.suite)
+    if policy_format(directory) == FLOW_FORMAT:
+        return _load_flow_assets(config, directory, suite, calibration)
+    horizon = parse_protocol(config.protocol).horizon(config.suite)
+    target = load_policy(directory, config.dtype)
     return Assets(target, directory, suite, horizon=horizon, calibration=calibration, costs=charged_costs(config))
+
+
+def _load_flow_assets(config: EvalConfig, directory: Path, suite: str, calibration: Path | None) -> Any:
+    from heisd.policies.flow.bundle import load_flow
+    from heisd.presets.flow_assets import FlowAssets
+
+    target = load_flow(directory, config.dtype)
+    return FlowAssets(target, directory, suite, sampling=_sampling(config, directory), calibration=calibration)
+
+
+def _sampling(config: EvalConfig, directory: Path) -> SamplingConfig:
+    """How a flow-matching policy's chunks are made and used: what its bundle says, or what was asked for instead."""
+    from heisd.policies.bundle import read_config
+    from heisd.policies.flow.config import FlowConfig
+    from heisd.presets.flow_assets import chosen_sampling
+
+    bundled = read_config(directory, FlowConfig)
+    return chosen_sampling(bundled.sampling, bundled.horizon, config.euler_steps, config.executed)
+
+
+def sampling_in_use(config: EvalConfig, directory: Path) -> dict[str, Any]:
+    """What a result says about a flow-matching policy's chunks; BadInput for numbers given to a token policy."""
+    if policy_format(directory) == FLOW_FORMAT:
+        return {"sampling": _sampling(config, directory).model_dump()}
+    if config.euler_steps is not None or config.executed is not None:
+        raise BadInput(f"--euler-steps and --executed are for flow-matching policies; {directory.name} decodes tokens")
+    return {}
 
 
 class EngineAgent:

@@ -17,7 +17,7 @@ from heisd.bench.observations import load_observations
 from heisd.bench.provenance import checkout_root, git_commit, machine, versions
 from heisd.bench.rollout import observation_hash
 from heisd.bench.stats import distribution
-from heisd.bench.weights import describe_weights, resolve_weights
+from heisd.bench.weights import describe_weights, weights_for
 from heisd.codec import ActionCodec
 from heisd.engine import Engine
 from heisd.errors import BadInput
@@ -152,7 +152,7 @@ def measure_costs(config: BenchConfig, observations: Path | None = None) -> dict
     from heisd.policies.bundle import load_policy
     from heisd.presets.assets import Assets
 
-    directory = resolve_weights(config.weights, config.suite)
+    directory = weights_for(config.weights, config.suite, ("ar",))
     policy = describe_weights(directory)
     if config.threads:
         torch.set_num_threads(config.threads)

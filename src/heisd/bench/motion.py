@@ -10,33 +10,13 @@ from collections import deque
 import numpy as np
 
 from heisd.bench.results import EpisodeTimeline
-from heisd.kinematics import Distance, Motion, MotionRanges, PhaseSignal, Solver, phase_signal
-from heisd.types import FloatArray, Proprioception, StepRecord
+from heisd.kinematics import Motion, PhaseSignal, phase_signal
+from heisd.kinematics.defaults import LIBERO as ONLOOKER
+from heisd.types import FloatArray, Proprioception, StepRecord, TokenOrigin
 
 REMEMBERED_POSES = 32  # control steps, as many as an engine remembers
 SKIPPED, VERIFIED, DECODED = "S", "V", "F"  # how a step's action came about: nobody asked, guesses checked, neither
 WAITING = "W"  # the policy was still thinking (--realtime)
-
-# HeiSD's released window, centroid and distance. The bounds are those of this project's scripted demonstrations of
-# libero_object and libero_spatial, on which the two agree within 1 % (D 0.140 and 0.141 m, R 17.2 and 17.3 mm); the
-# speed gate is the slower of their 25th percentiles (8.6 and 5.5 mm per control step).
-ONLOOKER = MotionRanges(
-    suite="libero",
-    window=5,
-    alpha=0.5,
-    solver=Solver.CENTROID,
-    distance=Distance.LAST_POINT,
-    displacement_min_m=0.0008,
-    displacement_max_m=0.140,
-    spread_min_m=0.00013,
-    spread_max_m=0.0172,
-    fused_threshold=0.38,
-    speed_gate_mm=5.5,
-    speed_high_mm=14.4,
-    translation_high=0.97,
-    rotation_change_high=0.036,
-    action_change_sigma=(0.07, 0.08, 0.15, 0.0075, 0.011, 0.016, 0.24),
-)
 
 
 class Onlooker:
@@ -83,10 +63,13 @@ def add_waiting(timeline: EpisodeTimeline, signal: PhaseSignal, values: FloatArr
 
 
 def route_letter(record: StepRecord) -> str:
-    """What became of a step, whatever its route was called: a speculation without guesses is plain decoding."""
-    if not record.lm_forwards:
+    """Where the executed action came from, whatever the route was called, and however long ago its chunk was made.
+
+    A speculation without guesses is plain decoding.
+    """
+    if TokenOrigin.SKIPPED in record.origins:
         return SKIPPED
-    return VERIFIED if record.verifications else DECODED
+    return VERIFIED if record.verifications or TokenOrigin.RELAXED in record.origins else DECODED
 
 
 def _number(value: float, digits: int) -> float | None:

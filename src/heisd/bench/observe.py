@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from heisd.bench.libero_world import EngineAgent, LiberoWorld, load_assets
-from heisd.bench.motion import ONLOOKER
 from heisd.bench.observed import RowWriter
 from heisd.bench.rollout import Agent, Env, World
 from heisd.codec import GRIPPER, ActionCodec
 from heisd.config import EvalConfig
 from heisd.engine import Engine
 from heisd.kinematics import PhaseSignal
+from heisd.kinematics.defaults import LIBERO as ONLOOKER
 from heisd.policies.manifest import sha256_of
 from heisd.policies.protocol import Context
 from heisd.presets.skippers import MEMORY, SCOUTS, SKIPPERS, Skipper

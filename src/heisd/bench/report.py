@@ -12,6 +12,7 @@ from heisd.bench.charts import STAGE_CLASSES, histogram_svg, interval_svg, stack
 from heisd.bench.report_calibration import calibrations
 from heisd.bench.report_films import films, timelines
 from heisd.bench.report_realtime import in_real_time
+from heisd.bench.report_rounds import rounds
 from heisd.bench.report_run import Run, load_run
 from heisd.bench.report_shift import shifts
 from heisd.bench.report_speculation import acceptance, by_motion, origins_and_routes
@@ -45,6 +46,7 @@ def render_page(runs: Sequence[Run]) -> str:
         _success(runs),
         _latency(runs),
         acceptance(runs),
+        rounds(runs),
         origins_and_routes(runs),
         by_motion(runs),
         calibrations(runs),

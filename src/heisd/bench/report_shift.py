@@ -5,8 +5,8 @@ from typing import Any
 
 from heisd.bench.report_run import Run, figure_text, percent_text, table_html
 from heisd.bench.stats import Estimate, paired_difference
-from heisd.route.base import RouteKind
 from heisd.sim.protocols import base_suite
+from heisd.types import TokenOrigin
 
 MEMORY = "retrieval"
 
@@ -101,11 +101,9 @@ def _unchanged(run: Run, name: str, runs: Sequence[Run]) -> dict[str, Any] | Non
 
 
 def skip_share(block: dict[str, Any]) -> float | None:
-    """Share of control steps that were executed unverified."""
-    routes = block["speculation"].get("routes", {})
-    n_steps = sum(count["n"] for count in routes.values())
-    skipped = sum(count["n"] for route, count in routes.items() if route.split("/")[0] == RouteKind.SKIP)
-    return skipped / n_steps if n_steps else None
+    """Share of actions that were executed unverified; an action is skipped whole or not at all."""
+    n_tokens = sum(block["speculation"].get(origin, 0) for origin in TokenOrigin)
+    return block["speculation"][TokenOrigin.SKIPPED] / n_tokens if n_tokens else None
 
 
 def _memory_share(block: dict[str, Any]) -> float | None:

@@ -19,6 +19,8 @@ _SAME = (
     "dtype",
     "image_size",
     "calibration",
+    "euler_steps",
+    "executed",
     "realtime",
 )
 

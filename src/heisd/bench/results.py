@@ -55,7 +55,7 @@ class EpisodeTimeline:
     fused: list[float | None] = field(default_factory=list)  # HeiSD's F, by one set of ranges for every method
     gripper: list[float | None] = field(default_factory=list)  # executed command, above 0 closes
     phase: list[str] = field(default_factory=list)  # approach, grasp, transport, release
-    n_accepted: list[int] = field(default_factory=list)  # guessed tokens kept
+    n_accepted: list[int] = field(default_factory=list)  # guesses kept: tokens, or actions of a chunk
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from heisd.bench.rounds import RoundCounts
 from heisd.kinematics import Phase
 from heisd.route.base import MOTION_TOKENS, Reason
 from heisd.types import StepRecord, TokenOrigin
@@ -27,6 +28,7 @@ class SpeculationCounts:
         self.by_source: Counter[str] = Counter()  # proposer -> tokens kept
         self.routes: Counter[str] = Counter()  # "skip/tolerant motion" -> steps
         self.motion: dict[str, Counter[str]] = {}  # "approach" -> sums of its steps
+        self.rounds = RoundCounts()  # of chunk policies
         self.audits: Counter[str] = Counter()  # proposer whose motion tokens an audit kept ("" for none) -> audits
 
     def add(self, step: StepRecord) -> None:
@@ -42,11 +44,12 @@ class SpeculationCounts:
 
     def add_motion(self, phase: str, step: StepRecord, latency_ms: float | None, shadow_ms: float | None) -> None:
         """Count the same step under its kind of motion; times only where they were measured (``--timing``)."""
+        self.rounds.add(step, latency_ms)
         sums = self.motion.setdefault(phase, Counter())
         sums["steps"] += 1
         sums["lm_forwards"] += step.lm_forwards
-        sums["skipped"] += not step.lm_forwards
-        sums["verifications"] += len(step.verifications)
+        sums["skipped"] += TokenOrigin.SKIPPED in step.origins
+        sums["verifications"] += step.n_verifications
         sums["kept"] += step.n_accepted
         if latency_ms is not None:
             sums["latency_us"] += round(1e3 * latency_ms)
@@ -64,6 +67,7 @@ class SpeculationCounts:
             "routes": dict(self.routes),
             "motion": {phase: dict(sums) for phase, sums in self.motion.items()},
             "audits": dict(self.audits),
+            "rounds": self.rounds.as_dict(),
         }
 
     @classmethod
@@ -80,6 +84,7 @@ class SpeculationCounts:
             for phase, sums in part.get("motion", {}).items():  # older files have none
                 counts.motion.setdefault(phase, Counter()).update(sums)
             counts.audits.update(part.get("audits", {}))
+            counts.rounds.update(part.get("rounds", {}))
         return counts
 
     def block(self, tokens: Mapping[str, int], lm_forwards: int) -> dict[str, Any]:
@@ -108,6 +113,7 @@ class SpeculationCounts:
             },
             "by_motion": self._by_motion(),
             "audits": {"n": self.audits.total(), "kept_by_source": {s: n for s, n in self.audits.items() if s}},
+            **({"rounds": self.rounds.block()} if self.rounds.as_dict() else {}),
         }
 
     def _by_motion(self) -> dict[str, dict[str, Any]]:

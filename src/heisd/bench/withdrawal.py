@@ -5,7 +5,7 @@ from typing import Any
 
 from heisd.bench.stats import distribution
 from heisd.route.base import WITHDRAWALS
-from heisd.types import StepRecord
+from heisd.types import StepRecord, TokenOrigin
 
 _REASONS = frozenset(map(str, WITHDRAWALS))
 
@@ -22,7 +22,7 @@ class WithdrawalCounts:
         """Count the policy's answer at a control step; they come in order."""
         is_after = step >= self.onset_step
         self._n_steps[is_after] += 1
-        self._n_skips[is_after] += not record.lm_forwards
+        self._n_skips[is_after] += TokenOrigin.SKIPPED in record.origins
         if is_after and self.withdrawn_step is None and record.reason in _REASONS:
             self.withdrawn_step = step
 

@@ -8,10 +8,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
@@ -29,24 +29,48 @@ from heisd.policies.tokenizer import WordTokenizer
 WEIGHTS_ROOT = Path(__file__).resolve().parent.parent / "weights"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "norm_stats.json")
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
 MAX_BUNDLE_BYTES = 40_000_000  # of all files together: bundles travel inside the package and its repository
 
 
-def list_bundled() -> list[str]:
-    """Names of the policies that ship with the package."""
+class BundledNetwork(Protocol):
+    """A network that says what shape it has."""
+
+    @property
+    def config(self) -> BaseModel:
+        """Its shape, as ``config.json`` holds it."""
+        ...
+
+    def state_dict(self) -> Mapping[str, torch.Tensor]:
+        """Its weights by name."""
+        ...
+
+
+def list_bundled(bundle_format: str = manifests.FORMAT) -> list[str]:
+    """Names of the policies that ship with the package, of one format; those that decode tokens if none is named."""
     if not WEIGHTS_ROOT.is_dir():
         return []
     required = (manifests.MANIFEST, *FILES)  # a policy's store lies beside it and has a manifest too
-    return sorted(path.name for path in WEIGHTS_ROOT.iterdir() if all((path / name).is_file() for name in required))
+    whole = [path for path in WEIGHTS_ROOT.iterdir() if all((path / name).is_file() for name in required)]
+    return sorted(path.name for path in whole if _is_of(path, bundle_format))
+
+
+def _is_of(directory: Path, bundle_format: str) -> bool:
+    try:
+        return manifests.read_manifest(directory).format == bundle_format
+    except BadArtifact:
+        return bundle_format == manifests.FORMAT  # listed, so that loading it says what is wrong with it
 
 
 def find_policy(name_or_dir: str | Path) -> Path:
     """Directory of a bundled policy's name, or the directory given. Raises UnknownName for neither."""
-    if str(name_or_dir) in list_bundled():
+    names = [name for bundle_format in manifests.KINDS for name in list_bundled(bundle_format)]
+    if str(name_or_dir) in names:
         return WEIGHTS_ROOT / str(name_or_dir)
     if Path(name_or_dir).is_dir():
         return Path(name_or_dir)
-    raise UnknownName("policy (neither bundled nor a directory)", str(name_or_dir), list_bundled() or ["none bundled"])
+    raise UnknownName("policy (neither bundled nor a directory)", str(name_or_dir), names or ["none bundled"])
 
 
 def parse_dtype(name: str) -> torch.dtype:
@@ -77,25 +101,46 @@ def save_policy(
     """
     dtype = parse_dtype(store_dtype)
     # Asked before anything is copied or sealed: a policy of gigabytes is refused at no cost and stays as it was.
-    _require_small(directory, sum(value.numel() for value in model.state_dict().values()) * dtype.itemsize, dtype)
+    require_room(directory, model, dtype)
     model.seal_head()
+    story = {"command": command, "seed": seed, "data": dict(data or {}), "scores": dict(scores or {})}
+    return write_bundle(directory, model, tokenizer, stats_of_codec(codec, unnorm_key), dtype, story)
+
+
+def write_bundle(
+    directory: Path,
+    model: BundledNetwork,
+    tokenizer: WordTokenizer,
+    stats: Mapping[str, Any],
+    dtype: torch.dtype,
+    story: Mapping[str, Any],
+    *,
+    bundle_format: str = manifests.FORMAT,
+) -> Path:
+    """Write the files of any kind of policy. ``story`` is how it was made: more fields of the manifest.
+
+    Raises BadInput, before anything is written or removed, when they would exceed ``MAX_BUNDLE_BYTES``.
+    """
     state = {key: value.detach().to("cpu", dtype).contiguous() for key, value in model.state_dict().items()}
     contents = {
         "config.json": model.config.model_dump_json(indent=2).encode(),
         "model.safetensors": safetensors_bytes(state, metadata={"format": "pt"}),
         "tokenizer.json": tokenizer.dumps().encode(),
-        "norm_stats.json": json.dumps(stats_of_codec(codec, unnorm_key), indent=2).encode(),
+        "norm_stats.json": json.dumps(stats, indent=2).encode(),
     }
     hashes = {name: hashlib.sha256(contents[name]).hexdigest() for name in FILES}
-    manifest = manifests.Manifest(
-        name=directory.name, files=hashes, command=command, seed=seed, data=dict(data or {}), scores=dict(scores or {})
-    )
+    manifest = manifests.Manifest(format=bundle_format, name=directory.name, files=hashes, **story)
     contents[manifests.MANIFEST] = manifests.dump(manifest).encode()  # the last to be written
     _require_small(directory, sum(map(len, contents.values())), dtype)
     (directory / manifests.MANIFEST).unlink(missing_ok=True)
     for name, content in contents.items():
         write_atomic(directory / name, content)
     return directory
+
+
+def require_room(directory: Path, model: BundledNetwork, dtype: torch.dtype) -> None:
+    """BadInput for a network whose weights alone exceed ``MAX_BUNDLE_BYTES``; nothing is copied to find out."""
+    _require_small(directory, sum(value.numel() for value in model.state_dict().values()) * dtype.itemsize, dtype)
 
 
 def _require_small(directory: Path, n_bytes: int, dtype: torch.dtype) -> None:
@@ -120,7 +165,7 @@ def load_policy(
 
         return load_published(directory, torch_dtype, unnorm_key=unnorm_key, max_tree_nodes=max_tree_nodes)
     manifest = manifests.verify(directory, FILES)
-    config = read_config(directory)
+    config = read_config(directory, OpenVLAConfig)
     model = load_weights(OpenVLA(config, is_fresh=False), directory / "model.safetensors")
     tokenizer = WordTokenizer.load(directory / "tokenizer.json")
     if tokenizer.n_text_tokens + 256 > config.action_vocab_size:
@@ -132,16 +177,16 @@ def load_policy(
     )
 
 
-def read_config(directory: Path) -> OpenVLAConfig:
+def read_config(directory: Path, kind: type[ConfigT]) -> ConfigT:
     """Shape of a bundle's policy; BadArtifact names what is wrong with the file."""
     path = directory / "config.json"
     try:
-        return OpenVLAConfig.model_validate_json(path.read_text(encoding="utf-8"))
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValidationError) as error:
         raise BadArtifact(f"{path} is not the configuration of a policy: {error}") from None
 
 
-def load_weights(model: OpenVLA, path: Path) -> OpenVLA:
+def load_weights(model: ModuleT, path: Path) -> ModuleT:
     """Fill ``model`` from a safetensors file whose names and shapes must match exactly."""
     try:
         state = load_file(path)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heisd.policies.config import DecoderConfig
+from heisd.policies.config import DecoderConfig, LayerShape
 
 
 def rotary_table(config: DecoderConfig, n_positions: int) -> tuple[Tensor, Tensor]:
@@ -24,31 +24,41 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
+def split_heads(x: Tensor, head_dim: int) -> Tensor:
+    """(B, S, heads * head_dim) -> (B, heads, S, head_dim)."""
+    return x.unflatten(-1, (-1, head_dim)).transpose(1, 2)  # type: ignore[no-any-return, no-untyped-call]
+
+
 class Attention(nn.Module):
-    """Causal multi-head self-attention with rotary positions."""
+    """Multi-head attention with rotary positions."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, shape: LayerShape) -> None:
         super().__init__()
-        d = config.hidden_size
-        self.n_heads = config.n_heads
-        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(d, d, bias=False) for _ in range(4))
+        d, n_query, n_kv = shape.hidden_size, shape.n_heads * shape.head_dim, shape.n_kv_heads * shape.head_dim
+        self.head_dim, self.is_grouped = shape.head_dim, shape.n_kv_heads != shape.n_heads
+        self.q_proj = nn.Linear(d, n_query, bias=False)
+        self.k_proj, self.v_proj = nn.Linear(d, n_kv, bias=False), nn.Linear(d, n_kv, bias=False)
+        self.o_proj = nn.Linear(n_query, d, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        B, S, d = x.shape
-        q, k, v = (
-            proj(x).view(B, S, self.n_heads, -1).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj)
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, S, d) -> queries, keys and values, (B, heads, S, head_dim), the first two turned to their positions."""
+        q, k, v = (split_heads(proj(x), self.head_dim) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        return rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype), v
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, S, d). ``mask`` True where a query sees a key; None: causal."""
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.is_grouped
         )
-        q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.o_proj(mixed.transpose(1, 2).reshape(B, S, d))  # type: ignore[no-any-return]
+        return self.o_proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
 class FeedForward(nn.Module):
     """SwiGLU."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, shape: LayerShape) -> None:
         super().__init__()
-        d, f = config.hidden_size, config.intermediate_size
+        d, f = shape.hidden_size, shape.intermediate_size
         self.gate_proj, self.up_proj = nn.Linear(d, f, bias=False), nn.Linear(d, f, bias=False)
         self.down_proj = nn.Linear(f, d, bias=False)
 
@@ -59,15 +69,23 @@ class FeedForward(nn.Module):
 class Layer(nn.Module):
     """Pre-normalised attention and feed-forward, each added to the stream."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, shape: LayerShape) -> None:
         super().__init__()
-        self.self_attn = Attention(config)
-        self.mlp = FeedForward(config)
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_eps)
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_eps)
+        self.self_attn = Attention(shape)
+        self.mlp = FeedForward(shape)
+        self.input_layernorm = nn.RMSNorm(shape.hidden_size, eps=shape.rms_eps)
+        self.post_attention_layernorm = nn.RMSNorm(shape.hidden_size, eps=shape.rms_eps)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
+        return self.finish(x, *self.project(x, cos, sin), mask=None)
+
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The first half: queries, keys and values of the stream, (B, heads, S, head_dim)."""
+        return self.self_attn.project(self.input_layernorm(x), cos, sin)
+
+    def finish(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """The second half. Keys and values may be of more positions than the stream; ``mask`` as in Attention."""
+        x = x + self.self_attn.mix(q, k, v, mask)
         return x + self.mlp(self.post_attention_layernorm(x))  # type: ignore[no-any-return]
 
 
@@ -77,7 +95,7 @@ class LlamaModel(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layers))
+        self.layers = nn.ModuleList(Layer(config.layer_shape) for _ in range(config.n_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_eps)
 
 

@@ -23,12 +23,14 @@ from heisd.policies.config import Frozen
 from heisd.policies.drafter import ParallelConfig, ParallelDrafter
 from heisd.policies.drafter_eagle import EagleDrafter, EagleRuntime
 from heisd.policies.drafter_runtime import ParallelRuntime
+from heisd.policies.flow.draft_head import DraftHead, DraftHeadConfig, DraftHeadRuntime
+from heisd.policies.flow.policy import FlowPolicy
 from heisd.policies.manifest import MANIFEST, check_files
 from heisd.policies.target import OpenVLAPolicy
 
 FORMAT = "heisd-drafter-1"
 FILES = ("config.json", "model.safetensors")
-SUFFIXES = {"parallel": "drafter", "eagle": "eagle"}  # kind -> a bundled drafter is called POLICY-suffix
+SUFFIXES = {"parallel": "drafter", "eagle": "eagle", "head": "draft"}  # kind -> a bundled one is called POLICY-suffix
 
 
 class DrafterManifest(Frozen):
@@ -47,7 +49,7 @@ class DrafterManifest(Frozen):
 
 def save_drafter(
     directory: Path,
-    drafter: ParallelDrafter | EagleDrafter,
+    drafter: ParallelDrafter | EagleDrafter | DraftHead,
     *,
     policy: Mapping[str, str],
     command: str = "",
@@ -56,7 +58,7 @@ def save_drafter(
     scores: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a drafter in float16; ``policy`` is its target's ``name`` and ``sha256``. The manifest comes last."""
-    is_parallel = isinstance(drafter, ParallelDrafter)
+    kinds = {ParallelDrafter: "parallel", EagleDrafter: "eagle", DraftHead: "head"}
     config: dict[str, Any] = drafter.config.model_dump(mode="json")
     state = {name: value.detach().to("cpu", torch.float16).contiguous() for name, value in drafter.state_dict().items()}
     contents = {
@@ -64,7 +66,7 @@ def save_drafter(
         "model.safetensors": safetensors_bytes(state, metadata={"format": "pt"}),
     }
     manifest = DrafterManifest(
-        kind="parallel" if is_parallel else "eagle",
+        kind=kinds[type(drafter)],
         policy_name=policy["name"],
         policy_sha256=policy["sha256"],
         files={name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
@@ -116,16 +118,10 @@ def load_drafter(name_or_dir: str | Path, policy: OpenVLAPolicy) -> ParallelRunt
     belongs to another policy.
     """
     directory = find_drafter(name_or_dir)
-    manifest = read_manifest(directory)
-    if manifest.policy_sha256 != policy.policy_hash:
-        raise BadInput(
-            f"{directory} drafts for the policy {manifest.policy_name!r} ({manifest.policy_sha256[:12]}), not for this "
-            f"one ({policy.policy_hash[:12] or 'unknown'}): train its own, heisd train drafter --weights POLICY"
-        )
-    check_files(directory / MANIFEST, manifest.files, FILES)
+    manifest = _verified(directory, policy.policy_hash, "heisd train drafter --weights POLICY", ("parallel", "eagle"))
     config = read_json(directory / "config.json")
     try:
-        state = {name: value.float() for name, value in load_file(directory / "model.safetensors").items()}
+        state = _weights(directory)
         if manifest.kind == "eagle":  # asks for the prompt's states itself
             eagle = EagleDrafter(policy.config.decoder)
             _require_shape(directory, config, eagle.config.model_dump(mode="json"))
@@ -138,6 +134,38 @@ def load_drafter(name_or_dir: str | Path, policy: OpenVLAPolicy) -> ParallelRunt
         raise BadArtifact(f"{directory} does not hold the drafter that its config.json describes: {error}") from None
 
 
+def load_draft_head(name_or_dir: str | Path, policy: FlowPolicy) -> DraftHeadRuntime:
+    """A draft head ready to run beside a flow-matching policy; raises what :func:`load_drafter` raises."""
+    directory = find_drafter(name_or_dir)
+    _verified(directory, policy.policy_hash, "heisd train draft-head --weights POLICY", ("head",))
+    config = read_json(directory / "config.json")
+    try:
+        head = DraftHead(DraftHeadConfig.model_validate(config))
+        _require_shape(directory, config, DraftHeadConfig.of(policy.config).model_dump(mode="json"))
+        head.load_state_dict(_weights(directory))
+    except (OSError, SafetensorError, ValidationError, RuntimeError) as error:
+        raise BadArtifact(f"{directory} does not hold the draft head that its config.json describes: {error}") from None
+    return DraftHeadRuntime(head, policy)
+
+
+def _verified(directory: Path, policy_hash: str, train_command: str, kinds: tuple[str, ...]) -> DrafterManifest:
+    """The manifest of a drafter of this policy, its files checked."""
+    manifest = read_manifest(directory)
+    if manifest.kind not in kinds:
+        raise BadInput(f"{directory} is a {manifest.kind!r} drafter; {' or '.join(map(repr, kinds))} is needed here")
+    if manifest.policy_sha256 != policy_hash:
+        raise BadInput(
+            f"{directory} drafts for the policy {manifest.policy_name!r} ({manifest.policy_sha256[:12]}), not for this "
+            f"one ({policy_hash[:12] or 'unknown'}): train its own, {train_command}"
+        )
+    check_files(directory / MANIFEST, manifest.files, FILES)
+    return manifest
+
+
+def _weights(directory: Path) -> dict[str, torch.Tensor]:
+    return {name: value.float() for name, value in load_file(directory / "model.safetensors").items()}
+
+
 def _require_shape(directory: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     if dict(found) != dict(wanted):
-        raise BadArtifact(f"{directory}/config.json describes another decoder than its policy's: {found} vs {wanted}")
+        raise BadArtifact(f"{directory}/config.json describes another shape than its policy's: {found} vs {wanted}")

@@ -29,7 +29,7 @@ class EagleDrafter(nn.Module):
         super().__init__()
         self.config = target.model_copy(update={"n_layers": 1})
         self.fc = nn.Linear(2 * target.hidden_size, target.hidden_size)
-        self.layer = Layer(self.config)
+        self.layer = Layer(self.config.layer_shape)
 
     def forward(self, embeddings: Tensor, states: Tensor) -> Tensor:
         """Predicted states, (B, S, d): row ``i`` that of the position whose embedding it reads.

@@ -4,7 +4,12 @@ import hashlib
 from pathlib import Path
 
 from heisd.errors import BadArtifact
-from heisd.policies.manifest import MANIFEST, read_manifest, sha256_of
+from heisd.policies.manifest import FORMAT, MANIFEST, read_manifest, sha256_of
+
+
+def policy_format(directory: Path) -> str:
+    """The format of a policy's bundle; a published checkpoint counts as a token policy's. Reads the manifest alone."""
+    return read_manifest(directory).format if (directory / MANIFEST).is_file() else FORMAT
 
 
 def describe_weights(directory: Path) -> dict[str, str]:

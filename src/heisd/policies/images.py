@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from heisd.errors import BadInput
-from heisd.policies.config import OpenVLAConfig, VitTowersConfig
+from heisd.policies.config import SeeingConfig, VitTowersConfig
 from heisd.types import ImageArray
 
 
 class ImageStack:
     """Checks, orders, and (for timm towers) resizes and crops the cameras' pictures."""
 
-    def __init__(self, config: OpenVLAConfig) -> None:
+    def __init__(self, config: SeeingConfig) -> None:
         self.cameras = config.cameras
         self.vision = config.vision
         self.size_px = 0 if config.vision is None else config.vision.image_size

@@ -1,4 +1,4 @@
-"""Initial weights of a policy trained from scratch."""
+"""Initial weights of policies trained from scratch."""
 
 import math
 from typing import TYPE_CHECKING
@@ -18,12 +18,7 @@ SMOOTHNESS_BINS = 12.0  # neighbouring bins start out this much alike
 def initialise(model: "OpenVLA") -> None:
     """Scale linear layers by their fan-in, damp residual writes by depth, make neighbouring bins alike."""
     decoder = model.language_model
-    damping = 1.0 / math.sqrt(2 * len(decoder.model.layers))
-    for name, module in decoder.named_modules():
-        if isinstance(module, nn.Linear):
-            is_residual = name.endswith(("o_proj", "down_proj"))
-            std = module.in_features**-0.5 * (damping if is_residual else 1.0)
-            nn.init.normal_(module.weight, std=std)
+    scale_by_fan_in(decoder, len(decoder.model.layers))
     width = model.config.decoder.hidden_size
     nn.init.normal_(decoder.model.embed_tokens.weight, std=0.5)
     end = model.config.action_vocab_size
@@ -31,6 +26,17 @@ def initialise(model: "OpenVLA") -> None:
     # Rows are in token order, which runs against bin order.
     decoder.model.embed_tokens.weight[end - N_BINS : end] = 0.5 * smooth.flip(0)
     decoder.lm_head.weight[end - N_BINS : end] = width**-0.5 * smooth.flip(0)
+
+
+@torch.no_grad()
+def scale_by_fan_in(stack: nn.Module, n_layers: int) -> None:
+    """Draw a stack's linear layers at the scale of their inputs, what writes to the stream damped by depth."""
+    damping = 1.0 / math.sqrt(2 * n_layers)
+    for name, module in stack.named_modules():
+        if isinstance(module, nn.Linear):
+            is_residual = name.endswith(("o_proj", "down_proj"))
+            std = module.in_features**-0.5 * (damping if is_residual else 1.0)
+            nn.init.normal_(module.weight, std=std)
 
 
 def smooth_rows(n: int, width: int) -> Tensor:

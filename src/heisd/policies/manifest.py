@@ -13,6 +13,8 @@ from heisd.policies.config import Frozen
 
 MANIFEST = "manifest.json"
 FORMAT = "heisd-policy-1"
+FLOW_FORMAT = "heisd-flow-1"
+KINDS = {FORMAT: "a policy that decodes tokens", FLOW_FORMAT: "a flow-matching policy"}  # what a bundle may hold
 
 
 class Manifest(Frozen):
@@ -50,14 +52,21 @@ def read_manifest(directory: Path) -> Manifest:
         raise BadArtifact(f"{path} cannot be read: {error.strerror}") from None
     except (ValidationError, UnicodeDecodeError) as error:
         raise BadArtifact(f"{path} is not a policy manifest: {error}") from None
-    if manifest.format != FORMAT:
-        raise BadArtifact(f"{path} has format {manifest.format!r}; this version reads {FORMAT!r}")
+    if manifest.format not in KINDS:
+        raise BadArtifact(f"{path} has format {manifest.format!r}; this version reads {', '.join(map(repr, KINDS))}")
     return manifest
 
 
-def verify(directory: Path, required: tuple[str, ...]) -> Manifest:
-    """Read the manifest and compare every file's hash. BadArtifact names the file and both hashes."""
+def verify(directory: Path, required: tuple[str, ...], wanted: str = FORMAT) -> Manifest:
+    """Read the manifest and compare every file's hash.
+
+    BadArtifact names the file and both hashes, or says that the bundle is of another format than ``wanted``.
+    """
     manifest = read_manifest(directory)
+    if manifest.format != wanted:
+        raise BadArtifact(
+            f"{directory} holds {KINDS[manifest.format]} ({manifest.format}); {KINDS[wanted]} ({wanted}) is needed here"
+        )
     check_files(directory / MANIFEST, manifest.files, required)
     return manifest
 

@@ -11,27 +11,10 @@ from torch.nn import functional as F
 
 from heisd.codec import N_BINS
 from heisd.policies import proprio
-from heisd.policies.config import ConvTowerConfig, OpenVLAConfig, VitTowersConfig
+from heisd.policies.config import OpenVLAConfig
 from heisd.policies.decoder import LlamaDecoder
 from heisd.policies.initialise import initialise
-from heisd.policies.towers import ConvTower, VitTowers
-
-
-class Projector(nn.Module):
-    """Patch features -> decoder width: two layers behind one tower, three (4x wide) behind two."""
-
-    def __init__(self, width: int, hidden_size: int, *, is_fused: bool) -> None:
-        super().__init__()
-        self.is_fused = is_fused
-        inner = 4 * width if is_fused else hidden_size
-        self.fc1 = nn.Linear(width, inner)
-        self.fc2 = nn.Linear(inner, hidden_size)
-        if is_fused:
-            self.fc3 = nn.Linear(hidden_size, hidden_size)
-
-    def forward(self, patches: Tensor) -> Tensor:
-        x = self.fc2(F.gelu(self.fc1(patches)))
-        return self.fc3(F.gelu(x)) if self.is_fused else x  # type: ignore[no-any-return]
+from heisd.policies.seeing import SeeingNetwork
 
 
 class ProprioProjector(nn.Module):
@@ -46,10 +29,8 @@ class ProprioProjector(nn.Module):
         return self.fc2(F.gelu(self.fc1(features)))  # type: ignore[no-any-return]
 
 
-class OpenVLA(nn.Module):
+class OpenVLA(SeeingNetwork):
     """The whole network, for training and for holding weights; :mod:`heisd.policies.target` runs it fast."""
-
-    vision_backbone: ConvTower | VitTowers
 
     def __init__(self, config: OpenVLAConfig, *, is_fresh: bool = True) -> None:
         """``is_fresh=False`` skips the initial weights of a policy that is about to be loaded."""
@@ -57,24 +38,11 @@ class OpenVLA(nn.Module):
         self.config = config
         d = config.decoder.hidden_size
         self.language_model = LlamaDecoder(config.decoder)
-        if config.vision is not None:
-            self.vision_backbone = _build_towers(config.vision)
-            is_fused = isinstance(config.vision, VitTowersConfig) and len(config.vision.names) == 2
-            self.projector = Projector(self.vision_backbone.width, d, is_fused=is_fused)
-        if config.camera_embedding and config.cameras:
-            self.camera_embedding = nn.Parameter(torch.zeros(len(config.cameras), d))
+        self.open_eyes(config)
         if config.proprio is not None:
             self.proprio_projector = ProprioProjector(proprio.n_features(config.proprio), d)
         if is_fresh:
             initialise(self)
-
-    def patches(self, images: Tensor) -> Tensor:
-        """(B, C, 3, H, W) pixels 0-255 -> (B, C * tokens, d) projected patches, in camera order."""
-        B, C = images.shape[:2]
-        projected = self.projector(self.vision_backbone(images.flatten(0, 1))).unflatten(0, (B, C))
-        if hasattr(self, "camera_embedding"):
-            projected = projected + self.camera_embedding[:, None]
-        return projected.flatten(1, 2)  # type: ignore[no-any-return]
 
     def prefix(self, images: Tensor, input_ids: Tensor, proprio_features: Tensor | None) -> Tensor:
         """Embeddings of BOS, patches, proprioception and text, (B, P, d).
@@ -145,7 +113,3 @@ class OpenVLA(nn.Module):
         mean = weight[end - N_BINS : end].mean(dim=0)
         weight[: end - N_BINS] = mean
         weight[end:] = mean
-
-
-def _build_towers(config: ConvTowerConfig | VitTowersConfig) -> ConvTower | VitTowers:
-    return ConvTower(config) if isinstance(config, ConvTowerConfig) else VitTowers(config)

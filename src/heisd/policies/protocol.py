@@ -58,3 +58,63 @@ class TargetPolicy(Protocol[ContextT, CacheT]):
         Where rounding could decide between two tokens, :class:`Scores` says so, or ``exact`` is exact up to rounding.
         """
         ...
+
+
+PrefixT = TypeVar("PrefixT")
+
+
+class ChunkContext(Context, Protocol):
+    """One encoded observation of a chunk policy."""
+
+    @property
+    def prefix_similarity(self) -> float:
+        """Of the picture to the cached prefix's, by the camera that changed most: 1 the same; NaN: nothing cached."""
+        ...
+
+
+ChunkContextT = TypeVar("ChunkContextT", bound=ChunkContext)
+
+
+class ChunkPolicy(Protocol[ChunkContextT, PrefixT]):
+    """A policy that denoises chunks of actions. Chunks are normalised (``ActionCodec.normalise_chunk``), float32."""
+
+    @property
+    def codec(self) -> ActionCodec:
+        """Normalised chunks <-> actions; tokens are the bins that numbers fall in."""
+        ...
+
+    @property
+    def horizon(self) -> int:
+        """H, actions of a chunk."""
+        ...
+
+    @property
+    def max_chunks(self) -> int:
+        """Drafts times noise levels that one call of ``endpoints`` has room for."""
+        ...
+
+    def encode(self, observation: Observation) -> ChunkContextT:
+        """Images, prompt and state, before the language model has seen them."""
+        ...
+
+    def prefill(self, context: ChunkContextT) -> PrefixT:
+        """Cache the prefix; it stays until the next prefill."""
+        ...
+
+    def denoise(self, prefix: PrefixT, context: ChunkContextT, noise: FloatArray, n_steps: int) -> FloatArray:
+        """A chunk (H, T) from noise (H, T), with the state of ``context``."""
+        ...
+
+    def endpoints(
+        self,
+        prefix: PrefixT,
+        context: ChunkContextT,
+        drafts: FloatArray,
+        noise: FloatArray,
+        levels: Sequence[float],
+    ) -> FloatArray:
+        """Where drafts (C, H, T) should be, (C, K, H, T), by one forward: each noised to K levels and taken back.
+
+        ``noise`` is (H, T), shared by all levels, or (K, H, T).
+        """
+        ...

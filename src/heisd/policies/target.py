@@ -95,6 +95,11 @@ class OpenVLAPolicy:
         self._node_forward = torch.inference_mode()(self._score)
 
     @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.runtime.device
+
+    @property
     def n_patches(self) -> int:
         """Picture positions of a prompt, directly behind BOS; 0 for a blind policy."""
         cameras = self.config.cameras

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from heisd.errors import BadInput, UnknownName
+from heisd.policies.manifest import FLOW_FORMAT, FORMAT, KINDS
 
 EXACT_DTYPE = "float32"  # in bfloat16, forwards of different row counts disagree on about 2 % of tokens
 
@@ -17,6 +18,7 @@ class Preset:
     function: str  # "module:function", called as function(assets, sink) -> Engine; imported only when it is used
     needs: tuple[str, ...] = ()
     is_exact: bool = False  # speculates, and promises plain decoding's tokens
+    policy: str = FORMAT  # the kind of policy it runs, by the format of its bundle
 
 
 PRESETS: dict[str, Preset] = {
@@ -33,6 +35,11 @@ PRESETS: dict[str, Preset] = {
     "heisd_code": Preset("heisd.presets.heisd:code", ("store", "eagle", "calibration")),
     "hold_2to1": Preset("heisd.presets.heisd:hold", ("eagle", "calibration")),
     "hold_calibrated": Preset("heisd.presets.ours:hold", ("calibration",)),
+    "full": Preset("heisd.presets.flow:full", policy=FLOW_FORMAT),
+    "full_naive": Preset("heisd.presets.flow:full_naive", policy=FLOW_FORMAT),
+    "flash": Preset("heisd.presets.flash:flash", ("draft_head",), policy=FLOW_FORMAT),
+    "flash_retrieval": Preset("heisd.presets.flash:flash_retrieval", ("store",), policy=FLOW_FORMAT),
+    "flow_hybrid": Preset("heisd.presets.flash:flow_hybrid", ("draft_head",), policy=FLOW_FORMAT),
 }
 
 
@@ -43,6 +50,27 @@ def builder(name: str) -> Callable[..., Any]:
     module, function = PRESETS[name].function.split(":")
     build: Callable[..., Any] = getattr(import_module(module), function)
     return build
+
+
+def require_one_kind(methods: Iterable[str]) -> str:
+    """The format of the policies that all of ``methods`` run; BadInput when they do not run the same."""
+    by_kind: dict[str, list[str]] = {}
+    for name in methods:
+        by_kind.setdefault(PRESETS[name].policy, []).append(name)
+    if len(by_kind) > 1:
+        groups = "; ".join(f"{', '.join(names)} for {KINDS[kind]}" for kind, names in by_kind.items())
+        raise BadInput(f"one evaluation compares methods on one policy, and these run two kinds of it: {groups}")
+    return next(iter(by_kind), FORMAT)
+
+
+def require_kind(methods: Iterable[str], policy: str, found: str) -> None:
+    """BadInput when a method does not run policies of the format ``found``, which is that of ``policy``."""
+    for name in methods:
+        if PRESETS[name].policy != found:
+            fitting = ", ".join(other for other, preset in PRESETS.items() if preset.policy == found)
+            raise BadInput(
+                f"method {name!r} runs {KINDS[PRESETS[name].policy]}; {policy} is {KINDS[found]}, which runs: {fitting}"
+            )
 
 
 def require_exact_dtype(methods: Iterable[str], dtype: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from heisd.codec import ActionCodec
 from heisd.errors import BadArtifact
 from heisd.index.bundled import open_store_for
 from heisd.index.store import Store
@@ -34,6 +35,12 @@ PLACES = {
         "-store/manifest.json",
         "an experience store",
         "heisd index build --data DIR --weights {policy} --out {place}",
+    ),
+    "draft_head": (
+        "-draft/manifest.json",
+        "a draft head",
+        "heisd train draft-head --data DIR --weights {policy} --out runs/draft-head, then copy runs/draft-head/drafter "
+        "to {place}",
     ),
     "calibration": ("-calibration/{suite}.json", "a calibration", "heisd calibrate --suite {suite} --weights {policy}"),
 }
@@ -70,8 +77,35 @@ def hashes(policy: Path, suite: str) -> dict[str, str]:
     return {what: sha256_of(place) for what, place in places.items() if place.is_file()}
 
 
-class Assets:
-    """Everything of one policy on one suite. Engines built from the same object share weights and memory maps."""
+class Beside:
+    """What lies beside any policy, of either kind, on one suite. Loaded once, however many engines ask for it."""
+
+    def __init__(self, codec: ActionCodec, policy: Path, suite: str, calibration: Path | None) -> None:
+        """``policy`` is its directory; ``calibration`` a file used in place of the policy's own."""
+        self.codec, self.policy, self.suite = codec, policy.resolve(), suite
+        self._store: Store | None = None
+        self._calibration_path = calibration or place_of(policy, suite, "calibration")
+        self._calibration: Calibration | None = None
+
+    def store(self) -> Store:
+        """The policy's experience store."""
+        if self._store is None:
+            self._store = open_store_for(self.policy, self.codec)
+        return self._store
+
+    def calibration(self) -> Calibration:
+        """The suite's calibration."""
+        if self._calibration is None:
+            self._calibration = Calibration.load(self._calibration_path, describe_weights(self.policy)["sha256"])
+        return self._calibration
+
+    def bin_sizes(self) -> tuple[float, ...]:
+        """(T,) action units per bin."""
+        return tuple(bin_sizes(self.codec.q01, self.codec.q99).tolist())
+
+
+class Assets(Beside):
+    """Everything of one token policy on one suite. Engines built from the same object share weights and memory maps."""
 
     def __init__(
         self,
@@ -87,10 +121,8 @@ class Assets:
 
         ``calibration`` is a file used in place of the policy's own, ``costs`` a table in place of the calibration's.
         """
-        self.target, self.policy, self.suite, self.horizon = target, policy.resolve(), suite, horizon
-        self._store: Store | None = None
-        self._calibration_path = calibration or place_of(policy, suite, "calibration")
-        self._calibration: Calibration | None = None
+        super().__init__(target.codec, policy, suite, calibration)
+        self.target, self.horizon = target, horizon
         self._costs = costs
         self._weights: dict[str, Any] = {}
 
@@ -100,19 +132,7 @@ class Assets:
             options = {"store": self.store(), **options}
         if name in DRAFTERS:
             options = {"drafter": self._drafter(name), **options}
-        return registry.create(name, self.target.codec, **options)
-
-    def store(self) -> Store:
-        """The policy's experience store."""
-        if self._store is None:
-            self._store = open_store_for(self.policy, self.target.codec)
-        return self._store
-
-    def calibration(self) -> Calibration:
-        """The suite's calibration."""
-        if self._calibration is None:
-            self._calibration = Calibration.load(self._calibration_path, describe_weights(self.policy)["sha256"])
-        return self._calibration
+        return registry.create(name, self.codec, **options)
 
     def costs(self) -> Costs | None:
         """What a forward and a guess cost where this runs; None without a calibration or a table in it."""
@@ -121,11 +141,6 @@ class Assets:
         if not self._calibration_path.is_file():
             return None
         return self.calibration().costs
-
-    def bin_sizes(self) -> tuple[float, ...]:
-        """(T,) action units per bin."""
-        codec = self.target.codec
-        return tuple(bin_sizes(codec.q01, codec.q99).tolist())
 
     def _drafter(self, name: str) -> Any:
         if name not in self._weights:

@@ -1,6 +1,7 @@
 """What a proposer is, what it is given, and what a draft must be to be checked.
 
-A proposer is one file with three methods and one line in ``registry.py``. It may guess anything: whatever it returns
+A proposer is one file with three methods and one line in ``registry.py``. Those of token policies guess tokens, those
+of chunk policies whole chunks of actions. It may guess anything: whatever it returns
 is checked by the target, and a proposer that raises or breaks :func:`check_draft` costs speed, never an action.
 """
 
@@ -14,7 +15,7 @@ import numpy as np
 from heisd.codec import ActionCodec
 from heisd.errors import BrokenContract
 from heisd.policies.protocol import Context
-from heisd.types import Action, Draft, FloatArray, IntArray, Proprioception, Verdict
+from heisd.types import Action, ChunkDraft, Draft, FloatArray, IntArray, Proprioception, Round, Verdict
 
 ArrayT = TypeVar("ArrayT", bound=np.ndarray[Any, Any])
 _INT = {int}
@@ -67,13 +68,29 @@ class Proposer(Protocol):
         ...
 
 
+class ChunkProposer(Protocol):
+    """Guesses chunks. May remember what it likes between :meth:`reset` calls; has no randomness of its own."""
+
+    def reset(self) -> None:
+        """Forget the episode; the same calls afterwards give the same drafts."""
+        ...
+
+    def propose(self, context: Context, history: History) -> ChunkDraft | None:
+        """Guess the next actions, or None. Changes neither argument."""
+        ...
+
+    def observe(self, came: Round) -> None:
+        """Learn which chunk the round made, and how much of it is executed."""
+        ...
+
+
 class Stateless:
     """Base of proposers that derive everything from their arguments."""
 
     def reset(self) -> None:
         """Nothing to forget."""
 
-    def observe(self, verdict: Verdict) -> None:
+    def observe(self, came: Verdict | Round) -> None:
         """Nothing to learn."""
 
 
@@ -105,8 +122,27 @@ def check_draft(draft: object, codec: ActionCodec, n_settled: int) -> Draft:
     if not isinstance(draft.chains, tuple) or not draft.chains:
         raise BrokenContract(who, "chains is a tuple of at least one chain (None means no draft)", repr(draft.chains))
     _check_chains(who, draft.chains, codec, codec.length - n_settled)
-    _check_scores(who, draft)
+    _check_scores(who, draft.scores, len(draft.chains))
     _check_log_probs(who, draft)
+    if not all(isinstance(name, str) and _is_number(value) for name, value in draft.evidence.items()):
+        raise BrokenContract(who, "evidence is a mapping from names to numbers", repr(draft.evidence))
+    return draft
+
+
+def check_chunk_draft(draft: object, codec: ActionCodec, horizon: int) -> ChunkDraft:
+    """The draft itself if it may be verified; otherwise BrokenContract names the clause and the culprit."""
+    if not isinstance(draft, ChunkDraft):
+        raise BrokenContract("a proposer", "propose returns a ChunkDraft or None", type(draft).__name__)
+    who = f"proposer {draft.source!r}"
+    if not isinstance(draft.source, str) or not draft.source:
+        raise BrokenContract(who, "a draft names its source", repr(draft.source))
+    chunks, shape = draft.chunks, (horizon, codec.length)
+    if not isinstance(chunks, np.ndarray) or chunks.ndim != 3 or not len(chunks) or chunks.shape[1:] != shape:
+        found = str(getattr(chunks, "shape", type(chunks).__name__))
+        raise BrokenContract(who, f"chunks is (C, {horizon}, {codec.length}) with C of 1 or more", found)
+    if chunks.dtype != np.float32 or not np.isfinite(chunks).all():
+        raise BrokenContract(who, "chunks are finite float32 numbers", f"{chunks.dtype}, or NaN or infinity in it")
+    _check_scores(who, draft.scores, len(chunks))
     if not all(isinstance(name, str) and _is_number(value) for name, value in draft.evidence.items()):
         raise BrokenContract(who, "evidence is a mapping from names to numbers", repr(draft.evidence))
     return draft
@@ -123,13 +159,11 @@ def _check_chains(who: str, chains: tuple[object, ...], codec: ActionCodec, n_mi
             raise BrokenContract(who, f"tokens are action ids, {first} to {end - 1}", repr(chain))
 
 
-def _check_scores(who: str, draft: Draft) -> None:
-    scores = draft.scores
-    is_right = isinstance(scores, tuple) and len(scores) == len(draft.chains) and all(map(_is_finite, scores))
-    if not is_right:
-        raise BrokenContract(who, f"scores is a tuple of {len(draft.chains)} finite numbers", repr(scores))
+def _check_scores(who: str, scores: object, n: int) -> None:
+    if not isinstance(scores, tuple) or len(scores) != n or not all(map(_is_finite, scores)):
+        raise BrokenContract(who, f"scores is a tuple of {n} finite numbers", repr(scores))
     if any(later > sooner for sooner, later in pairwise(scores)):
-        raise BrokenContract(who, "chains come best first: scores never increase", repr(scores))
+        raise BrokenContract(who, "guesses come best first: scores never increase", repr(scores))
 
 
 def _check_log_probs(who: str, draft: Draft) -> None:

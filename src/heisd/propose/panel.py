@@ -3,23 +3,44 @@
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
-from heisd.codec import ActionCodec
 from heisd.policies.protocol import Context
-from heisd.propose.base import History, Proposer, check_draft
-from heisd.types import Draft, Verdict
+from heisd.propose.base import History
 
 log = logging.getLogger(__name__)
 
 MAX_FAULTS = 3  # in one episode; then a proposer is benched until the next one
 
 
-class Panel:
-    """Asks every proposer in turn, checks what it says, and benches those that keep failing."""
+DraftT = TypeVar("DraftT")
 
-    def __init__(self, proposers: Mapping[str, Proposer], codec: ActionCodec, *, max_faults: int = MAX_FAULTS) -> None:
-        self._proposers, self._codec, self._max_faults = dict(proposers), codec, max_faults
+
+class AnyProposer(Protocol):
+    """A proposer of tokens or of chunks; which of the two, its panel's check decides."""
+
+    def reset(self) -> None: ...
+
+    def propose(self, context: Context, history: History) -> Any: ...
+
+    def observe(self, came: Any, /) -> None: ...
+
+
+class Panel(Generic[DraftT]):
+    """Asks every proposer in turn, checks what it says, and benches those that keep failing.
+
+    ``check`` returns a draft that may be used, and raises for anything else.
+    """
+
+    def __init__(
+        self,
+        proposers: Mapping[str, AnyProposer],
+        check: Callable[[object, History], DraftT],
+        *,
+        max_faults: int = MAX_FAULTS,
+    ) -> None:
+        self._proposers, self._check, self._max_faults = dict(proposers), check, max_faults
         self.faults: Counter[str] = Counter()  # of this episode, by name
         self.asked: Counter[str] = Counter()  # of this control step, by name
 
@@ -34,8 +55,8 @@ class Panel:
             with self._tolerating(name):
                 proposer.reset()
 
-    def propose(self, context: Context, history: History, names: Sequence[str] | None = None) -> tuple[Draft, ...]:
-        """Every usable draft for the tokens behind ``history.settled``, from these proposers (None: from all)."""
+    def propose(self, context: Context, history: History, names: Sequence[str] | None = None) -> tuple[DraftT, ...]:
+        """Every usable draft of these proposers (None: of all)."""
         drafts = []
         for name, proposer in self._heard():
             if names is not None and name not in names:
@@ -44,16 +65,16 @@ class Panel:
             with self._tolerating(name):
                 draft = proposer.propose(context, history)
                 if draft is not None:
-                    drafts.append(check_draft(draft, self._codec, len(history.settled)))
+                    drafts.append(self._check(draft, history))
         return tuple(drafts)
 
-    def observe(self, verdict: Verdict) -> None:
-        """Tell everyone what was kept."""
+    def observe(self, came: object) -> None:
+        """Tell everyone what came of the drafts."""
         for name, proposer in self._heard():
             with self._tolerating(name):
-                proposer.observe(verdict)
+                proposer.observe(came)
 
-    def _heard(self) -> list[tuple[str, Proposer]]:
+    def _heard(self) -> list[tuple[str, AnyProposer]]:
         return [(n, p) for n, p in self._proposers.items() if self.faults[n] < self._max_faults]
 
     @contextlib.contextmanager

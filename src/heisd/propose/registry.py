@@ -1,12 +1,13 @@
 """The proposers a preset can name. A new proposer is one file and one line here."""
 
 import inspect
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
 from heisd.codec import ActionCodec
 from heisd.errors import BadInput, UnknownName
-from heisd.propose.base import Proposer
+from heisd.propose.base import ChunkProposer, Proposer
 
 # name -> "module:factory", called as factory(codec, **options); imported only when it is used
 PROPOSERS: dict[str, str] = {
@@ -18,18 +19,36 @@ PROPOSERS: dict[str, str] = {
     "retrieval": "heisd.propose.retrieval:Retrieval",
 }
 
+# those of chunk policies, called as factory(codec, horizon, **options)
+CHUNK_PROPOSERS: dict[str, str] = {
+    "draft_head": "heisd.propose.draft_head:DraftHeadGuess",
+    "persistence": "heisd.propose.chunks:ChunkPersistence",
+    "retrieval": "heisd.propose.chunks:ChunkRetrieval",
+    "tail": "heisd.propose.chunks:ShiftedTail",
+}
+
 
 def create(name: str, codec: ActionCodec, **options: Any) -> Proposer:
     """A fresh proposer. Raises UnknownName for its name, BadInput for an option it does not have or lacks."""
-    if name not in PROPOSERS:
-        raise UnknownName("proposer", name, PROPOSERS)
-    module, factory_name = PROPOSERS[name].split(":")
+    proposer: Proposer = _made(PROPOSERS, name, (codec,), options)
+    return proposer
+
+
+def create_chunk(name: str, codec: ActionCodec, horizon: int, **options: Any) -> ChunkProposer:
+    """The same for chunks of ``horizon`` actions."""
+    proposer: ChunkProposer = _made(CHUNK_PROPOSERS, name, (codec, horizon), options)
+    return proposer
+
+
+def _made(known: Mapping[str, str], name: str, given: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
+    if name not in known:
+        raise UnknownName("proposer", name, known)
+    module, factory_name = known[name].split(":")
     factory = getattr(import_module(module), factory_name)
     signature = inspect.signature(factory)
     try:
-        signature.bind(codec, **options)
+        signature.bind(*given, **options)
     except TypeError as error:
-        known = ", ".join(list(signature.parameters)[1:])
-        raise BadInput(f"proposer {name!r}: {error}; its options: {known}") from None
-    proposer: Proposer = factory(codec, **options)
-    return proposer
+        its = ", ".join(list(signature.parameters)[len(given) :])
+        raise BadInput(f"proposer {name!r}: {error}; its options: {its}") from None
+    return factory(*given, **options)

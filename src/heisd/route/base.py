@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from heisd.accept import Rule
 from heisd.policies.protocol import Context
 from heisd.propose.base import History
-from heisd.types import Draft, Observation, Verdict
+from heisd.types import ChunkDraft, Draft, Observation, RoundRecord, Verdict
 from heisd.watch import NOTHING_SEEN, Alarm, Sight
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class RouteKind(StrEnum):
 
     SKIP = "skip"  # executed unverified; the language model does not run
     SPECULATE = "speculate"  # guesses are checked by the language model
-    FULL = "full"  # plain decoding
+    FULL = "full"  # plain decoding, or denoising from noise
+    CHUNK = "chunk"  # the next action of the chunk in hand; nothing is asked and nothing is decided
 
 
 class Reason(StrEnum):
@@ -56,6 +57,10 @@ class Reason(StrEnum):
     COMPENSATION = "compensation"  # KERV: the filter completes what one verification leaves open
     COOLDOWN = "cooldown"  # KERV: plain speculation after a compensation
     TOO_CLOSE = "too close to call"  # among many rows rounding might decide a token: decoded again, plainly
+    IN_HAND = "action in hand"  # the only reason of the route CHUNK
+    NO_PREFIX = "no prefix yet"  # no full round in this episode, so nothing to check a chunk against
+    DUE = "full round due"  # so many rounds without one, or the last one asked for it
+    STALE = "prefix too old"
     NOT_PAYING = "does not pay"  # guesses have cost more than they saved; tried again after a while
 
 
@@ -75,6 +80,7 @@ class Route:
     kind: RouteKind
     reason: Reason
     tokens: tuple[int, ...] = ()  # (T,) what a skip executes
+    chunk: ChunkDraft | None = None  # whose best guess a skip of a chunk policy executes
     only: Draft | None = None  # of a speculation: what is checked, nothing beside it; None: everybody's guesses
     rule: Rule | None = None  # of a speculation; None: the engine's own
     completed_by: str = ""  # proposer that fills, unchecked, what the first verification leaves open (KERV)
@@ -92,6 +98,16 @@ class Ledger:
 
 
 @dataclass(frozen=True, slots=True)
+class RoundMemory:
+    """What a chunk policy's rounds have left behind."""
+
+    has_prefix: bool = False  # keys and values of this episode are cached
+    n_since_full: int = 0  # rounds without a full one
+    age_steps: int = 0  # control steps since the observation behind the cached prefix
+    is_due: bool = False  # the last round asked for a full one
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """What a rule remembers of the episode so far; replaced, never changed."""
 
@@ -104,11 +120,12 @@ class Memory:
     last_tokens: tuple[int, ...] = ()  # (T,) of the action executed last
     ledger: Ledger = Ledger()
     sight: Sight = NOTHING_SEEN  # of a rule that looks at the pictures
+    rounds: RoundMemory = RoundMemory()
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a decision."""
+    """What came of a decision. At steps that take an action of a chunk in hand nothing was decided."""
 
     route: Route
     verdicts: tuple[Verdict, ...]  # of the step's verifications, in order
@@ -118,6 +135,7 @@ class Outcome:
     n_rows: tuple[int, ...] = ()  # guessed tokens that each verification added to its forward
     n_later_checks: int = 0  # forwards behind a first one that checked guesses
     is_redone: bool = False  # the guesses came to nothing: decoded again, plainly, with a prefill of its own
+    round: RoundRecord | None = None  # of a chunk policy
 
 
 class Router(Protocol):
@@ -139,8 +157,8 @@ class Router(Protocol):
         """Who is asked at this step."""
         ...
 
-    def decide(self, context: Context, phase: PhaseSignal | None, drafts: Sequence[Draft], memory: Memory) -> Route:
-        """The route, from what the scouts drafted."""
+    def decide(self, context: Any, phase: PhaseSignal | None, drafts: Sequence[Any], memory: Memory) -> Route:
+        """The route, from what the scouts drafted: of token policies ``Draft``, of chunk policies ``ChunkDraft``."""
         ...
 
     def remember(self, memory: Memory, outcome: Outcome) -> Memory:

@@ -2,12 +2,38 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from heisd.kinematics import PhaseSignal
 from heisd.policies.protocol import Context
 from heisd.propose.base import History
 from heisd.route.base import CHECK, Memory, Outcome, Plan, Reason, Route, RouteKind, Sightless, counted
 from heisd.types import Draft
+
+
+@dataclass(frozen=True, slots=True)
+class Full(Sightless):
+    """Nobody guesses: the baseline of chunk policies."""
+
+    def begin(self) -> Memory:
+        """Nothing to know."""
+        return Memory()
+
+    def read(self, history: History) -> PhaseSignal | None:  # noqa: ARG002 (the protocol's)
+        """No reading is needed."""
+        return None
+
+    def plan(self, phase: PhaseSignal | None, memory: Memory) -> Plan:  # noqa: ARG002
+        """Nobody is asked."""
+        return Plan(())
+
+    def decide(self, context: Any, phase: PhaseSignal | None, drafts: Sequence[Any], memory: Memory) -> Route:  # noqa: ARG002
+        """A full round."""
+        return Route(RouteKind.FULL, Reason.ALWAYS)
+
+    def remember(self, memory: Memory, outcome: Outcome) -> Memory:  # noqa: ARG002
+        """Nothing to remember."""
+        return memory
 
 
 @dataclass(frozen=True, slots=True)

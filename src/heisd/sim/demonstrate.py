@@ -142,11 +142,13 @@ def _engine(policy: str) -> Any:
     """A plain engine around the driving policy, one per worker."""
     import torch
 
-    from heisd.engine import Engine
-    from heisd.policies.bundle import load_policy
+    from heisd.engine import ChunkEngine, Engine
+    from heisd.policies.flow.policy import FlowPolicy
+    from heisd.policies.loading import load_any
 
     torch.set_num_threads(1)  # workers already share the cores
-    return Engine(load_policy(policy))
+    target = load_any(policy)
+    return ChunkEngine(target, sampling=target.config.sampling) if isinstance(target, FlowPolicy) else Engine(target)
 
 
 def _perform(

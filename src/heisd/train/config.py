@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from heisd.errors import BadInput
 
@@ -28,24 +28,70 @@ class LoopConfig(BaseModel):
     seed: int = 0
 
 
-class TrainConfig(LoopConfig):
-    """Behaviour cloning of the bundled policy. The defaults are the shipped recipe."""
+class CloningConfig(LoopConfig):
+    """What behaviour cloning from demonstrations says about frames, whatever kind of policy learns from them."""
 
-    soft_bin_sigma: float = 3.0
-    head_smoothing_bins: float = 5.0  # std of the average over neighbouring bins' rows of the head; 0: none
-    token_noise_share: float = 0.15
     proprio_noise: float = 0.02
     max_shift_px: int = 3
     recolour_strength: float = 1.0
     aux_weight: float = 0.3
     holdout_every: int = 25  # every 25th episode only measures, never trains
     validate_episodes: int = 20  # of the validation split, for each suite in the data
-    # The shape of the policy (chosen by validation success and by the decode share, docs/policy.md).
+    # The shape of what sees and reads (chosen by validation success and by the decode share, docs/policy.md).
     hidden_size: int = 256
     n_layers: int = 6
     n_heads: int = 4
     intermediate_size: int = 672
     blind: bool = False  # no cameras: the baseline every success table stands beside
+
+
+class TrainConfig(CloningConfig):
+    """Behaviour cloning of the bundled token policy. The defaults are the shipped recipe."""
+
+    soft_bin_sigma: float = 3.0
+    head_smoothing_bins: float = 5.0  # std of the average over neighbouring bins' rows of the head; 0: none
+    token_noise_share: float = 0.15
+
+
+class FlowRecipe(CloningConfig):
+    """Flow matching on chunks of actions. The defaults are sized for 2 CPU cores."""
+
+    steps: int = 8_000
+    batch_size: int = 32
+    learning_rate: float = 6e-4
+    warmup_steps: int = 200
+    validate_every: int = 2_000
+    checkpoint_every: int = 500
+    draws: int = Field(default=4, ge=1)  # noises and levels per frame: they share its prefix, most of a step's work
+    horizon: int = Field(default=16, ge=1)
+    expert_hidden_size: int = Field(default=192, ge=2, multiple_of=2)
+    expert_intermediate_size: int = Field(default=512, ge=1)
+    # How the policy is sampled. Not part of the run's identity: --resume with other values exports it anew.
+    euler_steps: int = Field(default=5, ge=1, le=100)
+    executed: int = Field(default=8, ge=1, le=12)
+    noise_scale: float = Field(default=1.0, ge=0.0, le=1.0)
+
+    @model_validator(mode="after")
+    def _can_be_executed(self) -> Self:
+        if self.executed > self.horizon:
+            raise ValueError(f"a chunk of {self.horizon} actions cannot have {self.executed} executed")
+        return self
+
+
+class DraftHeadRecipe(LoopConfig):
+    """Distillation of FLASH's draft head. Learning rate, batch and steps are scaled down with the model."""
+
+    steps: int = 4_000
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    validate_every: int = 0
+    holdout_every: int = 10  # every 10th episode only measures
+    teacher_steps: int = Field(default=10, ge=1, le=100)  # Euler steps from zero noise
+    max_frames: int = Field(default=20_000, ge=1)  # of the data, evenly spread: their prefixes are kept in memory
+    max_prefix: int = Field(default=16, ge=1)  # the first m actions weigh most, m drawn from 1 to this
+    decay: float = Field(default=0.9, gt=0.0, le=1.0)  # weight of an action against the one before it, within those m
+    tail_weight: float = Field(default=0.1, ge=0.0, le=1.0)  # of the actions behind them
 
 
 RecipeT = TypeVar("RecipeT", bound=BaseModel)
@@ -54,6 +100,16 @@ RecipeT = TypeVar("RecipeT", bound=BaseModel)
 def load_config(path: Path | None, **overrides: object) -> TrainConfig:
     """Read a JSON recipe (or the defaults) and apply overrides that are not None; unknown keys are refused."""
     return parse_recipe(TrainConfig, read_recipe(path), **overrides)
+
+
+def load_flow_recipe(path: Path | None, **overrides: object) -> FlowRecipe:
+    """The same for a flow-matching policy."""
+    return parse_recipe(FlowRecipe, read_recipe(path), **overrides)
+
+
+def load_draft_head_recipe(path: Path | None, **overrides: object) -> DraftHeadRecipe:
+    """The same for a draft head."""
+    return parse_recipe(DraftHeadRecipe, read_recipe(path), **overrides)
 
 
 def read_recipe(path: Path | None) -> dict[str, Any]:

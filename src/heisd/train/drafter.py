@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from heisd.bench.weights import resolve_weights
 from heisd.codec import GRIPPER, N_BINS
-from heisd.errors import BadInput
 from heisd.policies.bundle import load_policy
 from heisd.policies.drafter import MISSING, N_EMBEDDED, N_PAST, ParallelConfig, ParallelDrafter
 from heisd.policies.drafter_bundle import save_drafter
@@ -26,6 +25,7 @@ from heisd.policies.target import OpenVLAPolicy
 from heisd.propose.eagle import Eagle
 from heisd.propose.parallel import ParallelDraft
 from heisd.train.augment import bin_smoothing
+from heisd.train.cloning import open_run
 from heisd.train.config import LoopConfig
 from heisd.train.drafter_config import EagleRecipe, ParallelRecipe
 from heisd.train.drafter_data import DrafterBatch, DrafterSamples
@@ -181,10 +181,7 @@ def run(
     Raises BadInput when ``out`` holds another run or ``rollouts`` another policy's, UnknownName or BadArtifact for bad
     weights, LeakError for starts outside the train split.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / "checkpoint.safetensors"
-    if file.exists() and not resume:
-        raise BadInput(f"{out} already holds a run; add --resume to continue it, or choose another --out")
+    file = open_run(out, resume=resume)
     directory = resolve_weights(weights, suites[0] if suites else "")
     paths = record(weights, rollouts, episodes, suites=suites, workers=workers)
     torch.set_num_threads(recipe.threads)

@@ -13,11 +13,14 @@ import numpy as np
 import torch
 
 from heisd.bench.motion import Onlooker
+from heisd.codec import ActionCodec
 from heisd.errors import BadInput
 from heisd.index.record import bins_of_action_tokens
 from heisd.index.writer import EpisodeOrigin
 from heisd.kinematics.gripper import Phase
+from heisd.policies.config import SeeingConfig
 from heisd.policies.images import ImageStack
+from heisd.policies.seeing import SeeingNetwork
 from heisd.policies.target import OpenVLAPolicy
 from heisd.sim.dataset import unflatten_proprio
 from heisd.sim.demos import Demos
@@ -56,6 +59,25 @@ class EpisodeInfo:
         return EpisodeOrigin(self.start.key, str(self.start.split), self.attempt)
 
 
+class Encoding(Protocol):
+    """The part of a policy, of either kind, whose keys and actions a store holds."""
+
+    @property
+    def config(self) -> SeeingConfig: ...
+
+    @property
+    def model(self) -> SeeingNetwork: ...
+
+    @property
+    def codec(self) -> ActionCodec: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def policy_hash(self) -> str: ...
+
+
 class Source(Protocol):
     """Episodes of one policy's world."""
 
@@ -73,7 +95,7 @@ class Source(Protocol):
 class Demonstrations:
     """Scripted experts' episodes; actions are the clean labels: exactly the tokens the policy was trained on."""
 
-    def __init__(self, demos: Demos, policy: OpenVLAPolicy) -> None:
+    def __init__(self, demos: Demos, policy: Encoding) -> None:
         """Raises BadInput for a policy without eyes, for no demonstration, and for some of unknown origin."""
         picture_size_px(policy)
         if not len(demos):
@@ -156,10 +178,10 @@ class OwnEpisodes:
 
 @torch.inference_mode()
 def vision_keys(
-    policy: OpenVLAPolicy, demos: Demos, frames: IntArray, batch_size: int, progress: Progress | None = None
+    policy: Encoding, demos: Demos, frames: IntArray, batch_size: int, progress: Progress | None = None
 ) -> FloatArray:
     """(len(frames), D) float32: ``policy.encode(observation).vision_key`` of these frames, many at a time."""
-    stack, device = ImageStack(policy.config), policy.runtime.device
+    stack, device = ImageStack(policy.config), policy.device
     keys = []
     for begin in range(0, len(frames), batch_size):
         pictures = [stack(dict(zip(demos.cameras, demos.images[i], strict=True)))
@@ -171,7 +193,7 @@ def vision_keys(
     return np.concatenate(keys).astype(np.float32)
 
 
-def picture_size_px(policy: OpenVLAPolicy) -> int:
+def picture_size_px(policy: Encoding) -> int:
     """Side of the pictures the policy takes; BadInput for a blind one."""
     if policy.config.vision is None:
         raise BadInput("a blind policy has no vision key, so there is nothing to look up by; choose a seeing one")

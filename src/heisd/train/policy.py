@@ -1,64 +1,34 @@
-"""Behaviour cloning of the bundled policy: teacher-forced action tokens, soft bins, hard greedy tokens at run time."""
+"""Behaviour cloning of the bundled token policy: teacher-forced tokens, soft bins, hard greedy tokens at run time."""
 
 import copy
-import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from heisd.config import EvalConfig
-from heisd.errors import BadInput
 from heisd.policies.bundle import load_policy, save_policy
-from heisd.policies.manifest import sha256_of
 from heisd.policies.openvla import OpenVLA
-from heisd.sim.splits import Split
-from heisd.train import checkpoint
 from heisd.train.augment import bin_smoothing
+from heisd.train.cloning import CloningTrainer, require_same_eyes, run_to_end
 from heisd.train.config import TrainConfig
 from heisd.train.data import Batch, Samples
-from heisd.train.loop import Loop, Progress, fit, schedule
-
-__all__ = ["Progress", "Trainer", "export", "fit", "run", "schedule", "validate"]
-
-log = logging.getLogger(__name__)
-
-EVENT_SCALE_M = 0.1  # unit of the auxiliary target
 
 
-class EventHead(nn.Module):
-    """Auxiliary head, training only: from the last prompt position to the place of the next gripper event."""
-
-    def __init__(self, hidden_size: int) -> None:
-        super().__init__()
-        self.out = nn.Linear(hidden_size, 3)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(B, D) -> (B, 3) offset in units of EVENT_SCALE_M."""
-        return self.out(hidden)  # type: ignore[no-any-return]
-
-
-class Trainer(Loop[TrainConfig]):
+class Trainer(CloningTrainer[TrainConfig]):
     """One run: model, moving average, optimiser and the samples they learn from."""
+
+    method = "ar"
 
     def __init__(self, config: TrainConfig, samples: Samples, out: Path) -> None:
         self.samples = samples
         torch.manual_seed(config.seed)
         self.model = samples.build_model()
-        self.event_head = EventHead(config.hidden_size)
-        learner = nn.ModuleDict({"policy": self.model, "event": self.event_head})
-        super().__init__(config, learner, out, samples.fingerprint)
+        super().__init__(config, samples, self.model, config.hidden_size, out)
         self.soft = bin_smoothing(config.soft_bin_sigma)
         self.head_kernel = bin_smoothing(config.head_smoothing_bins)
-
-    def begin_with(self, path: Path) -> None:
-        """Start from the averaged weights of another run's checkpoint; its optimiser is not continued."""
-        checkpoint.load_average(path, self.learner)
-        self.ema = {name: p.detach().clone() for name, p in self.learner.named_parameters()}
-        self.origin = sha256_of(path)
 
     def next_loss(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         """The loss of this step's batch."""
@@ -68,11 +38,10 @@ class Trainer(Loop[TrainConfig]):
         """Soft cross-entropy on six dimensions, hard on the gripper, plus the auxiliary event loss."""
         hidden = self.model.action_hidden(batch.images, batch.input_ids, batch.n_text, batch.proprio, batch.fed_tokens)
         # The first state has read the prompt and no action token yet.
-        event_gap = self.event_head(hidden[:, 0]) - batch.event_offset_m / EVENT_SCALE_M
+        event, event_cm = self.event_head.loss(hidden[:, 0], batch.event_offset_m)
         log_p = F.log_softmax(F.linear(hidden, self.head_rows(self.model)), dim=-1)
         motion = -(self.soft[batch.bins[:, :6]] * log_p[:, :6]).sum(-1).mean()
         gripper = F.nll_loss(log_p[:, 6], batch.bins[:, 6])
-        event = F.smooth_l1_loss(event_gap, torch.zeros_like(event_gap))
         total = (6 * motion + gripper) / 7 + self.config.aux_weight * event
         greedy = log_p.argmax(-1)
         gap = (greedy - batch.bins).abs().float()
@@ -80,7 +49,7 @@ class Trainer(Loop[TrainConfig]):
             "loss": total.item(),
             "bin_gap": gap[:, :6].mean().item(),
             "gripper_error": (gap[:, 6] > 64).float().mean().item(),
-            "event_cm": 100 * EVENT_SCALE_M * event_gap.detach().abs().mean().item(),
+            "event_cm": event_cm,
         }
 
     def head_rows(self, model: OpenVLA) -> Tensor:
@@ -105,6 +74,20 @@ class Trainer(Loop[TrainConfig]):
             rows = [self.loss(batch)[1] for batch in self.samples.holdout_batches()]
         return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]} if rows else {}
 
+    def export(self, directory: Path, command: str, validation: dict[str, Any] | None = None) -> Path:
+        """Write the moving average as a bundle, with how it was made."""
+        return save_policy(
+            directory,
+            self.averaged_model(),
+            self.samples.tokenizer,
+            self.samples.codec,
+            store_dtype="float16",  # half the bytes in the repository; computed with in float32
+            command=command,
+            seed=self.config.seed,
+            data=self.story(),
+            scores=self.scores(validation),
+        )
+
 
 def run(
     data: list[Path],
@@ -123,60 +106,11 @@ def run(
     ``origin`` holds none, DatasetError and LeakError for the data.
     """
     torch.set_num_threads(config.threads)
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / "checkpoint.safetensors"
-    if file.exists() and not resume:
-        raise BadInput(f"{out} already holds a run; add --resume to continue it, or choose another --out")
-    base = None if origin is None else load_policy(origin / "policy")
-    if base is not None and config.blind is bool(base.config.cameras):
-        raise BadInput(
-            f"{origin} holds a {'seeing' if config.blind else 'blind'} policy; the recipe asks for the other kind"
-        )
-    trainer = Trainer(config, Samples.load(data, config, base), out)
-    if origin is not None:
-        trainer.begin_with(origin / "checkpoint.safetensors")
-    if file.exists():
-        trainer.resume(file)
-        log.info("continuing at step %d of %d", trainer.step, config.steps)
-    progress = Progress(config)
-    fit(trainer, progress, lambda: progress.validation(trainer.step, validate(trainer, command)))
-    scores = validate(trainer, command)
-    progress.validation(trainer.step, scores)
-    return export(trainer, out / "policy", command, scores)
 
+    def make() -> Trainer:
+        base = None if origin is None else load_policy(origin / "policy")
+        if base is not None and origin is not None:
+            require_same_eyes(origin, recipe_is_blind=config.blind, policy_is_blind=not base.config.cameras)
+        return Trainer(config, Samples.load(data, config, base), out)
 
-def validate(trainer: Trainer, command: str) -> dict[str, dict[str, Any]]:
-    """Closed-loop success of the moving average on the validation split, by suite; resumes like any evaluation."""
-    from heisd.bench.evaluate import evaluate
-    from heisd.bench.libero_world import libero_setting
-
-    n = trainer.config.validate_episodes
-    home = trainer.out / "validation" / f"step{trainer.step:06d}"
-    policy = export(trainer, home / "policy", command) if n else home
-    scores = {}
-    for suite in trainer.samples.suites if n else ():
-        config = EvalConfig(
-            suite=suite, methods=("ar",), split=Split.VALIDATION, episodes=n, weights=str(policy), workers=2
-        )  # fmt: skip
-        block = evaluate(config, home / suite, libero_setting(config))["methods"]["ar"]
-        scores[suite] = {key: block[key] for key in ("pc_success", "wilson95", "n_episodes")}
-    return scores
-
-
-def export(trainer: Trainer, directory: Path, command: str, validation: dict[str, Any] | None = None) -> Path:
-    """Write the moving average as a bundle, with how it was made."""
-    demos = trainer.samples.demos
-    data: dict[str, Any] = {"origin": trainer.origin} if trainer.origin else {}
-    data |= {"fingerprint": demos.fingerprint, "n_episodes": len(demos.instructions), "n_frames": len(demos)}
-    scores = {"step": trainer.step, "held_out_demonstrations": trainer.holdout(), "validation": validation or {}}
-    return save_policy(
-        directory,
-        trainer.averaged_model(),
-        trainer.samples.tokenizer,
-        trainer.samples.codec,
-        store_dtype="float16",  # half the bytes in the repository; computed with in float32
-        command=command,
-        seed=trainer.config.seed,
-        data=data | {"recipe": trainer.config.model_dump(mode="json")},
-        scores=scores,
-    )
+    return run_to_end(make, out, origin=origin, resume=resume, command=command)

@@ -19,13 +19,13 @@ from heisd.index.record import MAX_KEY_DIMS, make_rows
 from heisd.index.routing import normal_form
 from heisd.index.store import read_episodes
 from heisd.index.writer import MAX_STORE_MB, Origin, TaskRows, require_room, write_store
-from heisd.policies.openvla import OpenVLA
-from heisd.policies.target import OpenVLAPolicy
+from heisd.policies.seeing import SeeingNetwork
 from heisd.sim.dataset import read_spec
 from heisd.sim.demos import load_demos
 from heisd.sim.splits import parse_start, require_train
 from heisd.train.experience import (
     Demonstrations,
+    Encoding,
     EpisodeInfo,
     Frames,
     OwnEpisodes,
@@ -67,25 +67,31 @@ def run(
     ``weights`` may be ``default``: the policy shipped for the first data set's suite.
     Raises what :func:`build_store` does, and UnknownName, BadArtifact, DatasetError for the inputs.
     """
-    from heisd.bench.weights import resolve_weights
-    from heisd.policies.bundle import load_policy
-
     if bool(data) == (rollouts is not None):
         raise BadInput("a store is built from --data (demonstrations) or from --rollouts (the policy's own): give one")
     require_room(out, 0, config.n_dims, config.max_mb)
-    policy = load_policy(resolve_weights(weights, read_spec(data[0]).suite if data else SUITES[0]))
-    source: Source
-    if rollouts is not None:
-        source = OwnEpisodes.read(rollouts, policy)
-    else:
-        source = Demonstrations(load_demos(data, picture_size_px(policy)), policy)
+    policy, source = _experience(data, rollouts, weights)
     return build_store(source, policy, out, config, policy_hash=policy.policy_hash, command=shlex.join(command),
                        progress=progress)  # fmt: skip
 
 
+def _experience(data: Sequence[Path], rollouts: Path | None, weights: str) -> tuple[Encoding, Source]:
+    """The policy and what it is to remember; rollouts are of token policies, whose prompts they have recorded."""
+    from heisd.bench.weights import resolve_weights
+    from heisd.policies.bundle import load_policy
+    from heisd.policies.loading import load_any
+
+    directory = resolve_weights(weights, read_spec(data[0]).suite if data else SUITES[0])
+    if rollouts is not None:
+        of_tokens = load_policy(directory)
+        return of_tokens, OwnEpisodes.read(rollouts, of_tokens)
+    policy = load_any(directory)
+    return policy, Demonstrations(load_demos(data, picture_size_px(policy)), policy)
+
+
 def build_store(
     source: Source,
-    policy: OpenVLAPolicy,
+    policy: Encoding,
     out: Path,
     config: StoreConfig | None = None,
     *,
@@ -128,7 +134,7 @@ def build_store(
     )  # fmt: skip
 
 
-def encoder_hash(model: OpenVLA) -> str:
+def encoder_hash(model: SeeingNetwork) -> str:
     """sha256 of everything a vision key depends on: towers, projector, camera embedding, as float32."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):

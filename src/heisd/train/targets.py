@@ -39,6 +39,18 @@ def holdout_mask(episode: IntArray, every: int) -> BoolArray:
     return np.asarray(episode % every == every - 1, dtype=np.bool_)
 
 
+def chunk_indices(episode: IntArray, horizon: int) -> IntArray:
+    """(N, horizon) frames whose actions follow each frame, itself first; beyond its episode the last frame again.
+
+    Args: ``episode`` (N,) episode of each frame, contiguous.
+    """
+    n = len(episode)
+    is_last = np.append(episode[1:] != episode[:-1], True)
+    last = np.flatnonzero(is_last)
+    end = last[np.searchsorted(last, np.arange(n))]
+    return np.asarray(np.minimum(np.arange(n)[:, None] + np.arange(horizon), end[:, None]))
+
+
 def waiting_mask(finger_speed_m_s: FloatArray, phase: IntArray, is_closing: BoolArray, episode: IntArray) -> BoolArray:
     """(N,) frames in which an expert only makes sure of its grasp: fingers closed around something and still.
 

@@ -1,0 +1,116 @@
+"""The cost model of chunk policies: what an executed action should take, from shares of rounds and costs of parts.
+
+    E[T] = sum over kinds of rounds (share * cost)        a round
+    ms per action = E[T] / E[n] + what a step costs that has its action in hand
+
+with n the actions that a round executes. A full round encodes, prefills and denoises; a speculation encodes, drafts and
+verifies; a rejected one does both and encodes once; a skip encodes and looks up (FLASH publishes its stages, shares and
+latencies per suite: section "results").
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from heisd.bench.cost_model import ALLOWED_ERROR
+from heisd.bench.rounds import RoundKind
+from heisd.errors import BadArtifact
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkCosts:
+    """Mean milliseconds of one run of each part."""
+
+    encode_ms: float
+    prefill_ms: float
+    denoise_ms: float
+    draft_ms: float = 0.0  # all proposers that are asked in a round
+    verify_ms: float = 0.0
+    overhead_ms: float = 0.0  # of a round: route, accept, act
+    in_hand_ms: float = 0.0  # of a step that takes the next action of a chunk
+
+    def of(self, kind: RoundKind) -> float:
+        """Of one control step of this kind."""
+        full_ms, check_ms = self.prefill_ms + self.denoise_ms, self.draft_ms + self.verify_ms
+        return {
+            RoundKind.FULL: self.encode_ms + full_ms + self.overhead_ms,
+            RoundKind.SPECULATE: self.encode_ms + check_ms + self.overhead_ms,
+            RoundKind.REJECTED: self.encode_ms + check_ms + full_ms + self.overhead_ms,
+            RoundKind.SKIP: self.encode_ms + self.draft_ms + self.overhead_ms,
+            RoundKind.IN_HAND: self.in_hand_ms,
+        }[kind]
+
+    @classmethod
+    def of_bench(cls, full: Mapping[str, Any], speculative: Mapping[str, Any] | None = None) -> "ChunkCosts":
+        """From methods' blocks of ``heisd bench --json``, whose stages count the steps on which they ran.
+
+        ``speculative`` is of a method that drafts where it verifies and never skips. Its full rounds ask nobody, so its
+        drafting is shared out over its verifications. Raises BadArtifact for blocks without these stages.
+        """
+        try:
+            whole = {name: full["stages"][name]["mean"] for name in ("encode", "prefill", "denoise", "route")}
+            costs = cls(whole["encode"], whole["prefill"], whole["denoise"], overhead_ms=whole["route"])
+            if speculative is None:
+                return costs
+            stages = {name: speculative["stages"][name] for name in ("propose", "verify", "route", "accept")}
+            return replace(
+                costs,
+                draft_ms=stages["propose"]["mean"] * stages["propose"]["n"] / stages["verify"]["n"],
+                verify_ms=stages["verify"]["mean"],
+                overhead_ms=stages["route"]["mean"] + stages["accept"]["mean"],
+            )
+        except (KeyError, TypeError, ZeroDivisionError) as error:
+            raise BadArtifact(
+                f"not two blocks of heisd bench --method full,METHOD --json with rounds of both kinds ({error!r})"
+            ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class RoundShare:
+    """How often a kind of round comes up, and how many actions it yields."""
+
+    share: float  # of all rounds
+    actions: float  # executed, per round of this kind
+
+
+def expected_round_ms(costs: ChunkCosts, rounds: Mapping[RoundKind, RoundShare]) -> float:
+    """E[T], milliseconds of an average round."""
+    return sum(found.share * costs.of(kind) for kind, found in rounds.items())
+
+
+def expected_action_ms(costs: ChunkCosts, rounds: Mapping[RoundKind, RoundShare]) -> float:
+    """Milliseconds of an average executed action: rejections, drafts and steps in hand inside."""
+    n_actions = sum(found.share * found.actions for found in rounds.values())
+    return (expected_round_ms(costs, rounds) + (n_actions - 1.0) * costs.in_hand_ms) / n_actions
+
+
+def shares_of(block: Mapping[str, Any]) -> dict[RoundKind, RoundShare]:
+    """From the ``rounds`` block of a result. Raises BadArtifact for one that is no such thing."""
+    try:
+        kinds = {RoundKind(name): row for name, row in block["kinds"].items()}
+        return {
+            kind: RoundShare(row["share"], row["actions"] / row["n"])
+            for kind, row in kinds.items()
+            if kind is not RoundKind.IN_HAND
+        }
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise BadArtifact(f"not the rounds block of a result of a chunk policy ({error!r})") from None
+
+
+def beside_measured(costs: ChunkCosts, block: Mapping[str, Any]) -> dict[str, Any]:
+    """Prediction beside measurement for one method's block of a result (``heisd eval --timing``).
+
+    ``measured_ms`` and ``error`` (predicted / measured - 1) are None for a run without timing. Raises BadArtifact for a
+    block of a policy that has no rounds.
+    """
+    rounds = shares_of((block.get("speculation") or {}).get("rounds") or {})
+    predicted_ms = expected_action_ms(costs, rounds)
+    measured_ms = (block.get("ms_per_action") or {}).get("mean")
+    error = None if not measured_ms else predicted_ms / measured_ms - 1.0
+    return {
+        "rounds": {kind.value: asdict(found) for kind, found in rounds.items()},
+        "predicted_ms": predicted_ms,
+        "measured_ms": measured_ms,
+        "error": error,
+        "is_within_10_percent": None if error is None else abs(error) <= ALLOWED_ERROR,
+    }

@@ -1,0 +1,21 @@
+"""Flow-matching policies in full: the baseline of everything that speculates on chunks, and what papers start from."""
+
+from typing import Any
+
+from heisd.engine import ChunkEngine
+from heisd.policies.flow.naive import NaiveFlow
+from heisd.presets.flow_assets import FlowAssets
+from heisd.telemetry import Sink
+
+NAIVE_STEPS = 10  # Euler steps of openpi, LeRobot and FLASH's baseline
+
+
+def full(assets: FlowAssets, sink: Sink | None = None) -> ChunkEngine[Any, Any]:
+    """Every round encodes, prefills and denoises, optimised: cached prefix, folded levels, the policy's own steps."""
+    return ChunkEngine(assets.target, sampling=assets.sampling, sink=sink)
+
+
+def full_naive(assets: FlowAssets, sink: Sink | None = None) -> ChunkEngine[Any, Any]:
+    """Ten Euler steps, each from the prefix on, in the network's training form."""
+    sampling = assets.sampling.model_copy(update={"euler_steps": NAIVE_STEPS})
+    return ChunkEngine(NaiveFlow(assets.target), sampling=sampling, sink=sink)

@@ -1,0 +1,184 @@
+"""Presets of flow-matching policies: what they are made of; each kind of policy refuses the other's methods."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import tiny_flows as flows
+import tiny_policies as tiny
+from heisd.bench import libero_world
+from heisd.bench.latency import BenchConfig, interleave, summarise
+from heisd.bench.libero_world import EngineAgent, load_assets
+from heisd.bench.weights import weights_for
+from heisd.cli import app
+from heisd.config import EvalConfig
+from heisd.errors import BadArtifact, BadInput
+from heisd.policies.bundle import save_policy
+from heisd.policies.config import ConvTowerConfig
+from heisd.policies.drafter_bundle import save_drafter
+from heisd.policies.flow.draft_head import DraftHead, DraftHeadConfig
+from heisd.policies.flow.policy import FlowPolicy
+from heisd.policies.identity import describe_weights
+from heisd.policies.manifest import FLOW_FORMAT
+from heisd.presets import PRESETS, builder
+from heisd.presets.assets import require
+from heisd.presets.flash import STRICTEST, SUITES, suite_setting
+from heisd.presets.flow_assets import FlowAssets, chosen_sampling
+from heisd.telemetry import MemorySink
+
+FLOW_METHODS = [name for name, preset in PRESETS.items() if preset.policy == FLOW_FORMAT]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A flow policy with its draft head, and a token policy."""
+    root = tmp_path_factory.mktemp("policies")
+    vision = ConvTowerConfig(image_size=32, channels=(8, 16, 24), groups=4)
+    flows.stored_policy(root / "flow", vision=vision)
+    torch.manual_seed(0)
+    head = DraftHead(DraftHeadConfig.of(flows.config(vision=vision)))
+    save_drafter(root / "flow-draft", head, policy=describe_weights(root / "flow"))
+    model = tiny.network()
+    save_policy(root / "tokens", model, tiny.tokenizer(), tiny.codec(model.config.action_vocab_size))
+    return root
+
+
+def assets(home: Path, suite: str = "libero_goal") -> FlowAssets:
+    from heisd.policies.loading import load_any
+
+    policy = load_any(home / "flow")
+    assert isinstance(policy, FlowPolicy)
+    return FlowAssets(policy, home / "flow", suite)
+
+
+def test_every_flow_preset_that_has_what_it_needs_acts(home: Path, rng: np.random.Generator) -> None:
+    assert FLOW_METHODS == ["full", "full_naive", "flash", "flash_retrieval", "flow_hybrid"]
+    seen = [tiny.observation(rng) for _ in range(10)]
+    config = BenchConfig(("full", "full_naive", "flash", "flow_hybrid"), steps=10, warmup=0)
+    agents: dict[str, Any] = {name: EngineAgent(builder(name), assets(home)) for name in config.methods}
+    result = summarise(interleave(agents, seen, 10, 0), config)
+    blocks = result["methods"]
+    assert {"encode", "prefill", "denoise", "act"} <= blocks["full"]["stages"].keys()
+    assert blocks["full"]["ms_per_round"]["n"] == 3  # steps 0, 4 and 8 of ten
+    assert blocks["full"]["ms_per_action"]["n"] == 10
+    assert {"propose", "verify", "accept"} <= blocks["flash"]["stages"].keys()
+    assert result["cost_ratio"] == {"decode_over_prefill": None, "ceiling": None}
+
+
+def test_naive_inference_gives_fulls_actions_at_the_same_number_of_steps(home: Path, rng: np.random.Generator) -> None:
+    mine = assets(home)
+    mine.sampling = mine.sampling.model_copy(update={"euler_steps": 10})
+    fast, slow = (builder(name)(mine) for name in ("full", "full_naive"))
+    for _ in range(5):
+        seen = tiny.observation(rng)
+        np.testing.assert_allclose(fast.act(seen).values, slow.act(seen).values, atol=1e-5)
+
+
+def test_flashs_settings_are_the_published_ones(home: Path) -> None:
+    assert {name: (s.period, s.guards_gripper) for name, s in SUITES.items()} == {
+        "libero_spatial": (0, True), "libero_object": (0, False), "libero_goal": (4, True), "libero_10": (2, True),
+    }  # fmt: skip
+    assert suite_setting("libero_goal_swap") is SUITES["libero_goal"]
+    assert suite_setting("libero_90") is STRICTEST
+    engine = builder("flash")(assets(home))
+    rule, router = engine._inference._rule, engine._router
+    assert (rule.levels, rule.tolerances, rule.shares_noise) == ((0.1, 0.05), (0.15, 0.15), True)
+    assert (rule.verify_stop, rule.post_cut, router.fallbacks.period) == (True, True, 4)
+    free = builder("flash")(assets(home, "libero_object"))
+    assert not free._inference._rule.verify_stop
+    assert free._router.fallbacks.period == 0
+
+
+def test_one_setting_for_all_suites_is_ours(home: Path) -> None:
+    engines = [builder("flow_hybrid")(assets(home, suite)) for suite in SUITES]
+    assert len({repr((e._inference._rule, e._router.fallbacks)) for e in engines}) == 1
+    fallbacks = engines[0]._router.fallbacks
+    assert fallbacks.max_age_steps == 3 * 4
+    assert fallbacks.min_similarity > 0
+    assert fallbacks.gripper_margin_steps > 0
+
+
+def test_what_a_method_needs_and_lacks_is_named_with_its_command(home: Path) -> None:
+    require(home / "flow", "libero_goal", ["full", "full_naive", "flash", "flow_hybrid"])
+    with pytest.raises(BadArtifact, match=r"'flash_retrieval' needs an experience store.*heisd index build"):
+        require(home / "flow", "libero_goal", ["flash_retrieval"])
+    (home / "bare").mkdir(exist_ok=True)
+    with pytest.raises(BadArtifact, match=r"'flash' needs a draft head.*heisd train draft-head .*--weights bare"):
+        require(home / "bare", "libero_goal", ["flash"])
+
+
+def test_each_kind_of_policy_refuses_the_others_methods(home: Path) -> None:
+    with pytest.raises(BadInput, match=r"'ar' runs a policy that decodes tokens; .*flow is a flow-matching.*: full,"):
+        weights_for(str(home / "flow"), "libero_goal", ["ar"])
+    with pytest.raises(
+        BadInput, match=r"'flash' runs a flow-matching policy; .*tokens is a policy that decodes.*: ar,"
+    ):
+        weights_for(str(home / "tokens"), "libero_goal", ["flash"])
+    with pytest.raises(
+        BadInput, match=r"two kinds of it: full, flash for a flow-matching policy; ar for a policy that decodes"
+    ):
+        weights_for("default", "libero_goal", ["full", "ar", "flash"])
+    assert weights_for(str(home / "flow"), "libero_goal", ["full", "flash"]) == home / "flow"
+
+
+@pytest.mark.parametrize("command", ["bench", "eval"])
+def test_the_command_line_says_so_in_one_line(home: Path, tmp_path: Path, command: str) -> None:
+    arguments = ["--suite", "libero_goal", "--out", str(tmp_path / "run")] if command == "eval" else []
+    runner = CliRunner()
+    done = runner.invoke(app, [command, *arguments, "--method", "ar", "--weights", str(home / "flow")])
+    assert done.exit_code == 2
+    assert "error: method 'ar' runs a policy that decodes tokens" in done.stderr
+    assert done.stderr.count("\n") == 1
+    steps = ["--euler-steps", "3"]
+    done = runner.invoke(app, [command, *arguments, "--method", "ar", "--weights", str(home / "tokens"), *steps])
+    assert done.exit_code == 2
+    assert "--euler-steps and --executed are for flow-matching policies" in done.stderr
+    done = runner.invoke(
+        app, [command, *arguments, "--method", "full", "--weights", str(home / "flow"), "--executed", "9"]
+    )
+    assert done.exit_code == 2
+    assert "--executed is 1 to 6 of a chunk's 6 actions; got 9" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_sampling_is_the_bundles_unless_asked_otherwise(home: Path) -> None:
+    config = EvalConfig(suite="libero_goal", methods=("full",), weights=str(home / "flow"), euler_steps=7)
+    found = load_assets(config)
+    assert (found.sampling.euler_steps, found.sampling.executed) == (7, 4)
+    assert libero_world.sampling_in_use(config, home / "flow")["sampling"]["euler_steps"] == 7
+    assert libero_world.sampling_in_use(config.model_copy(update={"euler_steps": None}), home / "tokens") == {}
+    assert "euler_steps" not in EvalConfig(suite="libero_goal", methods=("full",)).outcome_fields()
+    assert config.outcome_fields()["euler_steps"] == 7
+    with pytest.raises(BadInput, match="--euler-steps is 1 to 100; got 0"):
+        chosen_sampling(found.sampling, 6, euler_steps=0)
+
+
+def test_either_kind_of_policy_may_drive_before_an_expert_takes_over(home: Path, rng: np.random.Generator) -> None:
+    demonstrate = pytest.importorskip("heisd.sim.demonstrate", reason="needs the simulator (extra libero)")
+    for name, steps_in_hand in (("flow", 3), ("tokens", 0)):
+        engine = demonstrate._engine(str(home / name))
+        engine.sink = MemorySink()
+        for _ in range(4):
+            assert np.isfinite(engine.act(tiny.observation(rng)).values).all()
+        assert sum(record.route == "chunk" for record in engine.sink.records) == steps_in_hand
+
+
+def test_bench_prints_rounds_and_stages(home: Path, tmp_path: Path, rng: np.random.Generator) -> None:
+    from heisd.bench.observations import save_observations
+
+    save_observations(tmp_path / "seen.npz", [tiny.observation(rng) for _ in range(4)])
+    arguments = ["bench", "--method", "full,flash", "--weights", str(home / "flow"), "--steps", "8", "--warmup", "4"]
+    arguments += ["--observations", str(tmp_path / "seen.npz")]
+    done = CliRunner().invoke(app, [*arguments, "--json"])
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["methods"]["full"]["ms_per_round"]["n"] == 2
+    shown = CliRunner().invoke(app, arguments)
+    assert "full: 2 rounds of 4.0 actions" in shown.stdout
+    assert "denoise" in shown.stdout
+    assert "cost ratio" not in shown.stdout
