@@ -24,6 +24,10 @@ def test_speculation_was_measured_with_what_is_bundled(what: str) -> None:
     from heisd.policies.bundle import find_policy
     from heisd.presets.assets import hashes
 
-    for path in [*RESULTS.glob("bench_exact-*.json"), *RESULTS.glob("check_exact-*.json")]:
+    for path in [
+        *RESULTS.glob("bench_exact-*.json"),
+        *RESULTS.glob("check_exact-*.json"),
+        *RESULTS.glob("guesses-*.json"),
+    ]:
         suite = path.stem.partition("-")[2]
         assert json.loads(path.read_text())["assets"][what] == hashes(find_policy("libero"), suite)[what], path.name
