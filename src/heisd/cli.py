@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 done but not well (says what), 2 bad input or missing piec
 """
 
 import logging
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +12,23 @@ from typing import Annotated
 import typer
 
 from heisd import cli_bench, cli_calibrate, cli_drafter, cli_flow, cli_index, cli_realtime
-from heisd.cli_base import Dtype, EulerSteps, Executed, Json, Out, Weights, Workers
+from heisd.cli_base import (
+    Blind,
+    Data,
+    Dtype,
+    EulerSteps,
+    Executed,
+    Json,
+    Origin,
+    Out,
+    Recipe,
+    Resume,
+    Seed,
+    Steps,
+    Weights,
+    Workers,
+    command_line,
+)
 from heisd.cli_base import emit as _emit
 from heisd.cli_base import fail as _fail
 from heisd.cli_base import guarded as _guarded
@@ -171,16 +186,14 @@ def collect(
 @train.command("policy")
 @_guarded
 def train_policy(
-    data: Annotated[list[Path], typer.Option(help="Demonstration data sets (repeat the option for several).")],
+    data: Data,
     out: Out,
-    config: Annotated[Path | None, typer.Option(help="JSON file with the recipe; the shipped one if left out.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Override the recipe's number of steps.")] = None,
-    blind: Annotated[bool, typer.Option("--blind", help="The baseline without cameras.")] = False,
-    seed: Annotated[int | None, typer.Option(help="Override the recipe's seed.")] = None,
-    origin: Annotated[
-        Path | None, typer.Option("--from", help="Directory of a finished run whose weights this one starts with.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+    config: Recipe = None,
+    steps: Steps = None,
+    blind: Blind = False,
+    seed: Seed = None,
+    origin: Origin = None,
+    resume: Resume = False,
     json: Json = False,
 ) -> None:
     """Behaviour cloning of the bundled policy; Ctrl-C saves, --resume goes on."""
@@ -190,7 +203,7 @@ def train_policy(
     recipe = load_config(config, steps=steps, blind=blind or None, seed=seed)
     from heisd.train.policy import run
 
-    policy = run(data, out, recipe, command=shlex.join(["heisd", *sys.argv[1:]]), resume=resume, origin=origin)
+    policy = run(data, out, recipe, command=command_line(), resume=resume, origin=origin)
     result = {"policy": str(policy), "config": recipe.model_dump(mode="json")}
     _emit(result, json, lambda: typer.echo(f"wrote {policy}; try it: heisd eval --weights {policy} --split validation"))
 

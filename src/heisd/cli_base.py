@@ -1,6 +1,7 @@
 """What every command of the command line shares: its options, how it fails and how it prints its result."""
 
 import functools
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,17 @@ EulerSteps = Annotated[
 Executed = Annotated[
     int | None, typer.Option("--executed", help="Actions of a chunk before the next round; the bundle's if left out.")
 ]
+Data = Annotated[list[Path], typer.Option("--data", help="Demonstration data sets (repeat the option for several).")]
+Recipe = Annotated[
+    Path | None, typer.Option("--config", help="JSON file with the recipe; the shipped one if left out.")
+]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Override the recipe's number of steps.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Override the recipe's seed.")]
+Blind = Annotated[bool, typer.Option("--blind", help="The baseline without cameras.")]
+Origin = Annotated[
+    Path | None, typer.Option("--from", help="Directory of a finished run whose weights this one starts with.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes.")]
 
 
@@ -39,6 +51,11 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             fail(f"{error.strerror or error}{where}; what was finished before is kept", 2)
 
     return run
+
+
+def command_line() -> str:
+    """What was typed, for manifests."""
+    return shlex.join(["heisd", *sys.argv[1:]])
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -1,14 +1,12 @@
 """``heisd calibrate``: thresholds from calibration episodes, with the guarantee they carry."""
 
-import shlex
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from heisd.cli_base import Json, Weights, Workers, emit, fail, guarded
+from heisd.cli_base import Json, Weights, Workers, command_line, emit, fail, guarded
 
 if TYPE_CHECKING:
     from heisd.bench.evaluate import Setting
@@ -42,7 +40,7 @@ def calibrate(
         raise UnknownName("stage", stage, (*STAGES, ALL))
     plan = CalibrationPlan(
         suite=suite, out=out or Path("runs") / f"calibrate-{suite}", presets=_names(method), n_observed=observe,
-        n_trials=episodes, workers=workers, weights=weights, command=shlex.join(["heisd", *sys.argv[1:]]),
+        n_trials=episodes, workers=workers, weights=weights, command=command_line(),
     )  # fmt: skip
     policy = resolve_weights(weights, suite)
     from heisd.presets.assets import place_of

@@ -1,14 +1,12 @@
 """``heisd train drafter``: record the target's own outputs, distil a drafter from them."""
 
 import logging
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from heisd.cli_base import Json, Out, Weights, Workers, emit, guarded
+from heisd.cli_base import Json, Out, Recipe, Resume, Seed, Steps, Weights, Workers, command_line, emit, guarded
 
 
 @guarded
@@ -23,12 +21,12 @@ def train_drafter(
         typer.Option(help="Demonstrations whose frames the policy labels too (repeat the option for several)."),
     ] = None,
     suites: Annotated[str, typer.Option(help="LIBERO suites, separated by commas.")] = "libero_object,libero_spatial",
-    config: Annotated[Path | None, typer.Option(help="JSON file with the recipe; the shipped one if left out.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Override the recipe's number of steps.")] = None,
+    config: Recipe = None,
+    steps: Steps = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Override the recipe's number of threads.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Override the recipe's seed.")] = None,
+    seed: Seed = None,
     workers: Workers = 2,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+    resume: Resume = False,
     json: Json = False,
 ) -> None:
     """Distil a drafter from the policy's own outputs on train starts; Ctrl-C saves, --resume goes on."""
@@ -39,7 +37,7 @@ def train_drafter(
     from heisd.train.drafter import run
 
     names = tuple(name.strip() for name in suites.split(",") if name.strip())
-    command = shlex.join(["heisd", *sys.argv[1:]])
+    command = command_line()
     result = run(
         recipe, weights, rollouts, out, episodes=episodes, suites=names, data=data or [], workers=workers,
         command=command, resume=resume,

@@ -1,31 +1,26 @@
 """``heisd train flow`` and ``heisd train draft-head``: flow-matching policies, and drafts for them."""
 
 import logging
-import shlex
-import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from heisd.cli_base import Json, Out, emit, guarded
+from heisd.cli_base import Blind, Data, Json, Origin, Out, Recipe, Resume, Seed, Steps, command_line, emit, guarded
 
 
 @guarded
 def train_flow(
-    data: Annotated[list[Path], typer.Option(help="Demonstration data sets (repeat the option for several).")],
+    data: Data,
     out: Out,
-    config: Annotated[Path | None, typer.Option(help="JSON file with the recipe; the shipped one if left out.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Override the recipe's number of steps.")] = None,
-    blind: Annotated[bool, typer.Option("--blind", help="The baseline without cameras.")] = False,
-    seed: Annotated[int | None, typer.Option(help="Override the recipe's seed.")] = None,
+    config: Recipe = None,
+    steps: Steps = None,
+    blind: Blind = False,
+    seed: Seed = None,
     eyes: Annotated[
         str | None, typer.Option(help="A token policy (name or directory) whose vision tower a new run starts with.")
     ] = None,
-    origin: Annotated[
-        Path | None, typer.Option("--from", help="Directory of a finished run whose weights this one starts with.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+    origin: Origin = None,
+    resume: Resume = False,
     json: Json = False,
 ) -> None:
     """Flow matching: a pi0-shaped policy from demonstrations; Ctrl-C saves, --resume goes on."""
@@ -38,7 +33,7 @@ def train_flow(
     recipe = load_flow_recipe(config, steps=steps, blind=blind or None, seed=seed)
     from heisd.train.flow import run
 
-    command = shlex.join(["heisd", *sys.argv[1:]])
+    command = command_line()
     policy = run(data, out, recipe, command=command, resume=resume, origin=origin, eyes=eyes)
     result = {"policy": str(policy), "config": recipe.model_dump(mode="json")}
     hint = f"heisd eval --method full --weights {policy} --split validation"
@@ -47,13 +42,13 @@ def train_flow(
 
 @guarded
 def train_draft_head(
-    data: Annotated[list[Path], typer.Option(help="Demonstration data sets (repeat the option for several).")],
+    data: Data,
     weights: Annotated[str, typer.Option(help="The flow-matching policy it drafts for (name or directory).")],
     out: Out,
-    config: Annotated[Path | None, typer.Option(help="JSON file with the recipe; the shipped one if left out.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Override the recipe's number of steps.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Override the recipe's seed.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
+    config: Recipe = None,
+    steps: Steps = None,
+    seed: Seed = None,
+    resume: Resume = False,
     json: Json = False,
 ) -> None:
     """FLASH's draft head, distilled from the policy's own zero-noise chunks; Ctrl-C saves, --resume goes on."""
@@ -63,7 +58,7 @@ def train_draft_head(
     recipe = load_draft_head_recipe(config, steps=steps, seed=seed)
     from heisd.train.draft_head import run
 
-    command = shlex.join(["heisd", *sys.argv[1:]])
+    command = command_line()
     result = run(data, weights, out, recipe, command=command, resume=resume)
     emit(result, json, lambda: typer.echo(_summary(result)))
 

@@ -99,14 +99,11 @@ def hidden_of(policy: OpenVLAPolicy, context: OpenVLAContext, tokens: list[int])
         return model.hidden(torch.cat([context.prefix.clone(), model.embed(torch.tensor(tokens).long())])[None])[0]
 
 
-@pytest.mark.parametrize("of_prompt", [True, False])
-def test_states_are_those_of_the_committed_positions(
-    policy: OpenVLAPolicy, rng: np.random.Generator, of_prompt: bool
-) -> None:
+def test_states_are_those_of_the_committed_positions(policy: OpenVLAPolicy, rng: np.random.Generator) -> None:
     seen = tiny.observation(rng)
     assert policy.encode(seen).states is None
     truth = tiny.greedy(policy, seen)
-    policy.require_states(of_prompt=of_prompt)
+    policy.require_states()
     context = policy.encode(seen)
     assert context.states is None
     wrong = policy.codec.first_token
@@ -115,7 +112,7 @@ def test_states_are_those_of_the_committed_positions(
     path = greedy_path(tree, scores)
     assert path == (1, 3)
     cache.keep(path)
-    wanted = hidden_of(policy, context, truth[:2])[0 if of_prompt else len(context.prefix) - 1 :]
+    wanted = hidden_of(policy, context, truth[:2])
     torch.testing.assert_close(context.states, wanted, atol=1e-3, rtol=1e-3)
     policy.extend(cache, TokenTree.chain(np.array([truth[2]])))
     cache.keep((0,))
@@ -130,7 +127,7 @@ def test_states_are_those_of_the_committed_positions(
 def test_keeping_states_changes_no_token(policy: OpenVLAPolicy, rng: np.random.Generator) -> None:
     observations = [tiny.observation(rng) for _ in range(10)]
     plain = [Engine(policy).act(seen).tokens.tolist() for seen in observations]
-    policy.require_states(of_prompt=True)
+    policy.require_states()
     assert [Engine(policy).act(seen).tokens.tolist() for seen in observations] == plain
 
 

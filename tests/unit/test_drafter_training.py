@@ -9,6 +9,7 @@ import torch
 pytest.importorskip("libero", reason="episodes start where LIBERO's suites say (extra libero)")
 
 import drafter_fakes as fakes
+from training_fakes import assert_resumes
 
 import tiny_policies as tiny
 from heisd.engine import Engine
@@ -27,7 +28,6 @@ from heisd.train import rollouts
 from heisd.train.drafter_config import EagleRecipe, ParallelRecipe, load_recipe
 from heisd.train.drafter_data import past_of
 from heisd.train.drafter_replay import replay
-from heisd.train.loop import Progress, fit
 from heisd.train.rollouts import RolloutJob, WatchedPolicy, write_episode
 
 PARALLEL = ParallelRecipe(
@@ -165,18 +165,9 @@ def test_a_resumed_run_equals_an_unbroken_one(
     home: Path, policy: OpenVLAPolicy, tmp_path: Path, recipe: ParallelRecipe | EagleRecipe
 ) -> None:
     samples = fakes.samples(policy, home / "resume")
-    unbroken = training.build_trainer(recipe, samples, policy, tmp_path)
-    fit(unbroken, Progress(recipe))
-    first = training.build_trainer(recipe, samples, policy, tmp_path)
-    for _ in range(3):
-        first.train_step()
-    first.save()
-    second = training.build_trainer(recipe, samples, policy, tmp_path)
-    second.resume(tmp_path / "checkpoint.safetensors")
-    fit(second, Progress(recipe))
-    assert second.step == unbroken.step == recipe.steps
-    for (name, mine), theirs in zip(unbroken.drafter.named_parameters(), second.drafter.parameters(), strict=True):
-        assert torch.equal(mine, theirs), name
+    assert_resumes(
+        lambda: training.build_trainer(recipe, samples, policy, tmp_path), tmp_path / "checkpoint.safetensors"
+    )
     other = recipe.model_copy(update={"learning_rate": 1.0})
     with pytest.raises(BadInput, match="learning_rate"):
         training.build_trainer(other, samples, policy, tmp_path).resume(tmp_path / "checkpoint.safetensors")
@@ -221,7 +212,7 @@ def test_a_replay_counts_what_the_engine_counts(policy: OpenVLAPolicy, rng: np.r
         ),
         "eagle": lambda: Eagle(policy.codec, drafter=EagleRuntime(fakes.eagle(policy), policy)),
     }
-    policy.require_states(of_prompt=True)
+    policy.require_states()
     for name, make in makers.items():
         found = replay(make(), [recorded], policy, needs_prompt_states=name == "eagle")
         sink = MemorySink()

@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("libero", reason="demonstrations come with LIBERO's instructions (extra libero)")
 
-from training_fakes import fake_demos
+from training_fakes import assert_resumes, fake_demos
 
 import tiny_flows as flows
 from heisd.errors import BadInput, LeakError
@@ -22,7 +22,6 @@ from heisd.sim.splits import EpisodeStart
 from heisd.train import draft_head_data as data
 from heisd.train.config import DraftHeadRecipe
 from heisd.train.draft_head import DraftHeadTrainer, distil, prefix_weights
-from heisd.train.loop import Progress, fit
 from heisd.types import Observation
 
 TINY = DraftHeadRecipe(
@@ -103,17 +102,7 @@ def test_a_resumed_run_equals_an_unbroken_one(demos: Demos, policy: FlowPolicy, 
     def trainer() -> DraftHeadTrainer:
         return DraftHeadTrainer(TINY, lesson, policy, tmp_path, demos.fingerprint)
 
-    unbroken = trainer()
-    fit(unbroken, Progress(TINY))
-    first = trainer()
-    for _ in range(3):
-        first.train_step()
-    first.save()
-    second = trainer()
-    second.resume(tmp_path / "checkpoint.safetensors")
-    fit(second, Progress(TINY))
-    for (name, mine), theirs in zip(unbroken.head.named_parameters(), second.head.parameters(), strict=True):
-        assert torch.equal(mine, theirs), name
+    assert_resumes(trainer, tmp_path / "checkpoint.safetensors")
     other = DraftHeadTrainer(TINY, lesson, flows.policy(), tmp_path, demos.fingerprint)
     with pytest.raises(BadInput, match="data"):
         other.resume(tmp_path / "checkpoint.safetensors")

@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("libero", reason="the vocabulary is built from LIBERO's instructions (extra libero)")
 
-from training_fakes import fake_demos
+from training_fakes import assert_resumes, fake_demos
 
 import tiny_flows as flows
 from heisd.engine import ChunkEngine
@@ -21,7 +21,6 @@ from heisd.train.config import FlowRecipe, TrainConfig, load_flow_recipe
 from heisd.train.data import Samples
 from heisd.train.flow import FlowTrainer, run
 from heisd.train.flow_data import FlowSamples
-from heisd.train.loop import Progress, fit
 from heisd.train.policy import Trainer
 from heisd.train.targets import chunk_indices
 
@@ -70,19 +69,7 @@ def test_frames_in_which_an_expert_waits_begin_no_chunk() -> None:
 
 def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path) -> None:
     samples = FlowSamples(fake_demos(), TINY)
-    unbroken = FlowTrainer(TINY, samples, tmp_path)
-    fit(unbroken, Progress(TINY))
-    first = FlowTrainer(TINY, samples, tmp_path)
-    for _ in range(3):
-        first.train_step()
-    first.save()
-    second = FlowTrainer(TINY, samples, tmp_path)
-    second.resume(tmp_path / "checkpoint.safetensors")
-    fit(second, Progress(TINY))
-    assert second.step == unbroken.step == TINY.steps
-    for name, value in weights(unbroken).items():
-        assert torch.equal(value, weights(second)[name]), name
-        assert torch.equal(unbroken.ema[name], second.ema[name]), name
+    assert_resumes(lambda: FlowTrainer(TINY, samples, tmp_path), tmp_path / "checkpoint.safetensors")
 
 
 def test_another_recipe_is_not_continued_but_other_sampling_is(tmp_path: Path) -> None:

@@ -8,14 +8,14 @@ import torch
 
 pytest.importorskip("libero", reason="the vocabulary is built from LIBERO's instructions (extra libero)")
 
-from training_fakes import fake_demos
+from training_fakes import assert_resumes, fake_demos
 
 from heisd.errors import BadArtifact, BadInput, UnknownName
 from heisd.policies.bundle import load_policy
 from heisd.train.augment import bin_smoothing
 from heisd.train.config import TrainConfig, load_config
 from heisd.train.data import Samples
-from heisd.train.loop import Progress, fit, schedule
+from heisd.train.loop import schedule
 from heisd.train.policy import Trainer, run
 
 TINY = TrainConfig(
@@ -30,19 +30,7 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path) -> None:
     samples = Samples(fake_demos(), TINY)
-    unbroken = Trainer(TINY, samples, tmp_path)
-    fit(unbroken, Progress(TINY))
-    first = Trainer(TINY, samples, tmp_path)
-    for _ in range(3):
-        first.train_step()
-    first.save()
-    second = Trainer(TINY, samples, tmp_path)
-    second.resume(tmp_path / "checkpoint.safetensors")
-    fit(second, Progress(TINY))
-    assert second.step == unbroken.step == TINY.steps
-    for name, value in weights(unbroken).items():
-        assert torch.equal(value, weights(second)[name]), name
-        assert torch.equal(unbroken.ema[name], second.ema[name]), name
+    assert_resumes(lambda: Trainer(TINY, samples, tmp_path), tmp_path / "checkpoint.safetensors")
 
 
 def test_a_run_of_other_data_or_another_recipe_is_not_continued(tmp_path: Path) -> None:

@@ -1,8 +1,29 @@
 """Demonstrations for tests of training: actions that can be learned, pictures that say nothing."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import torch
 
 from heisd.sim.demos import Demos
+from heisd.train.loop import Loop, Progress, fit
+
+
+def assert_resumes(make: Callable[[], Loop[Any]], checkpoint: Path) -> None:
+    """A run that is killed after three steps and goes on ends as one that was never stopped, bit for bit."""
+    unbroken, first, second = make(), make(), make()
+    fit(unbroken, Progress(unbroken.config))
+    for _ in range(3):
+        first.train_step()
+    first.save()
+    second.resume(checkpoint)
+    fit(second, Progress(second.config))
+    assert second.step == unbroken.step == unbroken.config.steps
+    for (name, mine), theirs in zip(unbroken.learner.named_parameters(), second.learner.parameters(), strict=True):
+        assert torch.equal(mine, theirs), name
+        assert torch.equal(unbroken.ema[name], second.ema[name]), name
 
 
 def fake_demos(seed: int = 0, n_episodes: int = 8, length: int = 10) -> Demos:

@@ -25,7 +25,6 @@ class KVCache:
     pending_next: Sequence[int] = ()  # greedy token behind each of its nodes
     pending_margins: Sequence[float] = ()
     states: Tensor | None = None  # (capacity, d) hidden state of every position, if the policy keeps them
-    first_state: int = 0  # positions before this one have no state
 
     @property
     def capacity(self) -> int:
@@ -64,8 +63,8 @@ class KVCache:
         self._forget()
 
     def known_states(self) -> Tensor | None:
-        """(n, d) hidden states of the committed positions from ``first_state`` on; None if they are not kept."""
-        return None if self.states is None else self.states[self.first_state : self.length]
+        """(n, d) hidden states of the committed positions; None if they are not kept."""
+        return None if self.states is None else self.states[: self.length]
 
     def _forget(self) -> None:
         self.pending_parents, self.pending_next, self.pending_margins = (), (), ()

@@ -65,7 +65,7 @@ class EagleRuntime:
         end = policy.codec.vocab_size
         self._head = model.lm_head.weight.detach()[end - N_BINS : end].t().contiguous().to(policy.dtype)
         self.first_token = end - N_BINS
-        policy.require_states(of_prompt=True)
+        policy.require_states()
         self.read = torch.inference_mode()(self._read)
         self.grow = torch.inference_mode()(self._grow)
 

@@ -33,10 +33,10 @@ class OpenVLAContext:
 
     @property
     def states(self) -> Tensor | None:
-        """(n, d) hidden states of the positions read so far, the last committed one last; valid until the next call.
+        """(n, d) hidden states of all positions committed so far; valid until the next call.
 
         None before this context's prefill, after another one's, and unless :meth:`OpenVLAPolicy.require_states` was
-        called. They begin at the first position, or at the last of the prompt if the prompt's were not asked for.
+        called.
         """
         cache = None if self.prefilled is None else self.prefilled.cache
         return None if cache is None else cache.known_states()
@@ -90,7 +90,7 @@ class OpenVLAPolicy:
         # differ: benchmarks/rounding.py; of other precisions nothing is promised (heisd.presets.EXACT_DTYPE).
         self._closeness = CLOSE_EPS * torch.finfo(dtype).eps if dtype == torch.float32 else 0.0
         self._prefilled: _Prefilled | None = None
-        self._keeps_states = self._keeps_prompt_states = False
+        self._keeps_states = False
         self._words = lru_cache(maxsize=256)(self._embed_prompt)
         self._node_forward = torch.inference_mode()(self._score)
 
@@ -115,14 +115,12 @@ class OpenVLAPolicy:
         """Positions of the longest prompt that is read."""
         return self._n_before_text() + self.config.max_text_tokens
 
-    def require_states(self, *, of_prompt: bool = False) -> None:
+    def require_states(self) -> None:
         """From the next observation on, keep hidden states for drafters that read them (``context.states``).
 
-        ``of_prompt`` keeps those of all prompt positions, for which the last layer has to be computed at every one
-        of them; otherwise only those of its last position and of the tokens behind it, which cost next to nothing.
+        The last layer is then computed at every position of the prompt, not at its last one alone.
         """
         self._keeps_states = True
-        self._keeps_prompt_states |= of_prompt
         if self._cache.states is None:
             shape = (self.runtime.capacity, self.config.decoder.hidden_size)
             self._cache.states = torch.zeros(shape, device=self.runtime.device, dtype=self.dtype)
@@ -153,8 +151,7 @@ class OpenVLAPolicy:
             rows = self.runtime.rows(0, n_prefix, tree.depth, tree.ancestor_mask())
         else:
             rows = self.runtime.rows(0, n_prefix)
-        cache.first_state = 0 if self._keeps_prompt_states else n_prefix - 1
-        states = self._states(cache.first_state, n_prefix + n_nodes)
+        states = self._states(0, n_prefix + n_nodes)
         tokens, margins, close = self._greedy(self.runtime.forward(x, rows, cache.data, 1 + n_nodes, states))
         self._note_prefill(context)
         cache.length, cache.next_token, cache.margin = n_prefix, tokens[0], margins[0]

@@ -108,9 +108,7 @@ def run_to_end(
     trainer = make()
     if origin is not None:
         trainer.begin_with(origin / CHECKPOINT)
-    if file.exists():
-        trainer.resume(file)
-        log.info("continuing at step %d of %d", trainer.step, trainer.config.steps)
+    trainer.go_on(file)
     progress = Progress(trainer.config)
     fit(trainer, progress, lambda: progress.validation(trainer.step, validate(trainer, command)))
     scores = validate(trainer, command)

@@ -112,9 +112,7 @@ def distil(
     file = open_run(out, resume=resume)
     lesson = teach(demos, policy, recipe, out)
     trainer = DraftHeadTrainer(recipe, lesson, policy, out, demos.fingerprint)
-    if file.exists():
-        trainer.resume(file)
-        log.info("continuing at step %d of %d", trainer.step, recipe.steps)
+    trainer.go_on(file)
     fit(trainer, Progress(recipe))
     scores = {"step": trainer.step, "held_out": trainer.holdout()}
     data = {"fingerprint": demos.fingerprint, "n_frames": len(lesson), "recipe": recipe.model_dump(mode="json")}

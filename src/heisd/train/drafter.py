@@ -189,9 +189,7 @@ def run(
     labelled = label(data, weights, suites[0] if suites else "", rollouts / "labelled") if data else []
     samples = DrafterSamples.load(paths, policy, labelled)
     trainer = build_trainer(recipe, samples, policy, out)
-    if file.exists():
-        trainer.resume(file)
-        log.info("continuing at step %d of %d", trainer.step, recipe.steps)
+    trainer.go_on(file)
     fit(trainer, Progress(recipe))
     scores = measure(trainer, policy)
     learned = {"fingerprint": samples.fingerprint, "n_episodes": len(paths), "n_labelled_episodes": len(labelled)}

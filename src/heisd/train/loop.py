@@ -63,6 +63,12 @@ class Loop(ABC, Generic[ConfigT]):
         meta = {"step": self.step, "identity": self.identity()}
         checkpoint.save(self.out / "checkpoint.safetensors", self.learner, self.ema, self.optimizer, meta)
 
+    def go_on(self, path: Path) -> None:
+        """Continue from a checkpoint where there is one; BadInput as :meth:`resume`."""
+        if path.exists():
+            self.resume(path)
+            log.info("continuing at step %d of %d", self.step, self.config.steps)
+
     def train_step(self) -> dict[str, float]:
         """One optimiser step; returns the scalars worth logging."""
         config = self.config
