@@ -31,10 +31,6 @@ TINY = FlowRecipe(
 )  # fmt: skip
 
 
-def weights(trainer: FlowTrainer) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in trainer.learner.named_parameters()}
-
-
 def test_a_chunk_repeats_the_last_action_beyond_its_episode() -> None:
     episode = np.array([0, 0, 0, 1, 1, 2])
     assert chunk_indices(episode, 3).tolist() == [
