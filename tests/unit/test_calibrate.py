@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from heisd import cli
 from heisd.bench.calibrate import STAGES, CalibrationPlan, observe, read_observation, run
-from heisd.bench.ladder import LADDER, Rung, climb, judge
+from heisd.bench.ladder import FIRST, LADDER, SECOND, Rung, climb, judge
 from heisd.bench.skip_fit import clopper_pearson_high
 from heisd.bench.speculation import SpeculationCounts
 from heisd.config import EvalConfig, content_hash
@@ -31,39 +31,52 @@ def trials(n_lost_by_rung, n=200):
     """A trial that loses so many of ``n`` episodes at each rung, and what was tried."""
     tried = []
 
-    def trial(number, rung):
-        tried.append((number, rung))
-        return [record(HYBRID, f"toy/{i}", success=i >= n_lost_by_rung[number - 1]) for i in range(n)]
+    def trial(number, rung, look):
+        assert rung == LADDER[number - 1]
+        tried.append((number, look))
+        n_lost = n_lost_by_rung[number - 1]
+        n_lost = n_lost if isinstance(n_lost, int) else n_lost[look - FIRST]
+        return [record(HYBRID, f"toy/{look}/{i}", success=i >= n_lost) for i in range(n)]
 
     return trial, tried
 
 
-def plain(n=200):
-    return [record(AR, f"toy/{i}") for i in range(n)]
+def plain(look=FIRST, n=200):
+    return [record(AR, f"toy/{look}/{i}") for i in range(n)]
 
 
 def test_the_ladder_is_a_constant_from_strict_to_loose():
     assert [(r.n_skips, r.threshold) for r in LADDER] == [
-        (1, 0.8), (2, 0.8), (3, 0.7), (4, 0.5)
+        (1, 0.9), (2, 0.9), (4, 0.9), (6, 0.8)
     ]  # fmt: skip
 
 
 def test_the_climb_stops_at_the_first_loss_of_more_than_a_point():
-    trial, tried = trials([0, 2, 3, 0, 0, 0, 0])  # 2 of 200 are one point exactly: allowed
-    choice = climb("hybrid", "parallel", plain(), trial)
+    trial, tried = trials([0, 2, 7, 0])  # 2 of 200 are one point exactly: allowed
+    choice = climb("hybrid", "parallel", plain, trial)
     assert choice.rung == LADDER[1]
     assert [row["passes"] for row in choice.rungs] == [True, True, False]
-    assert [row["difference_points"] for row in choice.rungs] == [0.0, -1.0, -1.5]
+    assert [row["difference_points"] for row in choice.rungs] == [0.0, -1.0, -3.5]
     assert choice.kept is choice.rungs[1]
-    assert [number for number, _ in tried] == [1, 2, 3]
+    assert tried == [(1, FIRST), (2, FIRST), (3, FIRST)]
+
+
+@pytest.mark.parametrize(("n_lost", "passes", "points"), [((3, 1), True, -1.0), ((6, 0), False, -1.5)])
+def test_a_near_miss_is_judged_on_twice_as_many_starts(n_lost, passes, points):
+    trial, tried = trials([n_lost, 50])
+    choice = climb("hybrid", "parallel", plain, trial)
+    assert tried[:2] == [(1, FIRST), (1, SECOND)]
+    assert (choice.rungs[0]["n_pairs"], choice.rungs[0]["difference_points"]) == (400, points)
+    assert (choice.rungs[0]["passes"], choice.rung) == (passes, LADDER[0] if passes else None)
+    assert len(tried) == (3 if passes else 2), "nothing is climbed behind a loss; a clear one is not played again"
 
 
 def test_nothing_passes_and_everything_passes():
     trial, tried = trials([50])
-    choice = climb("hybrid", "parallel", plain(), trial)
+    choice = climb("hybrid", "parallel", plain, trial)
     assert (choice.rung, choice.kept, len(tried)) == (None, None, 1)
     trial, _ = trials([0] * 7)
-    assert climb("hybrid", "parallel", plain(), trial).rung == LADDER[-1]
+    assert climb("hybrid", "parallel", plain, trial).rung == LADDER[-1]
 
 
 def test_success_is_compared_in_pairs():
@@ -82,14 +95,14 @@ def test_the_bound_on_bad_skips_is_that_of_the_audits():
         {"skip/tolerant motion": 30, "speculate/audit": 4, "speculate/score below threshold": 6},
         {"parallel": 2, "retrieval": 1, "": 1},
     )
-    mine = [record(HYBRID, f"toy/{i}", speculation=counts) for i in range(10)]
-    row = judge("hybrid", "parallel", Rung(2, 0.8), plain(10), mine)
+    mine = [record(HYBRID, f"toy/1/{i}", speculation=counts) for i in range(10)]
+    row = judge("hybrid", "parallel", Rung(2, 0.8), plain(n=10), mine)
     # Only what the skip would have executed counts: another's guess that was kept says nothing about it.
     assert (row["n_audits"], row["n_bad_audits"]) == (40, 20)
     assert (row["skip_share"], row["skips_per_episode"]) == (0.75, 30)
     assert row["bad_share_high95"] == clopper_pearson_high(20, 40)
     assert row["bad_skips_per_episode_high95"] == pytest.approx(30 * clopper_pearson_high(20, 40))
-    untouched = judge("hybrid", "parallel", Rung(2, 0.8), plain(1), [record(HYBRID, "toy/0")])
+    untouched = judge("hybrid", "parallel", Rung(2, 0.8), plain(n=1), [record(HYBRID, "toy/1/0")])
     assert (untouched["bad_share_high95"], untouched["bad_skips_per_episode_high95"]) == (1.0, 0.0)
 
 
@@ -167,16 +180,17 @@ def test_all_stages_give_a_file_that_presets_load(tmp_path, policy, place):
 
 def test_starts_are_fresh_calibration_starts_half_jittered_and_never_used_twice(tmp_path):
     plan = a_plan(tmp_path, n_observed=7, n_trials=5)
-    configs = [*plan.observation().values(), *plan.trial("hybrid", "hybrid-1").values()]
+    looks = [plan.trial("hybrid", "hybrid-1", look) for look in (FIRST, SECOND)]
+    configs = [*plan.observation().values(), *(config for look in looks for config in look.values())]
     keys = [start.key for c in configs for start in starts_of(c)]
     seeds = [key.split("/", 1)[1].rsplit("/", 1)[0] for key in keys]  # task and seed, whatever the condition
-    assert len(seeds) == len(set(seeds)) == 12
+    assert len(seeds) == len(set(seeds)) == 17
     assert {c.split for c in configs} == {Split.CALIBRATION}
     assert [(c.condition, c.episodes) for c in configs] == [
-        (Condition.SHIPPED, 4), (Condition.JITTER, 3), (Condition.SHIPPED, 3), (Condition.JITTER, 2)
+        (Condition.SHIPPED, 4), (Condition.JITTER, 3), *[(Condition.SHIPPED, 3), (Condition.JITTER, 2)] * 2
     ]  # fmt: skip
-    baseline = [start.key for c in plan.trial("ar", "ar").values() for start in starts_of(c)]
-    assert baseline == keys[7:]
+    baselines = [c for look in (FIRST, SECOND) for c in plan.trial("ar", "ar", look).values()]
+    assert [start.key for c in baselines for start in starts_of(c)] == keys[7:]
 
 
 def starts_of(config):

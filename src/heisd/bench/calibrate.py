@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from heisd.bench.evaluate import Setting
-from heisd.bench.ladder import Choice, Rung, climb
+from heisd.bench.ladder import FIRST, Choice, Rung, climb
 from heisd.bench.observe import ObservingWorlds, observable, present_scouts
 from heisd.bench.observed import ObservedEpisode, read_episode
 from heisd.bench.provenance import checkout_root, git_commit, machine, versions
@@ -46,7 +46,7 @@ class CalibrationPlan:
     out: Path
     presets: tuple[str, ...] = tuple(SKIPPERS)
     n_observed: int = 60  # episodes of plain decoding
-    n_trials: int = 200  # starts that every rung is compared on
+    n_trials: int = 200  # starts of every look at a rung
     workers: int = 1
     weights: str = "default"
     command: str = field(default="", compare=False)
@@ -76,10 +76,11 @@ class CalibrationPlan:
         parts = self._parts(BASELINE, self.n_observed, 0)
         return {self.out / "observe" / condition: config for condition, config in parts.items()}
 
-    def trial(self, method: str, name: str, calibration: Path | None = None) -> dict[Path, EvalConfig]:
-        """Run directory -> configuration, of one method on the starts of the trials."""
-        parts = self._parts(method, self.n_trials, self.n_observed, calibration)
-        return {self.out / "ladder" / f"{name}-{condition}": config for condition, config in parts.items()}
+    def trial(self, method: str, name: str, look: int, calibration: Path | None = None) -> dict[Path, EvalConfig]:
+        """Run directory -> configuration, of one method on the starts of a look of the trials."""
+        parts = self._parts(method, self.n_trials, self.n_observed + (look - FIRST) * self.n_trials, calibration)
+        again = "" if look == FIRST else f"-look{look}"
+        return {self.out / "ladder" / f"{name}-{condition}{again}": config for condition, config in parts.items()}
 
     def _parts(self, method: str, n: int, offset: int, calibration: Path | None = None) -> dict[Condition, EvalConfig]:
         """Half of the starts as they are, the other half jittered; no seed is used twice."""
@@ -157,11 +158,13 @@ def run_ladder(plan: CalibrationPlan, target: Target, place: Path, play: Play) -
             f"none of {', '.join(plan.presets)} could be observed in {plan.out}: train what it needs "
             "(heisd train drafter, heisd index build) and observe into another --out"
         )
-    baseline = _played(plan.trial(BASELINE, BASELINE), play)
     chosen = {}
     for preset in presets:
         setting = fitted.skips[preset]
-        choice = climb(preset, SKIPPERS[preset].source, baseline, partial(_try_rung, plan, fitted, preset, play))
+        choice = climb(
+            preset, SKIPPERS[preset].source, partial(_decode_plainly, plan, play),
+            partial(_try_rung, plan, fitted, preset, play),
+        )  # fmt: skip
         chosen[preset] = _settled(setting, choice)
     before = _existing(place, target.sha256)
     is_same = before is not None and before.motion_code == fitted.motion_code  # the scores' F is then the same too
@@ -173,8 +176,13 @@ def run_ladder(plan: CalibrationPlan, target: Target, place: Path, play: Play) -
     return final
 
 
+def _decode_plainly(plan: CalibrationPlan, play: Play, look: int) -> Sequence[EpisodeRecord]:
+    """Play plain decoding on the starts of a look; what was played for one preset is read for the next."""
+    return _played(plan.trial(BASELINE, BASELINE, look), play)
+
+
 def _try_rung(
-    plan: CalibrationPlan, fitted: Calibration, preset: str, play: Play, number: int, rung: Rung
+    plan: CalibrationPlan, fitted: Calibration, preset: str, play: Play, number: int, rung: Rung, look: int
 ) -> Sequence[EpisodeRecord]:
     """Play a preset with one candidate's file. The file says nothing but the setting: its hash decides a resumption."""
     setting = fitted.skips[preset].model_copy(
@@ -183,7 +191,7 @@ def _try_rung(
     path = plan.out / "ladder" / f"{preset}-{number}.json"
     bare = {"skips": {preset: setting}, "evidence": {}, "provenance": {}, "command": ""}
     fitted.model_copy(update=bare).save(path)
-    return _played(plan.trial(preset, f"{preset}-{number}", path), play)
+    return _played(plan.trial(preset, f"{preset}-{number}", look, path), play)
 
 
 def _played(runs: dict[Path, EvalConfig], play: Play) -> list[EpisodeRecord]:

@@ -14,6 +14,7 @@ from heisd.route.paying import Paying
 from heisd.telemetry import Sink
 
 BOUNDS = BlockBounds(30, 15)  # HeiSD's, but equal tokens of a failing block are kept: they cost nothing
+MAX_NODES = 12  # a whole guess and its likeliest turnings; what a tolerant rule keeps of more costs more than it saves
 
 
 def exact(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
@@ -55,4 +56,4 @@ def _skipping(assets: Assets, preset: str, sink: Sink | None) -> Engine[Any, Any
         watch=calibration.watch,
     )
     proposers = {name: assets.proposer(name, **SCOUTS[name].options) for name in skipper.scouts}
-    return Engine(assets.target, proposers=proposers, router=router, sink=sink)
+    return Engine(assets.target, proposers=proposers, router=router, max_nodes=MAX_NODES, sink=sink)

@@ -25,7 +25,7 @@ class Skipper:
 
 
 SCOUTS: dict[str, Scout] = {
-    "parallel": Scout("parallel", {"whole": True}),
+    "parallel": Scout("parallel", {"whole": True, "min_probability": 0.2}),
     MEMORY: Scout("store"),
     "persistence": Scout(),
 }
