@@ -16,13 +16,14 @@ from enum import StrEnum
 import numpy as np
 
 from heisd.errors import BadInput
-from heisd.scene import GREY_SIDE, MIN_PEAK, Scene, scene_shift
+from heisd.scene import GREY_SIDE, MIN_PEAK, Scene, scene_peak
 from heisd.types import FloatArray, ImageArray, Observation
 
 HOLD_STEPS = 20  # a second of LIBERO's control
 MOVED_M = 1e-3  # of the hand in one control step: its cameras must see something else then
 MIN_FROZEN_STEPS = 1  # one repeated picture is a camera slower than the control, two are a fault
 SAMPLED_SIDE = 128  # pixels: of larger pictures every second, third … row and column is looked at
+STILL_CHANGE = 0.01  # of the blocks' brightness: less is no jump, a shift by two pixels of 128 changes more
 NOISE_BANDS = 16  # bands of three rows that noise is estimated in
 # Mean of |x| for a unit Gaussian is sqrt(2 / pi), and Immerkaer's mask has a norm of 6.
 _NOISE_SCALE = math.sqrt(math.pi / 2) / 6
@@ -44,7 +45,7 @@ class View:
 
     contrast: float  # standard deviation of the brightness of 32 x 32 blocks
     noise: float  # standard deviation of pixel noise [u8 levels]; texture counts a little
-    peak: float = 1.0  # of the phase correlation with the picture before, 1 for the same
+    peak: float = 1.0  # of the phase correlation with the picture before; 1 where next to nothing changed
     change: float = 0.0  # mean absolute change of the blocks' brightness
     n_frozen: int = 0  # control steps in a row in which no pixel has changed while the hand moved
 
@@ -155,7 +156,8 @@ def look(picture: ImageArray, before: Look | None, *, has_moved: bool) -> Look:
     if np.array_equal(scene.grey, before.scene.grey) and np.array_equal(picture, before.picture):
         return Look(picture, before.scene, View(contrast, noise, n_frozen=before.view.n_frozen + has_moved))
     change = float(np.abs(scene.grey - before.scene.grey).mean())
-    return Look(picture, scene, View(contrast, noise, scene_shift(before.scene, scene).peak, change))
+    peak = 1.0 if change < STILL_CHANGE else scene_peak(before.scene, scene)
+    return Look(picture, scene, View(contrast, noise, peak, change))
 
 
 def pixel_noise(picture: ImageArray) -> float:

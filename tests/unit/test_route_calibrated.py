@@ -51,6 +51,24 @@ def gripper(**changes: object) -> GripperState:
 
 
 @pytest.mark.parametrize(
+    ("memory", "readings"),
+    [
+        (Memory(step=STEP), {}),
+        (replace(READY, is_rejected=True), {}),
+        (replace(READY, n_skips=2), {}),
+        (replace(READY, sight=Sight(alarm=Alarm.DARK, n_left=3)), {}),
+        (READY, {"gripper": gripper(steps_since_change=3)}),
+    ],
+)
+def test_witnesses_are_heard_only_where_a_skip_is_possible(memory: Memory, readings: dict[str, object]) -> None:
+    """Whom nobody needs nobody asks; that they were not asked is then no reason to refuse, nor to withdraw skips."""
+    assert ROUTER.plan(phase(**readings), memory).scouts == ("retrieval",)
+    unheard, heard = (route([evidence], memory, **readings) for evidence in (draft(), GOOD))
+    assert unheard.reason is heard.reason
+    assert unheard.reason not in (Reason.SCENE, Reason.NOVEL)
+
+
+@pytest.mark.parametrize(
     ("drafts", "memory", "readings", "reason"),
     [
         ([], READY, {}, Reason.NO_GUESS),

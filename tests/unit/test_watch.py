@@ -15,7 +15,7 @@ from scene_fakes import observed, picture, table_top, texture
 import heisd.watch
 from heisd.errors import BadInput
 from heisd.types import ImageArray, Observation
-from heisd.watch import DEFAULT, NOTHING_SEEN, Alarm, Sight, View, ViewLimits, Watch, look, pixel_noise
+from heisd.watch import DEFAULT, NOTHING_SEEN, STILL_CHANGE, Alarm, Sight, View, ViewLimits, Watch, look, pixel_noise
 
 ONSET, N_STEPS = 6, 12
 BRIEF = Watch(hold_steps=2)
@@ -153,9 +153,14 @@ def test_a_picture_says_how_it_differs_from_the_last_one() -> None:
     first = look(table_top(0), None, has_moved=True)
     assert (first.view.peak, first.view.change, first.view.n_frozen) == (1.0, 0.0, 0)
     assert look(table_top(0), first, has_moved=True).view.n_frozen == 1
-    second = look(table_top(4), first, has_moved=True).view
-    assert 0.2 < second.peak < 1.0
-    assert 0.0 < second.change < 0.02
+    slow = look(table_top(4), first, has_moved=True).view
+    assert (slow.peak, slow.n_frozen) == (1.0, 0), "next to nothing changed: not looked at"
+    assert 0.0 < slow.change < STILL_CHANGE
+    fast = look(table_top(30), first, has_moved=True).view
+    assert 0.2 < fast.peak < 1.0
+    assert fast.change > STILL_CHANGE
+    for axis in (0, 1):
+        assert look(np.roll(table_top(0), 2, axis), first, has_moved=True).view.change > STILL_CHANGE
     dim, bright = (picture(level + 0.5 * texture(3, 128)) for level in (0.2, 0.3))
     brighter = look(bright, look(dim, None, has_moved=False), has_moved=True)
     assert brighter.view.change == pytest.approx(0.1, abs=0.01)

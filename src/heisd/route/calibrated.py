@@ -90,17 +90,19 @@ class CalibratedSkip:
         """Speed, F and gripper events."""
         return read_motion(history, self.ranges)
 
-    def plan(self, phase: PhaseSignal | None, memory: Memory) -> Plan:  # noqa: ARG002 (the protocol's)
-        """Cheap guesses first; they are also what is checked."""
-        return Plan(self.scouts, self.drafters, self.later)
+    def plan(self, phase: PhaseSignal | None, memory: Memory) -> Plan:
+        """Cheap guesses first; they are also what is checked. Witnesses are heard only where a skip is possible."""
+        scouts = self.scouts if self._ruled_out(phase, memory) is None else (self.source,)
+        return Plan(scouts, self.drafters, self.later)
 
     def decide(self, context: Context, phase: PhaseSignal | None, drafts: Sequence[Draft], memory: Memory) -> Route:  # noqa: ARG002
         """Skip if nothing speaks against it."""
         assert phase is not None, "read() makes a signal at every step"
-        if memory.sight.alarm is not None:
-            return self._check(Reason(memory.sight.alarm.value))
+        ruled_out = self._ruled_out(phase, memory)
+        if ruled_out is not None:
+            return self._check(ruled_out)
         source = next((draft for draft in drafts if draft.source == self.source), None)
-        if source is None or not memory.last_tokens or len(source.chains[0]) != len(memory.last_tokens):
+        if source is None or len(source.chains[0]) != len(memory.last_tokens):
             return self._check(Reason.NO_GUESS)
         features = skip_features(source, drafts, phase, memory)
         score = self.score(features)
@@ -120,6 +122,18 @@ class CalibratedSkip:
     def _check(self, reason: Reason, score: float = math.nan) -> Route:
         return Route(RouteKind.SPECULATE, reason, rule=self.rule, score=score)
 
+    def _ruled_out(self, phase: PhaseSignal | None, memory: Memory) -> Reason | None:
+        """What forbids a skip before anybody is asked."""
+        if memory.sight.alarm is not None:
+            return Reason(memory.sight.alarm.value)
+        if not memory.last_tokens:
+            return Reason.NO_GUESS
+        if phase is not None and phase.gripper.changed_within(self.gripper_margin_steps):
+            return Reason.GRIPPER
+        if memory.is_rejected:
+            return Reason.REJECTED
+        return Reason.ENOUGH_SKIPS if memory.n_skips >= self.n_skips else None
+
     def _refusal(
         self, source: Draft, drafts: Sequence[Draft], phase: PhaseSignal, memory: Memory,
         features: Mapping[str, float], score: float,
@@ -134,10 +148,6 @@ class CalibratedSkip:
             return Reason.SCENE
         if not features.get("text_similarity", 1.0) >= 1.0:  # memory answered for another sentence
             return Reason.WORDING
-        if memory.is_rejected:
-            return Reason.REJECTED
-        if memory.n_skips >= self.n_skips:
-            return Reason.ENOUGH_SKIPS
         if score < self.threshold or score == 0.0:  # 0 is a feature that is missing, whatever the threshold
             return Reason.UNSURE
         return Reason.AUDIT if is_audited(memory.step, self.audited_share) else None
