@@ -106,7 +106,7 @@ def test_the_bound_on_bad_skips_is_that_of_the_audits():
     assert (untouched["bad_share_high95"], untouched["bad_skips_per_episode_high95"]) == (1.0, 0.0)
 
 
-def test_audits_are_counted_by_whose_motion_tokens_were_kept():
+def test_audits_are_counted_by_whose_whole_action_was_kept():
     def step(reason, verifications, kept):
         return StepRecord(
             0, 1.0, {}, 1, {}, route="speculate", reason=reason, verifications=verifications, kept_by_source=kept
@@ -114,12 +114,13 @@ def test_audits_are_counted_by_whose_motion_tokens_were_kept():
 
     counts = SpeculationCounts()
     counts.add(step("audit", ((0, 7),), {"parallel": 7}))
-    counts.add(step("audit", ((0, 6),), {"retrieval": 6}))
-    counts.add(step("audit", ((0, 5), (6, 1)), {"parallel": 6}))  # six in the end, but not of one guess
+    counts.add(step("audit", ((0, 7),), {"retrieval": 7}))
+    counts.add(step("audit", ((0, 6),), {"parallel": 6}))  # another gripper is another action
+    counts.add(step("audit", ((0, 5), (6, 1)), {"parallel": 6}))  # not of one guess
     counts.add(step("audit", (), {}))
     counts.add(step("score below threshold", ((0, 7),), {"parallel": 7}))
     total = SpeculationCounts.total([counts.as_dict(), {**SpeculationCounts().as_dict(), "audits": {"": 1}}])
-    assert total.block({}, 0)["audits"] == {"n": 5, "kept_by_source": {"parallel": 1, "retrieval": 1}}
+    assert total.block({}, 0)["audits"] == {"n": 6, "kept_by_source": {"parallel": 1, "retrieval": 1}}
     old = counts.as_dict()
     del old["audits"]
     assert SpeculationCounts.total([old]).block({}, 0)["audits"]["n"] == 0

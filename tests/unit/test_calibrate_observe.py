@@ -120,7 +120,8 @@ def test_the_scouts_are_those_the_preset_asks(preset, tmp_path):
     assets.calibration = lambda: fit_suite("toy", TARGET, observed(tmp_path, 3))
     assets.costs = lambda: None
     engine = builder(preset)(assets)
-    assert assets.asked == {name: dict(SCOUTS[name].options) for name in SKIPPERS[preset].scouts}
+    asked = {*SKIPPERS[preset].scouts, *SKIPPERS[preset].drafters}
+    assert assets.asked == {name: dict(SCOUTS[name].options) for name in asked}
     router = engine._router
     router = getattr(router, "router", router)
     assert router.watch == assets.calibration().watch

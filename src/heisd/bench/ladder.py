@@ -84,7 +84,7 @@ def judge(
     """The figures of one rung. Raises BadArtifact when it shares no start with the baseline.
 
     An audit is a step that could have been skipped and was verified instead. It counts as bad unless the target kept
-    all six motion tokens of the proposer whose guess the skip would have executed.
+    the whole action, gripper and all, of the proposer whose guess the skip would have executed.
     """
     suite = baseline[0].suite if baseline else ""
     config = EvalConfig(suite=suite, methods=(BASELINE, preset))

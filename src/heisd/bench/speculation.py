@@ -6,7 +6,7 @@ from typing import Any
 
 from heisd.bench.rounds import RoundCounts
 from heisd.kinematics import Phase
-from heisd.route.base import MOTION_TOKENS, Reason
+from heisd.route.base import Reason
 from heisd.types import StepRecord, TokenOrigin
 
 ACCEPTANCE_LENGTH_DEFINITION = (
@@ -29,7 +29,7 @@ class SpeculationCounts:
         self.routes: Counter[str] = Counter()  # "skip/tolerant motion" -> steps
         self.motion: dict[str, Counter[str]] = {}  # "approach" -> sums of its steps
         self.rounds = RoundCounts()  # of chunk policies
-        self.audits: Counter[str] = Counter()  # proposer whose motion tokens an audit kept ("" for none) -> audits
+        self.audits: Counter[str] = Counter()  # proposer whose whole action an audit kept ("" for none) -> audits
 
     def add(self, step: StepRecord) -> None:
         """Count one control step."""
@@ -158,8 +158,8 @@ def _by_position(verifications: Mapping[tuple[int, ...], int]) -> list[dict[str,
 
 
 def _audited_source(step: StepRecord) -> str:
-    """The proposer of whose guess an audit kept position and rotation whole; "" when it kept nobody's."""
-    if not step.verifications or step.verifications[0][0] != 0 or step.verifications[0][1] < MOTION_TOKENS:
+    """The proposer of whose guess an audit kept all, the gripper too; "" when it kept nobody's."""
+    if not step.verifications or step.verifications[0] != (0, FULL_ACTION):
         return ""
     return max(step.kept_by_source, key=lambda source: step.kept_by_source[source])
 

@@ -153,7 +153,7 @@ def _require_small(directory: Path, n_bytes: int, dtype: torch.dtype) -> None:
 
 
 def load_policy(
-    name_or_dir: str | Path, dtype: str = "float32", *, unnorm_key: str | None = None, max_tree_nodes: int = 64
+    name_or_dir: str | Path, dtype: str = "float32", *, unnorm_key: str | None = None, max_tree_nodes: int = 128
 ) -> OpenVLAPolicy:
     """A runnable policy from a bundled name, a bundle directory or a published OpenVLA directory.
 

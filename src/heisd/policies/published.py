@@ -37,7 +37,7 @@ _LLAMA_7B = {
 
 
 def load_published(
-    directory: Path, dtype: torch.dtype, *, unnorm_key: str | None = None, max_tree_nodes: int = 64
+    directory: Path, dtype: torch.dtype, *, unnorm_key: str | None = None, max_tree_nodes: int = 128
 ) -> OpenVLAPolicy:
     """A runnable policy from a published directory. Raises BadArtifact naming the file at fault.
 

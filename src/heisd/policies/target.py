@@ -69,7 +69,7 @@ class OpenVLAPolicy:
         codec: ActionCodec,
         *,
         dtype: torch.dtype = torch.float32,
-        max_tree_nodes: int = 64,
+        max_tree_nodes: int = 128,
         policy_hash: str = "",
     ) -> None:
         """``policy_hash`` is the identity that drafters are checked against (the bundle's, see policies/manifest)."""

@@ -9,6 +9,7 @@ from heisd.presets.assets import Assets
 from heisd.route.heisd import AdaptiveSkip, HeisdBoundary
 from heisd.telemetry import Sink
 
+MAX_NODES = 96  # room for five retrieved chains recombined with each other, and for EAGLE's 50
 _SLOW_RULE = partial(relaxed, tolerance_bins=SPEC_VLA_TOLERANCE_BINS)
 
 
@@ -26,7 +27,9 @@ def paper(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
         later=("eagle",),
         skip=AdaptiveSkip(calibration.adaptive_similarity),
     )
-    return Engine(assets.target, proposers=_proposers(assets), router=router, recombines=True, sink=sink)
+    return Engine(
+        assets.target, proposers=_proposers(assets), router=router, recombines=True, max_nodes=MAX_NODES, sink=sink
+    )
 
 
 def code(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
@@ -34,7 +37,7 @@ def code(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
     router = HeisdBoundary(
         assets.calibration().code_ranges(), fast_rule=partial(sequence, bounds=HEISD_CODE), slow_rule=_SLOW_RULE
     )
-    return Engine(assets.target, proposers=_proposers(assets), router=router, sink=sink)
+    return Engine(assets.target, proposers=_proposers(assets), router=router, max_nodes=MAX_NODES, sink=sink)
 
 
 def hold(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
@@ -46,7 +49,7 @@ def hold(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
         source="persistence",
     )
     proposers = {name: assets.proposer(name) for name in ("persistence", "eagle")}
-    return Engine(assets.target, proposers=proposers, router=router, sink=sink)
+    return Engine(assets.target, proposers=proposers, router=router, max_nodes=MAX_NODES, sink=sink)
 
 
 def _proposers(assets: Assets) -> dict[str, Any]:

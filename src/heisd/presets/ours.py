@@ -35,8 +35,13 @@ def hybrid(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
     return _skipping(assets, "hybrid", sink)
 
 
+def no_store(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
+    """``hybrid`` that remembers nothing, calibrated in the same way: what the store is worth."""
+    return _skipping(assets, "hybrid_no_store", sink)
+
+
 def hold(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
-    """``hybrid``'s rule, calibrated in the same way, with the last action in place of drafter and store."""
+    """``hybrid_no_store`` with skips that repeat the last action, calibrated in the same way."""
     return _skipping(assets, "hold_calibrated", sink)
 
 
@@ -50,10 +55,11 @@ def _skipping(assets: Assets, preset: str, sink: Sink | None) -> Engine[Any, Any
         rule=partial(sequence, bounds=BOUNDS),
         source=skipper.source,
         scouts=skipper.scouts,
+        drafters=skipper.drafters,
         later=skipper.later,
         n_skips=setting.n_skips,
         min_similarity=setting.floor,
         watch=calibration.watch,
     )
-    proposers = {name: assets.proposer(name, **SCOUTS[name].options) for name in skipper.scouts}
+    proposers = {name: assets.proposer(name, **SCOUTS[name].options) for name in (*skipper.scouts, *skipper.drafters)}
     return Engine(assets.target, proposers=proposers, router=router, max_nodes=MAX_NODES, sink=sink)

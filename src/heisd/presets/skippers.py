@@ -17,11 +17,12 @@ class Scout:
 
 @dataclass(frozen=True, slots=True)
 class Skipper:
-    """A preset whose skips are calibrated: whose guess it executes, whom it asks before and behind a forward."""
+    """A preset whose skips are calibrated: whose guess it executes, and whom it asks when."""
 
     source: str
-    scouts: tuple[str, ...]
-    later: tuple[str, ...] = ()
+    scouts: tuple[str, ...]  # before the decision
+    drafters: tuple[str, ...] = ()  # for a check beside them
+    later: tuple[str, ...] = ()  # behind what a check has settled
 
 
 SCOUTS: dict[str, Scout] = {
@@ -31,5 +32,8 @@ SCOUTS: dict[str, Scout] = {
 }
 SKIPPERS: dict[str, Skipper] = {
     "hybrid": Skipper("parallel", ("parallel", MEMORY), later=("parallel",)),
-    "hold_calibrated": Skipper("persistence", ("persistence",)),
+    # What the store is worth: the same without it.
+    "hybrid_no_store": Skipper("parallel", ("parallel",), later=("parallel",)),
+    # Its checks are as good as hybrid's: what differs is the skip.
+    "hold_calibrated": Skipper("persistence", ("persistence",), drafters=("parallel",), later=("parallel",)),
 }
