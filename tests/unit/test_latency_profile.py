@@ -168,7 +168,7 @@ def test_a_profile_of_zeros_charges_nothing() -> None:
 @pytest.mark.parametrize(("method", "stage"), [("hybrid", "lookup"), ("exact", "redraft"), ("kerv_code", "eagle")])
 def test_a_method_that_asks_whom_the_profile_does_not_know_is_refused(method: str, stage: str) -> None:
     lacking = profile(**{name: ms for name, ms in STAGES.items() if name != stage})
-    lacking.require_priced(["ar", "hold_calibrated"])
+    lacking.require_priced(["ar"])
     with pytest.raises(BadInput, match=rf"'mine' has no latency for {stage}, which method '{method}'"):
         lacking.require_priced(["ar", method])
     assert any(stage in stages for stages in ASKED_STAGES.values())
