@@ -4,11 +4,14 @@ The names are those of published OpenVLA checkpoints (``vision_backbone``, ``pro
 network, so that one policy's eyes are another's by name.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heisd.policies.config import ConvTowerConfig, SeeingConfig, VitTowersConfig
+from heisd.policies.packed_tower import PackedTower
 from heisd.policies.towers import ConvTower, VitTowers
 
 
@@ -46,13 +49,26 @@ class SeeingNetwork(nn.Module):
         if config.camera_embedding and config.cameras:
             self.camera_embedding = nn.Parameter(torch.zeros(len(config.cameras), d))
 
-    def patches(self, images: Tensor) -> Tensor:
-        """(B, C, 3, H, W) pixels 0-255 -> (B, C * tokens, d) projected patches, in camera order."""
+    def patches(self, images: Tensor, tower: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """(B, C, 3, H, W) pixels 0-255 -> (B, C * tokens, d) projected patches, in camera order.
+
+        ``tower`` runs in place of the network's own (:func:`packed_tower`).
+        """
         B, C = images.shape[:2]
-        projected = self.projector(self.vision_backbone(images.flatten(0, 1))).unflatten(0, (B, C))
+        seen = (tower or self.vision_backbone)(images.flatten(0, 1))
+        projected = self.projector(seen).unflatten(0, (B, C))
         if hasattr(self, "camera_embedding"):
             projected = projected + self.camera_embedding[:, None]
         return projected.flatten(1, 2)  # type: ignore[no-any-return]
+
+
+def packed_tower(network: SeeingNetwork) -> Callable[[Tensor], Tensor] | None:
+    """The fast form of a network's tower for inference; None where there is none (it is of float32 on CPU)."""
+    tower = getattr(network, "vision_backbone", None)
+    if not isinstance(tower, ConvTower):
+        return None
+    runs_here = tower.position_embedding.device.type == "cpu" and tower.position_embedding.dtype == torch.float32
+    return PackedTower(tower) if runs_here else None
 
 
 def _build_towers(config: ConvTowerConfig | VitTowersConfig) -> ConvTower | VitTowers:

@@ -15,6 +15,7 @@ from heisd.policies.cache import KVCache
 from heisd.policies.images import ImageStack
 from heisd.policies.openvla import OpenVLA
 from heisd.policies.runtime import DecoderRuntime
+from heisd.policies.seeing import packed_tower
 from heisd.policies.tokenizer import PromptTokenizer
 from heisd.types import FloatArray, Observation, Proprioception, Scores, TokenTree
 
@@ -81,7 +82,7 @@ class OpenVLAPolicy:
         self.codec = codec
         self.tokenizer = tokenizer
         self.dtype = dtype
-        self._images = ImageStack(model.config)
+        self._images, self._tower = ImageStack(model.config), packed_tower(self.model)
         self._has_proprio = model.config.proprio is not None
         capacity = self._n_before_text() + model.config.max_text_tokens + model.config.action_length + max_tree_nodes
         self.runtime = DecoderRuntime(self.model.language_model, capacity, dtype)
@@ -131,7 +132,7 @@ class OpenVLAPolicy:
         bos, words = self._words(observation.instruction)
         parts, patches = [bos], None
         if self.config.cameras:
-            patches = self.model.patches(self._images(observation.images)[None].to(self.runtime.device))[0]
+            patches = self.model.patches(self._images(observation.images)[None].to(self.runtime.device), self._tower)[0]
             parts.append(patches)
         if self._has_proprio:
             parts.append(self._embed_proprio(observation.proprio))

@@ -17,6 +17,7 @@ from heisd.policies.flow.runtime import ExpertRuntime, PrefixRuntime, level_rows
 from heisd.policies.flow.schedule import endpoint, euler_times, integrate, noised
 from heisd.policies.images import ImageStack
 from heisd.policies.packed import rotation_table
+from heisd.policies.seeing import packed_tower
 from heisd.policies.tokenizer import PromptTokenizer
 from heisd.scene import Scene
 from heisd.types import FloatArray, ImageArray, Observation
@@ -78,7 +79,7 @@ class FlowPolicy:
         if codec.length != self.config.action_size:
             raise BadInput(f"the codec's actions have {codec.length} numbers, the policy's {self.config.action_size}")
         self.dtype, self.policy_hash = dtype, policy_hash
-        self._images = ImageStack(self.config)
+        self._images, self._tower = ImageStack(self.config), packed_tower(self.model)
         n_patches = model.vision_backbone.n_tokens * len(self.config.cameras) if self.config.cameras else 0
         self.max_prefix, self.max_chunks = n_patches + self.config.max_text_tokens, max_chunks
         rotations = rotation_table(self.config.decoder, self.max_prefix + 1 + max_chunks * self.config.horizon)
@@ -103,7 +104,7 @@ class FlowPolicy:
         """One pass of the towers and the projector; the prompt's embeddings are looked up."""
         embeddings, n_patches = self._words(observation.instruction), 0
         if self.config.cameras:
-            patches = self.model.patches(self._images(observation.images)[None].to(self.device))[0]
+            patches = self.model.patches(self._images(observation.images)[None].to(self.device), self._tower)[0]
             embeddings, n_patches = torch.cat([patches, embeddings]), len(patches)
         glances = np.stack([glance(observation.images[name]) for name in self.config.cameras] or [np.empty(0)])
         features = proprio.features(proprio.flatten(observation.proprio), self.config.proprio)
