@@ -86,6 +86,15 @@ class ActionCodec:
     def _bounds(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         return np.asarray(self.q01), np.asarray(self.q99), np.asarray(self.mask)
 
+    @cached_property
+    def _values(self) -> FloatArray:
+        """(T, 255) what every bin stands for at every place of an action, in the environment's convention."""
+        return np.ascontiguousarray(self.denormalise(np.repeat(self.centres[:, None], self.length, axis=1)).T)
+
+    @cached_property
+    def _places(self) -> IntArray:
+        return np.arange(self.length)
+
     def tokens_of_bins(self, bins: IntArray) -> IntArray:
         """Bin numbers 0-255 -> vocabulary ids."""
         return np.asarray(self.vocab_size - 1 - np.asarray(bins, dtype=np.int64))
@@ -143,4 +152,4 @@ class ActionCodec:
 
     def decode(self, tokens: IntArray) -> FloatArray:
         """(…, 7) vocabulary ids -> (…, 7) actions in the environment's convention."""
-        return self.denormalise(self.centres[self.bins_of_tokens(tokens)])
+        return np.asarray(self._values[self._places, self.bins_of_tokens(tokens)])

@@ -54,6 +54,13 @@ def test_tokens_of_decoded_tokens_are_the_same_tokens(tokens: np.ndarray) -> Non
     np.testing.assert_array_equal(CODEC.encode(CODEC.decode(tokens))[:, :6], tokens[:, :6])
 
 
+@pytest.mark.parametrize("shape", [(7,), (3, 7), (2, 3, 7)])
+def test_decoding_by_table_is_bit_equal_to_the_formula(shape: tuple[int, ...]) -> None:
+    tokens = np.random.default_rng(0).integers(CODEC.first_token - 3, CODEC.vocab_size, shape)
+    formula = CODEC.denormalise(CODEC.centres[CODEC.bins_of_tokens(tokens)])
+    np.testing.assert_array_equal(CODEC.decode(tokens), formula)
+
+
 def test_plus_one_has_its_own_id_but_decodes_like_its_neighbour() -> None:
     top = np.array([*HIGH[:6], -1.0])
     np.testing.assert_array_equal(CODEC.encode(top)[:6], [31_744] * 6)

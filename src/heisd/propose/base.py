@@ -43,8 +43,8 @@ class History:
 
     def acted(self, action: Action) -> "History":
         """A control step ends with ``action`` (from the target or skipped to: what was executed counts)."""
-        actions = np.vstack([self.actions, action.values])[-HISTORY_STEPS:]
-        tokens = np.vstack([self.tokens, action.tokens])[-HISTORY_STEPS:]
+        actions = np.concatenate([self.actions[1 - HISTORY_STEPS :], action.values[None]])
+        tokens = np.concatenate([self.tokens[1 - HISTORY_STEPS :], action.tokens[None]])
         return replace(self, actions=_frozen(actions), tokens=_frozen(tokens), settled=())
 
     def with_settled(self, tokens: tuple[int, ...]) -> "History":
