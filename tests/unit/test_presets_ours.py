@@ -22,6 +22,7 @@ from heisd.watch import Watch
 SKIPPING = ("hybrid", "hybrid_no_store", "hold_calibrated")
 CHEAP = Costs(vision_ms=1.0, prefill_ms=4.0, decode_ms=1.5, row_ms=0.0)
 HOPELESS = replace(CHEAP, row_ms=9.0)
+DEAR = replace(CHEAP, drafter_ms=99.0)
 OFF = "full/does not pay"
 ALWAYS_SURE = SkipScore((), (), (), (), 50.0)
 
@@ -89,6 +90,11 @@ def test_guesses_that_were_refused_give_no_right_to_skip_in_a_pause(preset: str)
     _, routes = played(preset, HOPELESS, is_right=False)
     assert OFF in routes
     assert not [route for route in routes if route.startswith("skip")]
+
+
+def test_a_drafter_that_is_asked_for_the_checks_alone_is_their_price() -> None:
+    assert OFF in played("exact", DEAR)[1]
+    assert OFF in played("hold_calibrated", DEAR)[1]
 
 
 def test_exact_pauses_by_the_same_table_and_its_actions_stay_plain_decoding_s() -> None:

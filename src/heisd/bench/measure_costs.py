@@ -132,7 +132,7 @@ def fit_costs(series: Mapping[str, Series]) -> Costs:
     )
 
 
-def _checking(probe: Series, base: Costs) -> tuple[float, float, float]:
+def _checking(probe: Series, base: Costs) -> tuple[float, ...]:
     """Milliseconds of a row, of a check beside its rows, and what a later check takes more."""
     counts, left_ms = [], []
     for record, ms in zip(probe.records, probe.latency_ms, strict=True):
