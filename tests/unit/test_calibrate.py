@@ -443,7 +443,10 @@ def test_a_file_with_impossible_numbers_is_refused_by_name_when_it_is_read(tmp_p
         Calibration.load(path, "h")
 
 
-def test_the_command_keeps_a_table_of_costs_and_later_ladders_are_climbed_with_it(tmp_path, command, place):
+def test_the_command_keeps_a_table_of_costs_and_later_ladders_are_climbed_with_it(
+    tmp_path, command, place, monkeypatch
+):
+    monkeypatch.setattr("heisd.policies.identity.describe_weights", lambda _: {"sha256": TARGET.sha256})
     assert command("--method", "hold_calibrated", "--json").exit_code == 0
     table = tmp_path / "costs.json"
     table.write_text(json.dumps({"costs": asdict(CHARGED), "policy": {"sha256": TARGET.sha256}, "suite": SUITE}))

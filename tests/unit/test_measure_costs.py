@@ -7,17 +7,30 @@ from typing import Any
 import fake_target as fake
 import numpy as np
 import pytest
+import route_fakes as fakes
 from fake_target import CODEC, FakePolicy
 from test_cost_model import COSTS
 
 from heisd.bench.cost_model import Usage, predict
 from heisd.bench.latency import Series, interleave
 from heisd.bench.libero_world import EngineAgent
-from heisd.bench.measure_costs import ASKED, JUDGE, PLAIN, PROBE, WIDTHS, Probe, builders, fit_costs, parts_ms
+from heisd.bench.measure_costs import (
+    ASKED,
+    JUDGE,
+    PLAIN,
+    PROBE,
+    SOURCE,
+    WIDTHS,
+    Probe,
+    builders,
+    fit_costs,
+    judging,
+    parts_ms,
+)
 from heisd.errors import BadInput
 from heisd.propose import registry
-from heisd.propose.base import History
-from heisd.route.base import Reason
+from heisd.propose.base import History, Proposer
+from heisd.route.base import Reason, RouteKind
 from heisd.route.costs import Costs
 from heisd.types import StepRecord
 
@@ -116,15 +129,26 @@ def fake_context() -> Any:
     return None
 
 
+def stand_in(name: str) -> Proposer:
+    return registry.create("persistence" if name == "parallel" else name, CODEC)
+
+
+def test_the_judge_weighs_a_step_that_could_be_skipped_and_never_skips() -> None:
+    router = judging()
+    memory = replace(router.begin(), last_tokens=fakes.GUESS)
+    route = router.decide(fakes.CONTEXT, fakes.phase(), [fakes.draft(SOURCE)], memory)
+    assert (route.kind, route.reason) == (RouteKind.SPECULATE, Reason.UNSURE)
+
+
 def test_the_engines_of_the_table_play_plain_decoding_s_actions_and_every_part_is_timed() -> None:
     def agent(build: Any) -> EngineAgent:
-        assets = SimpleNamespace(target=FakePolicy(), codec=CODEC, proposer=lambda name: registry.create(name, CODEC))
-        return EngineAgent(build, assets)
+        return EngineAgent(build, SimpleNamespace(target=FakePolicy(), codec=CODEC, proposer=stand_in))
 
     recorded = fake.observations(12)
-    asked = {"kalman": ASKED["parallel"]}
-    found = interleave({name: agent(build) for name, build in builders(asked).items()}, recorded, steps=24, warmup=2)
-    assert set(found) == {PLAIN, PROBE, JUDGE, "kalman"}
+    engines = builders({"parallel": ASKED["parallel"]})
+    found = interleave({name: agent(build) for name, build in engines.items()}, recorded, steps=24, warmup=2)
+    assert set(found) == {PLAIN, PROBE, JUDGE, "parallel"}
+    assert all(record.asked["parallel"] >= 1 for record in found["parallel"].records)
     assert all(record.route != "skip" for record in found[JUDGE].records)
     assert sum(record.n_drafted for record in found[PROBE].records) > 0
     costs = fit_costs(found)
