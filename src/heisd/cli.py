@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from heisd import cli_bench, cli_calibrate, cli_drafter, cli_flow, cli_index, cli_realtime
+from heisd import cli_bench, cli_calibrate, cli_drafter, cli_flow, cli_index, cli_predict, cli_realtime
 from heisd.cli_base import (
     Blind,
     Data,
@@ -139,6 +139,7 @@ def merge(
 
 
 app.command("bench")(cli_bench.bench)
+app.command()(cli_predict.predict)
 
 
 @app.command()

@@ -113,12 +113,12 @@ def show_exact(result: dict[str, Any]) -> None:
 
 
 def show_costs(result: dict[str, Any]) -> None:
-    """The table, then the curves behind it."""
+    """The table, then the times behind it."""
     from heisd.cli_run import latency_table, show_mapping, stdout
 
     show_mapping({name: f"{ms:.3f}" for name, ms in result["costs"].items()})
-    parts = dict(result["parts_ms"])
-    stdout.print(latency_table("milliseconds a call (PART+guessed rows)", parts.pop("vision"), parts, total="vision"))
+    parts, total = dict(result["parts_ms"]), "plain/full clock"
+    stdout.print(latency_table("milliseconds a step (ENGINE/STAGE)", parts.pop(total), parts, total=total))
     typer.echo(f"without skipping no method can be faster than {result['ceiling']:.2f}x")
 
 

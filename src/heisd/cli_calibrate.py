@@ -27,6 +27,10 @@ def calibrate(
     out: Annotated[
         Path | None, typer.Option("--out", help="Directory of the runs, resumed; runs/calibrate-SUITE if left out.")
     ] = None,
+    costs: Annotated[
+        Path | None,
+        typer.Option(help="Only write this table (heisd bench --costs --json) into the suite's calibration."),
+    ] = None,
     weights: Weights = "default",
     workers: Workers = 2,
     json: Json = False,
@@ -34,7 +38,7 @@ def calibrate(
     """Observe plain decoding, fit scores and ranges, try settings with skipping on; write the file presets load."""
     from heisd.bench.calibrate import STAGES, CalibrationPlan, run
     from heisd.bench.weights import resolve_weights
-    from heisd.errors import UnknownName
+    from heisd.errors import BadInput, UnknownName
 
     if stage not in (*STAGES, ALL):
         raise UnknownName("stage", stage, (*STAGES, ALL))
@@ -47,8 +51,29 @@ def calibrate(
 
     stages = STAGES if stage == ALL else (stage,)
     place = place_of(policy, suite, "calibration")
+    if costs is not None:
+        if stage != ALL or out is not None:
+            raise BadInput("--costs writes a table and runs nothing; leave --stage and --out out")
+        kept = _keep_costs(costs, place, policy, suite)
+        emit(kept, json, lambda: show_kept(kept))
+        return
     result = run(plan, stages, policy=policy, place=place, target=_target(policy), play=_play)
     emit(result, json, lambda: show(result))
+
+
+def _keep_costs(file: Path, place: Path, policy: Path, suite: str) -> dict[str, Any]:
+    from heisd.bench.costs_file import keep_costs, read_costs
+    from heisd.policies.identity import describe_weights
+
+    calibration = keep_costs(place, read_costs(file), describe_weights(policy)["sha256"])
+    return {"suite": suite, "file": str(place), "costs": calibration.model_dump(mode="json")["costs"]}
+
+
+def show_kept(result: dict[str, Any]) -> None:
+    """Where the table was written."""
+    typer.echo(
+        f"{result['suite']}: checks that lose time by this table pause from now on; written into {result['file']}"
+    )
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from heisd.bench.evaluate import evaluate as run_evaluation
+from heisd.bench.overhead import overhead_text
 from heisd.bench.results import EpisodeRecord
 from heisd.config import EvalConfig
 from heisd.errors import BadInput
@@ -78,7 +79,7 @@ def show_result(result: dict[str, Any], out: Path) -> None:
     stdout.print(success_table(result))
     for name, block in result["methods"].items():
         if block["ms_per_action"]["n"]:
-            stdout.print(latency_table(f"{name}: milliseconds per action", block["ms_per_action"], block["stages"]))
+            show_latencies(name, block)
         if block["speedup_vs_baseline"]:
             speed = block["speedup_vs_baseline"]
             stdout.print(
@@ -164,6 +165,13 @@ def latency_table(
     return table
 
 
+def show_latencies(name: str, block: dict[str, Any]) -> None:
+    """The table of a method's stages, and what those that no network runs in add up to."""
+    stdout.print(latency_table(f"{name}: milliseconds per action", block["ms_per_action"], block["stages"]))
+    if (overhead := overhead_text(block)) is not None:
+        stdout.print(f"{name}: {overhead}")
+
+
 def bench(
     methods: Sequence[str], observations: Path | None, suite: str, steps: int, warmup: int,
     weights: str, dtype: str, threads: int, euler_steps: int | None = None, executed: int | None = None,
@@ -179,7 +187,7 @@ def bench(
 def show_bench(result: dict[str, Any]) -> None:
     """One table per method, then the cost ratio that bounds every speed-up."""
     for name, block in result["methods"].items():
-        stdout.print(latency_table(f"{name}: milliseconds per action", block["ms_per_action"], block["stages"]))
+        show_latencies(name, block)
         stdout.print(f"{name}: {result['warmup']} warm-up steps, first {block['first_ms']:.1f} ms, not counted above")
         if rounds := block.get("ms_per_round"):
             n_actions = block["ms_per_action"]["n"] / rounds["n"]

@@ -64,7 +64,8 @@ class ControlLoop:
             self._history = self._history.acted(action)
             if outcome is not None:
                 self._memory = self._router.remember(self._memory, outcome)
-        self.sink.emit(answer.record(self._step, clock.stop(), clock.stage_ms, self._panel.asked))
+        with clock("record"):  # known once it is over: in stage_ms behind the sink, not in what a sink writes at once
+            self.sink.emit(answer.record(self._step, clock.stop(), clock.stage_ms, self._panel.asked))
         self._step += 1
         return action
 

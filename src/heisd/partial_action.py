@@ -16,6 +16,7 @@ class PartialAction:
 
     __slots__ = (
         "codec",
+        "drafters",
         "is_redone",
         "kept_by_source",
         "margins",
@@ -41,6 +42,7 @@ class PartialAction:
         self.verifications: list[tuple[int, int]] = []  # position of the first guessed token, tokens kept
         self.kept_by_source: Counter[str] = Counter()
         self.is_redone = False
+        self.drafters: tuple[str, ...] = ()  # asked for the first check, behind the route's decision
 
     def may_be_filled(self, route: Route) -> bool:
         """Whether the route lets a proposer complete the action now."""
@@ -97,6 +99,7 @@ class PartialAction:
             tuple(self.n_rows),
             n_later_checks=sum(1 for position, _ in self.verifications if position > 0),
             is_redone=self.is_redone,
+            drafters=self.drafters,
         )
 
     def record(

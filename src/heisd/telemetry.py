@@ -18,6 +18,9 @@ class Clock:
 
     ``synchronise`` is called before every reading, so that work queued on an accelerator is inside the stage
     that asked for it. ``now_ns`` may be replaced in tests.
+
+    The engine's last stage is ``record``: it begins where the step's ``latency_ms`` ends and is part of what a caller
+    waits for. ``stage_ms`` has it as soon as the step is over, the line that a sink writes within it has not.
     """
 
     __slots__ = ("_began_ns", "_now_ns", "_stage", "_stage_began_ns", "_synchronise", "stage_ms")

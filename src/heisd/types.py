@@ -223,7 +223,7 @@ class StepRecord:
 
     step: int
     latency_ms: float  # full clock: observation handed over to action handed back
-    stage_ms: Mapping[str, float]  # encode, prefill, decode, act …
+    stage_ms: Mapping[str, float]  # encode, prefill, decode, act …; record once the step is over
     lm_forwards: int
     origins: Mapping[str, int]  # TokenOrigin -> number of tokens
     margins: tuple[float, ...] = field(default=())  # logit margins of the decoded tokens

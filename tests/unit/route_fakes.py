@@ -52,7 +52,10 @@ def verdict(n_accepted: int, *, origin: TokenOrigin = TokenOrigin.ACCEPTED, devi
     return Verdict(GUESS[: n_accepted + own], origins, bins, (), n_accepted, StopReason.MISMATCH, "retrieval")
 
 
-def outcome(route: Route, *n_accepted: int, at: int = 0, rows: int = 6, forwards: int | None = None) -> Outcome:
+def outcome(
+    route: Route, *n_accepted: int, at: int = 0, rows: int = 6, forwards: int | None = None,
+    drafters: tuple[str, ...] = (),
+) -> Outcome:  # fmt: skip
     """What came of a route: each number is one verification that kept so many; the first begins at token ``at``."""
     verdicts, positions, place = [], [], at
     for n in n_accepted:
@@ -61,7 +64,9 @@ def outcome(route: Route, *n_accepted: int, at: int = 0, rows: int = 6, forwards
         place += n + 1
     n_forwards = 7 - sum(n_accepted) if forwards is None else forwards
     n_rows, n_later = (rows,) * len(n_accepted), sum(1 for position in positions if position > 0)
-    return Outcome(route, tuple(verdicts), tuple(positions), GUESS, max(n_forwards, 0), n_rows, n_later)
+    return Outcome(
+        route, tuple(verdicts), tuple(positions), GUESS, max(n_forwards, 0), n_rows, n_later, drafters=drafters
+    )
 
 
 def skipped(route: Route) -> Outcome:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import asdict
 
 import pytest
 from calibrate_fakes import N_TASKS, SUITE, TARGET, FakePlay, record, speculation
@@ -22,6 +23,7 @@ from heisd.types import StepRecord
 
 AR = EvalConfig(suite=SUITE, methods=("ar",))
 HYBRID = EvalConfig(suite=SUITE, methods=("hybrid",))
+CHARGED = Costs(vision_ms=1.0, prefill_ms=2.0, decode_ms=3.0, row_ms=0.1)
 
 
 # --- the ladder -------------------------------------------------------------------------------------------------------
@@ -441,6 +443,30 @@ def test_a_file_with_impossible_numbers_is_refused_by_name_when_it_is_read(tmp_p
         Calibration.load(path, "h")
 
 
+def test_the_command_keeps_a_table_of_costs_and_later_ladders_are_climbed_with_it(
+    tmp_path, command, place, monkeypatch
+):
+    monkeypatch.setattr("heisd.policies.identity.describe_weights", lambda _: {"sha256": TARGET.sha256})
+    assert command("--method", "hold_calibrated", "--json").exit_code == 0
+    table = tmp_path / "costs.json"
+    table.write_text(json.dumps({"costs": asdict(CHARGED), "policy": {"sha256": TARGET.sha256}, "suite": SUITE}))
+    before = load(place)
+    kept = command("--costs", table, "--json")
+    assert kept.exit_code == 0, kept.stderr
+    assert json.loads(kept.stdout)["costs"] == asdict(CHARGED) == asdict(load(place).costs)
+    assert load(place).skips == before.skips
+    assert "pause" in command("--costs", table).stdout
+    assert command("--method", "hybrid", "--json").exit_code == 0  # its candidates have the table, and so has the file
+    candidates = sorted((tmp_path / "runs" / f"calibrate-{SUITE}" / "ladder").glob("*.json"))
+    costs = {path.name: json.loads(path.read_text())["costs"] for path in candidates}
+    assert {name for name, has in costs.items() if has} == {name for name in costs if name.startswith("hybrid")}
+    assert load(place).costs == CHARGED
+    assert load(place).provenance["costs"]["file"] == "costs.json"
+    for options, why in ((("--costs", table, "--stage", "fit"), "runs nothing"), (("--costs", place), "heisd bench")):
+        refused = command(*options)
+        assert (refused.exit_code, why in refused.stderr, "Traceback" in refused.output) == (2, True, False)
+
+
 def test_a_given_calibration_is_loaded_in_place_of_the_policys_own(tmp_path, policy, place, monkeypatch):
     from types import SimpleNamespace
 
@@ -454,8 +480,8 @@ def test_a_given_calibration_is_loaded_in_place_of_the_policys_own(tmp_path, pol
     used = assets.Assets(SimpleNamespace(codec=None), policy, SUITE, calibration=given)
     assert used.calibration().adaptive_similarity == 0.5
     assert assets.Assets(SimpleNamespace(codec=None), policy, SUITE).calibration() == load(place)
-    charged = Costs(vision_ms=1.0, prefill_ms=2.0, decode_ms=3.0, row_ms=0.1)  # of a profile in place of this machine's
-    assert assets.Assets(SimpleNamespace(codec=None), policy, SUITE, costs=charged).costs() is charged
+    # … and a profile's table in place of this machine's.
+    assert assets.Assets(SimpleNamespace(codec=None), policy, SUITE, costs=CHARGED).costs() is CHARGED
 
     monkeypatch.setattr(libero_world, "suite_info", lambda _: SimpleNamespace(n_tasks=N_TASKS))
     monkeypatch.setattr(libero_world, "weights_for", lambda *_: policy)

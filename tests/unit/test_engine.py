@@ -1,6 +1,7 @@
 """The engine's loop and its clock."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import tiny_policies as tiny
 from heisd.engine import Engine
 from heisd.telemetry import Clock, JsonlSink, MemorySink
-from heisd.types import TokenOrigin
+from heisd.types import StepRecord, TokenOrigin
 
 
 def test_actions_are_the_slow_greedy_tokens_decoded(rng: np.random.Generator) -> None:
@@ -46,8 +47,29 @@ def test_records_name_every_stage_and_number_the_steps(rng: np.random.Generator)
     engine.act(tiny.observation(rng))
     assert [record.step for record in sink.records] == [0, 1, 2, 0]
     last = sink.records[-1]
-    assert list(last.stage_ms) == ["encode", "route", "propose", "prefill", "accept", "decode", "act"]
-    assert last.latency_ms >= sum(last.stage_ms.values()) > 0
+    assert list(last.stage_ms) == ["encode", "route", "propose", "prefill", "accept", "decode", "act", "record"]
+    answered = [ms for stage, ms in last.stage_ms.items() if stage != "record"]
+    assert last.latency_ms >= sum(answered) > 0
+    assert last.stage_ms["record"] > 0
+
+
+def test_what_a_sink_does_with_a_record_is_a_stage_behind_the_step_s_latency(rng: np.random.Generator) -> None:
+    class Slow(MemorySink):
+        def emit(self, record: StepRecord) -> None:
+            time.sleep(0.02)
+            super().emit(record)
+
+    sink = Slow()
+    Engine(tiny.policy(), sink=sink).act(tiny.observation(rng))
+    record = sink.records[0]
+    assert record.stage_ms["record"] >= 20
+    assert record.latency_ms == pytest.approx(sum(record.stage_ms.values()) - record.stage_ms["record"], rel=0.5)
+
+
+def test_records_count_what_was_decoded(rng: np.random.Generator) -> None:
+    sink = MemorySink()
+    Engine(tiny.policy(), sink=sink).act(tiny.observation(rng))
+    last = sink.records[-1]
     assert last.lm_forwards == len(last.margins) == 7
     assert min(last.margins) >= 0
     assert last.origins == {"decoded": 7}

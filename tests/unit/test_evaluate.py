@@ -4,6 +4,7 @@ import ctypes
 import json
 import signal
 
+import numpy as np
 import pytest
 import toy_world
 from toy_world import config, setting
@@ -56,6 +57,20 @@ def test_latencies_exist_only_with_timing(tmp_path):
     assert timed["ms_per_action"]["n"] > 0
     assert timed["stages"]["decode"]["p50"] == 0.75
     assert timed["speedup_vs_baseline"] is None
+    assert (plain["overhead_ms"], plain["overhead_share_of_plain"]) == (None, None)
+    assert timed["overhead_ms"] == 0.0  # the toy names no such stage
+
+
+def test_the_overhead_stands_beside_the_shadow_s_plain_step(tmp_path, monkeypatch):
+    monkeypatch.setattr("heisd.bench.methods.PRESETS", {"ar": "", "slow": ""})
+    monkeypatch.setattr("toy_world.STAGES", {"encode": 0.5, "route": 0.125, "record": 0.125})
+    run = evaluate(config(methods=("ar", "slow"), timing=True), tmp_path / "run", setting())
+    records = RunDirectory(tmp_path / "run").records()
+    for name, block in run["methods"].items():
+        timings = [r.timing for r in records if r.method == name]
+        plain = [ms for t in timings for ms in (t.shadow_ms or t.latency_ms)]
+        assert block["overhead_ms"] == 0.25
+        assert block["overhead_share_of_plain"] == pytest.approx(0.25 / np.mean(plain), rel=1e-3)
 
 
 def test_two_methods_are_paired_and_shadowed(tmp_path, monkeypatch):

@@ -1,11 +1,15 @@
 """Benchmarks of latency over toy agents with a clock that only moves when they work."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from toy_world import observation
 
+from heisd.bench.cost_model import Usage
 from heisd.bench.latency import BenchConfig, cost_ratio, interleave, record, summarise
 from heisd.bench.observations import load_observations, save_observations
+from heisd.bench.overhead import overhead_block, overhead_text
 from heisd.errors import BadArtifact, BadInput
 from heisd.types import Action, StepRecord, TokenOrigin
 
@@ -44,6 +48,37 @@ def test_warm_up_is_apart_and_ratios_are_of_sums(series):
     assert result["methods"]["ar"]["warmup_ms"]["n"] == 3
     assert result["methods"]["fast"]["speedup_vs_baseline"]["ratio"] == pytest.approx(2.0)
     assert result["methods"]["ar"]["speedup_vs_baseline"] is None
+
+
+def test_a_bench_says_what_its_methods_did_as_an_evaluation_does(series):
+    block = summarise(series, BenchConfig(("ar", "fast"), steps=20, warmup=3))["methods"]["ar"]["speculation"]
+    assert Usage.of(block).n_forwards == 7.0
+    assert (block["lm_forwards_per_action"], block["decoded"]) == (7.0, 140)
+    assert block["routes"] == {"speculate/always": {"n": 20, "share": 1.0}}
+
+
+def test_the_overhead_is_what_no_network_runs_in_beside_a_plain_step(series):
+    series["fast"].stage_ms |= {
+        "trie": [0.1] * 10, "route": [0.02] * 20, "accept": [0.03] * 20, "act": [0.04] * 20, "record": [0.01] * 20,
+        "propose": [5.0] * 20,
+    }  # fmt: skip
+    methods = summarise(series, BenchConfig(("ar", "fast"), steps=20, warmup=3))["methods"]
+    assert methods["fast"]["overhead_ms"] == pytest.approx(0.15)  # no trie in half of the steps
+    assert methods["fast"]["overhead_share_of_plain"] == pytest.approx(0.15 / 4.0)
+    assert overhead_text(methods["fast"]).endswith("record: 0.15 ms a step, 3.8 % of a plain step")
+    unlike = summarise(series, BenchConfig(("fast", "ar"), steps=20, warmup=3))["methods"]["fast"]
+    assert (unlike["overhead_ms"], unlike["overhead_share_of_plain"]) == (pytest.approx(0.15), None)
+    assert overhead_text(unlike) == "trie + route + accept + act + record: 0.15 ms a step"
+    assert overhead_block({}, 0, 1.0) == {"overhead_ms": None, "overhead_share_of_plain": None}
+    assert overhead_text({}) is None
+
+
+def test_all_forget_the_episode_before_where_one_begins():
+    clock = [0]
+    agent = ClockedAgent(clock, 1.0, {})
+    recorded = [replace(observation(0.0, i), time_s=t) for i, t in enumerate((0.0, 0.1, 0.0, 0.1, 0.2))]
+    interleave({"ar": agent}, recorded, steps=8, warmup=2, now_ns=lambda: clock[0])
+    assert agent.resets == 4  # two episodes, twice
 
 
 def test_the_cost_ratio_bounds_the_speed_up(series):

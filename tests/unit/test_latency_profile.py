@@ -33,7 +33,7 @@ from heisd.route.fixed import Fixed
 from heisd.telemetry import MemorySink
 from heisd.types import StepRecord
 
-STAGES = {name.removesuffix("_ms"): getattr(COSTS, name) for name in COSTS.__slots__}
+STAGES = {name.removesuffix("_ms"): getattr(COSTS, name) for name in COSTS.__slots__ if name != "judge_ms"}
 DECODED = {"decoded": 7}
 
 

@@ -244,7 +244,7 @@ def test_no_step_is_skipped_from_a_fault_on_until_the_hold_is_over() -> None:
         watch=Watch(hold_steps=3),
     )  # fmt: skip
     images = [np.zeros_like(table_top(i)) if 10 <= i < 14 else table_top(i) for i in range(24)]
-    for router in (skipper, Paying(skipper, COSTS, keeps_scouts=True)):
+    for router in (skipper, Paying(skipper, COSTS)):
         robot, sink = engine(router, Says("guess", SMALL))
         robot._memory = replace(robot._memory, last_tokens=SMALL)
         for seen in observed(images):
@@ -270,7 +270,7 @@ def routers() -> list[Router]:
     return [
         Always(), Fixed(drafters=("kalman",), later=("persistence",)), Replay("persistence"), boundary, calibrated,
         watchful, replace(KERV_PAPER, drafter="persistence"), KervCode(drafter="persistence", filter="kalman"),
-        Paying(calibrated, COSTS, window=2, pause_steps=3, keeps_scouts=True), Paying(Always(), COSTS, window=2),
+        Paying(calibrated, COSTS, window=2, pause_steps=3), Paying(Always(), COSTS, window=2),
     ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from heisd.config import EvalConfig
 from heisd.sim.splits import EpisodeStart
 from heisd.types import Action, Observation, Proprioception, StepRecord, TokenOrigin
 
+STAGES = {"encode": 0.25, "decode": 0.75}
 SETTING_PROVENANCE = {"protocol": {"name": "toy"}, "policy": {"name": "toy", "sha256": "0" * 64}}
 
 
@@ -63,7 +64,7 @@ class ToyAgent:
 
     def act(self, _: Observation) -> tuple[Action, StepRecord]:
         values = np.array([self.speed, 0, 0, 0, 0, 0, -1.0])
-        record = StepRecord(self.step, 1.0, {"encode": 0.25, "decode": 0.75}, 7, {TokenOrigin.DECODED.value: 7})
+        record = StepRecord(self.step, 1.0, dict(STAGES), 7, {TokenOrigin.DECODED.value: 7})
         self.step += 1
         return Action(values, np.zeros(7, dtype=np.int64), (TokenOrigin.DECODED,) * 7), record
 

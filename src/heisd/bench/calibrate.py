@@ -140,7 +140,7 @@ def fit(plan: CalibrationPlan, target: Target, place: Path) -> Calibration:
     before = _existing(place, target.sha256)
     fitted.save(plan.fit_path)
     if before is None or not before.skips:
-        fitted.model_copy(update={"skips": {}, "costs": before and before.costs}).save(place)
+        _with_table(fitted, before).model_copy(update={"skips": {}}).save(place)
     return fitted
 
 
@@ -158,6 +158,8 @@ def run_ladder(plan: CalibrationPlan, target: Target, place: Path, play: Play) -
             f"none of {', '.join(plan.presets)} could be observed in {plan.out}: train what it needs "
             "(heisd train drafter, heisd index build) and observe into another --out"
         )
+    before = _existing(place, target.sha256)
+    fitted = _with_table(fitted, before)  # tried is what will run, pauses included
     chosen = {}
     for preset in presets:
         setting = fitted.skips[preset]
@@ -166,12 +168,9 @@ def run_ladder(plan: CalibrationPlan, target: Target, place: Path, play: Play) -
             partial(_try_rung, plan, fitted, preset, play),
         )  # fmt: skip
         chosen[preset] = _settled(setting, choice)
-    before = _existing(place, target.sha256)
     is_same = before is not None and before.motion_code == fitted.motion_code  # the scores' F is then the same too
     kept = before.skips if before is not None and is_same else {}
-    final = fitted.model_copy(
-        update={"skips": {**kept, **chosen}, "command": plan.command, "costs": before and before.costs}
-    )
+    final = fitted.model_copy(update={"skips": {**kept, **chosen}, "command": plan.command})
     final.save(place)
     return final
 
@@ -214,6 +213,14 @@ def _existing(place: Path, policy_hash: str) -> Calibration | None:
         return Calibration.load(place, policy_hash)
     except BadArtifact:
         return None
+
+
+def _with_table(fitted: Calibration, before: Calibration | None) -> Calibration:
+    """``fitted`` with the table of costs that was there before, and where that comes from."""
+    if before is None or before.costs is None:
+        return fitted
+    origin = {"costs": before.provenance["costs"]} if "costs" in before.provenance else {}
+    return fitted.model_copy(update={"costs": before.costs, "provenance": {**fitted.provenance, **origin}})
 
 
 def _provenance(episodes: Sequence[ObservedEpisode]) -> dict[str, Any]:

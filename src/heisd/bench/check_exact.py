@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from heisd.bench.latency import BenchConfig, recorded_observations, torch_threads
-from heisd.bench.observations import load_observations
+from heisd.bench.observations import is_first_of_episode, load_observations
 from heisd.bench.provenance import checkout_root, git_commit, machine, versions
 from heisd.bench.rollout import observation_hash
 from heisd.bench.weights import describe_weights, weights_for
@@ -193,11 +193,6 @@ def combinations(proposers: Sequence[str]) -> list[str]:
     if len(proposers) > 2:
         groups.append(tuple(proposers))
     return ["+".join(group) for group in groups]
-
-
-def is_first_of_episode(previous: Observation | None, now: Observation) -> bool:
-    """Whether an episode begins: its clock does not go on, or the robot was told something else."""
-    return previous is None or now.time_s <= previous.time_s or now.instruction != previous.instruction
 
 
 class _Stream:

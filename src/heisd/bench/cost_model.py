@@ -1,11 +1,11 @@
 """The cost model: what an action should take, from what its parts cost and how often each ran.
 
-    ms = V + p P + (F - p) D + R row + L (tree + asking again) + look-up + drafter + the rest
+    ms = V + p P + (F - p) D + R row + C check + L (tree + asking again) + look-ups + drafter + the rest
 
 with p prefills per action (none where a step is skipped, two where rounding made it decode again), F forwards of the
-language model, R guessed rows and L later forwards that checked guesses. The first four costs, and what asking takes,
-come from :class:`heisd.route.costs.Costs`; the counts from the ``speculation`` block of a result; the rest (route,
-trie, accept, act) from its stage means.
+language model, R guessed rows in C checks, L of them behind the first forward. All costs come from
+:class:`heisd.route.costs.Costs`, none from the run that is predicted; the counts from the ``speculation`` block of a
+result. The rest is what a plain step takes beside its forwards and, where the route is judged, what judging takes.
 Methods that give V, P, D and skips their shares are HeiSD (section 3.7) and this project's own presets.
 """
 
@@ -15,12 +15,13 @@ from typing import Any
 
 from heisd.errors import BadArtifact
 from heisd.presets import PRESETS
+from heisd.presets.skippers import MEMORY, SKIPPERS
 from heisd.route.base import Reason, RouteKind
 from heisd.route.costs import Costs
 from heisd.types import StepRecord
 
 ALLOWED_ERROR = 0.10  # prediction and measurement agree within this share
-OVERHEAD_STAGES = ("route", "trie", "accept", "act")
+DRAFTER = "parallel"
 # what a preset needs -> whom it asks
 PROPOSERS_OF = {"store": "retrieval", "parallel": "parallel", "eagle": "eagle", "draft_head": "draft_head"}
 
@@ -33,6 +34,9 @@ class Usage:
     n_forwards: float  # of the language model
     n_rows: float  # guessed tokens in all its forwards
     n_later_checks: float  # forwards behind the first one that checked guesses
+    n_checks: float = 0.0  # all forwards that checked guesses
+    lookup_share: float = 0.0  # steps in which memory was asked
+    drafter_share: float = 0.0  # steps in which the parallel drafter was
     redone_share: float = 0.0  # steps that were decoded again, plainly: a second prefill
 
     @property
@@ -49,18 +53,22 @@ class Usage:
             n_redone = sum(
                 route["n"] for name, route in speculation["routes"].items() if name.endswith(f"/{Reason.TOO_CLOSE}")
             )
-            n_first = speculation["acceptance_by_position"][0]["judged"]
+            n_first, n_checks = speculation["acceptance_by_position"][0]["judged"], speculation["n_verifications"]
+            asked_share = speculation["asked_share"]
             return cls(
                 skip_share=n_skips / n_steps,
                 n_forwards=speculation["lm_forwards_per_action"],
                 n_rows=speculation["drafted"] / n_steps,
-                n_later_checks=(speculation["n_verifications"] - n_first) / n_steps,
+                n_later_checks=(n_checks - n_first) / n_steps,
+                n_checks=n_checks / n_steps,
+                lookup_share=asked_share.get(MEMORY, 0.0),
+                drafter_share=asked_share.get(DRAFTER, 0.0),
                 redone_share=n_redone / n_steps,
             )
-        except (KeyError, IndexError, TypeError, ZeroDivisionError) as error:
+        except (KeyError, IndexError, TypeError, AttributeError, ZeroDivisionError) as error:
             raise BadArtifact(
                 f"not the speculation block of a result with steps ({type(error).__name__}: {error}); run heisd eval "
-                "again with this version"
+                "again with this version, or heisd bench"
             ) from None
 
     @classmethod
@@ -71,6 +79,9 @@ class Usage:
             n_forwards=record.lm_forwards,
             n_rows=record.n_drafted,
             n_later_checks=sum(1 for position, _ in record.verifications if position > 0),
+            n_checks=len(record.verifications),
+            lookup_share=float(MEMORY in record.asked),
+            drafter_share=float(DRAFTER in record.asked),
             redone_share=float(record.reason == Reason.TOO_CLOSE),
         )
 
@@ -82,10 +93,10 @@ class Prediction:
     vision_ms: float
     prefill_ms: float
     decode_ms: float  # later forwards, as if of one row
-    rows_ms: float  # guessed rows, and what later forwards of several rows cost beside them
+    rows_ms: float  # guessed rows, and what checking costs beside them
     lookup_ms: float
     drafter_ms: float
-    overhead_ms: float
+    overhead_ms: float  # route, accept, act, record
 
     @property
     def total_ms(self) -> float:
@@ -97,19 +108,19 @@ class Prediction:
         return {**asdict(self), "total_ms": self.total_ms}
 
 
-def predict(costs: Costs, usage: Usage, *, overhead_ms: float | None = None) -> Prediction:
+def predict(costs: Costs, usage: Usage, *, is_judged: bool = False) -> Prediction:
     """What an action takes. ``costs`` as :meth:`Costs.asking` gives them for the method's proposers.
 
-    ``overhead_ms`` of route, trie, accept and act together; None: the table's, which is a plain step's.
+    ``is_judged``: the route looks at pictures and motion, as those of calibrated skips do.
     """
     return Prediction(
         vision_ms=costs.vision_ms,
         prefill_ms=usage.n_prefills * costs.prefill_ms,
         decode_ms=(usage.n_forwards - usage.n_prefills) * costs.decode_ms,
-        rows_ms=usage.n_rows * costs.row_ms + usage.n_later_checks * costs.tree_ms,
-        lookup_ms=costs.lookup_ms,
-        drafter_ms=costs.drafter_ms + usage.n_later_checks * costs.redraft_ms,
-        overhead_ms=costs.overhead_ms if overhead_ms is None else overhead_ms,
+        rows_ms=usage.n_rows * costs.row_ms + usage.n_checks * costs.check_ms + usage.n_later_checks * costs.tree_ms,
+        lookup_ms=usage.lookup_share * costs.lookup_ms,
+        drafter_ms=usage.drafter_share * costs.drafter_ms + usage.n_later_checks * costs.redraft_ms,
+        overhead_ms=costs.overhead_ms + is_judged * costs.judge_ms,
     )
 
 
@@ -120,14 +131,14 @@ def proposers_of(method: str) -> tuple[str, ...]:
 
 
 def beside_measured(costs: Costs, method: str, block: Mapping[str, Any]) -> dict[str, Any]:
-    """Prediction beside measurement for one method's block of a result (``heisd eval --timing``).
+    """Prediction beside measurement for one method's block of a result (``heisd eval --timing``, ``heisd bench``).
 
-    ``measured_ms`` and ``error`` (predicted / measured - 1) are None for a run without timing. A stage counts with
-    its mean over all steps. Raises BadArtifact for a block that is no such thing.
+    ``measured_ms`` and ``error`` (predicted / measured - 1) are None for a run without timing; the measured speed-up
+    also for the baseline. Raises BadArtifact for a block that is no such thing.
     """
     usage = Usage.of(block.get("speculation") or {})
     measured_ms = (block.get("ms_per_action") or {}).get("mean")
-    predicted = predict(costs.asking(proposers_of(method)), usage, overhead_ms=_overhead_ms(block))
+    predicted = predict(costs.asking(proposers_of(method)), usage, is_judged=method in SKIPPERS)
     error = None if not measured_ms else predicted.total_ms / measured_ms - 1.0
     return {
         "usage": asdict(usage),
@@ -135,6 +146,8 @@ def beside_measured(costs: Costs, method: str, block: Mapping[str, Any]) -> dict
         "measured_ms": measured_ms,
         "error": error,
         "is_within_10_percent": None if error is None else abs(error) <= ALLOWED_ERROR,
+        "predicted_speedup": predicted_speedup(costs, predicted),
+        "measured_speedup": (block.get("speedup_vs_baseline") or {}).get("ratio"),
     }
 
 
@@ -146,9 +159,3 @@ def predicted_speedup(costs: Costs, prediction: Prediction, n_tokens: int = 7) -
 def ceiling(costs: Costs, n_tokens: int = 7) -> float:
     """The speed-up of guesses that are always right and cost nothing, without skipping: 1 + (T - 1) D / (V + P)."""
     return 1.0 + (n_tokens - 1) * costs.decode_ms / (costs.vision_ms + costs.prefill_ms)
-
-
-def _overhead_ms(block: Mapping[str, Any]) -> float | None:
-    means = [(block.get("stages") or {}).get(name, {}).get("mean") for name in OVERHEAD_STAGES]
-    known = [mean for mean in means if mean is not None]
-    return sum(known) if known else None

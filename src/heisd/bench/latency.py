@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from heisd.bench.methods import parse_methods
-from heisd.bench.observations import load_observations, save_observations
+from heisd.bench.observations import is_first_of_episode, load_observations, save_observations
+from heisd.bench.overhead import PLAIN_METHODS, overhead_block
 from heisd.bench.provenance import checkout_root, git_commit, machine, versions
 from heisd.bench.rollout import Agent, World, observation_hash, peak_rss_mb
+from heisd.bench.speculation import SpeculationCounts
 from heisd.bench.stats import distribution, ratio_of_sums
 from heisd.bench.weights import describe_weights, resolve_weights, weights_for
 from heisd.config import EvalConfig
@@ -46,9 +49,10 @@ class BenchConfig:
 
 @dataclass(slots=True)
 class Series:
-    """Times of one method."""
+    """Times of one method, and what it did in them."""
 
     latency_ms: list[float] = field(default_factory=list)
+    records: list[StepRecord] = field(default_factory=list)  # of the same steps
     stage_ms: dict[str, list[float]] = field(default_factory=dict)
     warmup_ms: list[float] = field(default_factory=list)
     round_ms: list[float] = field(default_factory=list)  # of a chunk policy: the steps on which it was asked
@@ -57,6 +61,7 @@ class Series:
     def add(self, latency_ms: float, record: StepRecord, cpu_s: float) -> None:
         """One timed step."""
         self.latency_ms.append(latency_ms)
+        self.records.append(record)
         self.cpu_s += cpu_s
         if record.round is not None:
             self.round_ms.append(latency_ms)
@@ -66,6 +71,19 @@ class Series:
     def total_ms(self, *stages: str) -> float:
         """Sum over all steps of some stages."""
         return sum(sum(self.stage_ms.get(stage, [])) for stage in stages)
+
+    def mean_ms(self) -> float | None:
+        """Of a timed step; None without one."""
+        return float(np.mean(self.latency_ms)) if self.latency_ms else None
+
+    def speculation(self) -> dict[str, Any]:
+        """The ``speculation`` block of these steps, as an evaluation has it."""
+        counts, tokens = SpeculationCounts(), Counter[str]()
+        for record, latency_ms in zip(self.records, self.latency_ms, strict=True):
+            counts.add(record)
+            counts.rounds.add(record, latency_ms)
+            tokens.update(record.origins)
+        return counts.block(tokens, sum(record.lm_forwards for record in self.records))
 
 
 def measure(config: BenchConfig, observations: Path | None) -> dict[str, Any]:
@@ -87,6 +105,7 @@ def measure(config: BenchConfig, observations: Path | None) -> dict[str, Any]:
     series = interleave(agents, recorded, config.steps, config.warmup)
     return {
         **summarise(series, config),
+        "suite": config.suite,
         "observations": {
             "file": observations.name if observations else None,
             "n": len(recorded),
@@ -167,13 +186,18 @@ def interleave(
     seed: int = 0,
     now_ns: Callable[[], int] = time.perf_counter_ns,
 ) -> dict[str, Series]:
-    """At every step all methods answer the same observation, in random order; the first ``warmup`` are kept apart."""
+    """At every step all methods answer the same observation, in random order; the first ``warmup`` are kept apart.
+
+    Where an episode begins, all forget the one before.
+    """
     rng, names = np.random.default_rng(seed), list(agents)
+    previous: Observation | None = None
     series = {name: Series() for name in names}
     for step in range(warmup + steps):
         observation = observations[step % len(observations)]
+        begins, previous = is_first_of_episode(previous, observation), observation
         for name in rng.permutation(names).tolist():
-            if step % len(observations) == 0:
+            if begins:
                 agents[name].reset()
             cpu_s, began_ns = time.process_time(), now_ns()
             _, telemetry = agents[name].act(observation)
@@ -188,8 +212,9 @@ def interleave(
 def summarise(series: Mapping[str, Series], config: BenchConfig) -> dict[str, Any]:
     """Distributions per method and stage, ratios to the baseline, and the cost ratio that bounds them."""
     baseline = series[config.methods[0]]
+    plain_ms = baseline.mean_ms() if config.methods[0] in PLAIN_METHODS else None
     return {
-        "methods": {name: _method_block(mine, baseline) for name, mine in series.items()},
+        "methods": {name: _method_block(mine, baseline, plain_ms) for name, mine in series.items()},
         "cost_ratio": cost_ratio(baseline),
         "steps": config.steps,
         "warmup": config.warmup,
@@ -197,16 +222,18 @@ def summarise(series: Mapping[str, Series], config: BenchConfig) -> dict[str, An
     }
 
 
-def _method_block(mine: Series, baseline: Series) -> dict[str, Any]:
+def _method_block(mine: Series, baseline: Series, plain_ms: float | None) -> dict[str, Any]:
     ratio = None if mine is baseline else ratio_of_sums(baseline.latency_ms, mine.latency_ms)
     return {
         "ms_per_action": distribution(mine.latency_ms),
         "stages": {name: distribution(values) for name, values in mine.stage_ms.items()},
+        **overhead_block(mine.stage_ms, len(mine.latency_ms), plain_ms),
         **({"ms_per_round": distribution(mine.round_ms)} if mine.round_ms else {}),
         "cpu_s_per_action": mine.cpu_s / len(mine.latency_ms) if mine.latency_ms else None,
         "first_ms": mine.warmup_ms[0] if mine.warmup_ms else None,
         "warmup_ms": distribution(mine.warmup_ms),
         "speedup_vs_baseline": None if ratio is None else {"clock": "full", "ratio": ratio.value, "ci95": ratio.ci95},
+        "speculation": mine.speculation(),
         "peak_rss_mb": peak_rss_mb(),
     }
 

@@ -16,7 +16,8 @@ from typing import Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from heisd.bench.cost_model import OVERHEAD_STAGES, Usage, predict, proposers_of
+from heisd.bench.cost_model import Usage, predict, proposers_of
+from heisd.bench.overhead import OVERHEAD_STAGES
 from heisd.errors import BadArtifact, BadInput, UnknownName
 from heisd.policies.manifest import FLOW_FORMAT, FORMAT, KINDS
 from heisd.presets import PRESETS
@@ -26,7 +27,7 @@ from heisd.types import StepRecord
 PLACE = "latency_profiles"  # of this package's own, beside this module
 LIST = "list"  # asked for in place of a name
 # Token policies: the fields of heisd.route.costs.Costs, without their unit. The others are needed by some methods.
-TOKEN_STAGES, OTHER_TOKEN_STAGES = ("vision", "prefill", "decode", "row", "overhead"), ("tree",)
+TOKEN_STAGES, OTHER_TOKEN_STAGES = ("vision", "prefill", "decode", "row", "overhead"), ("tree", "check")
 ASKED_STAGES = {"retrieval": ("lookup",), "parallel": ("drafter", "redraft"), "eagle": ("eagle",)}
 # Chunk policies: the clock's own names, each counted once in a step in which it ran; and what is asked for drafts.
 CHUNK_STAGES, OTHER_CHUNK_STAGES = ("encode", "prefill", "denoise"), ("verify",)

@@ -1,156 +1,176 @@
-"""``heisd bench --costs``: what encoding, forwards, rows and guesses cost here, interleaved on the same pictures."""
+"""``heisd bench --costs``: what encoding, forwards, rows and guesses cost in the loop, where predictions are about.
+
+Forwards timed one after the other are warmer than those of a control loop, between which other networks, look-ups and
+plain Python run; a prefill was 0.6 ms of 4 cheaper so. Here every part is read off the telemetry of whole control
+steps, of engines that answer the same observations in turn:
+
+    plain                         V, P, D, and what a step takes beside its forwards
+    probe                         guesses of random width, or none: the price of a row, of a check, of a later one
+    judge                         a route that looks at pictures and motion, and never skips
+    parallel, retrieval, eagle    the proposers that are there, each asked as its presets ask it
+"""
 
 import hashlib
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.optimize import nnls
 
-from heisd.bench.check_exact import available, is_first_of_episode
+from heisd.accept import exact
+from heisd.bench.check_exact import available
 from heisd.bench.cost_model import ceiling
-from heisd.bench.latency import N_RECORDED, BenchConfig, recorded_observations, torch_threads
+from heisd.bench.latency import N_RECORDED, BenchConfig, Series, interleave, recorded_observations, torch_threads
 from heisd.bench.observations import load_observations
 from heisd.bench.provenance import checkout_root, git_commit, machine, versions
-from heisd.bench.rollout import observation_hash
+from heisd.bench.rollout import Agent, observation_hash
 from heisd.bench.stats import distribution
 from heisd.bench.weights import describe_weights, weights_for
 from heisd.codec import ActionCodec
 from heisd.engine import Engine
 from heisd.errors import BadInput
-from heisd.propose.base import History, Proposer
+from heisd.kinematics.defaults import LIBERO
+from heisd.policies.protocol import Context
+from heisd.presets.assets import hashes
+from heisd.propose.base import History, Stateless
+from heisd.route.base import Reason, Router
+from heisd.route.calibrated import CalibratedSkip, SkipScore
 from heisd.route.costs import Costs
-from heisd.telemetry import MemorySink
-from heisd.types import IntArray, Observation, TokenTree
+from heisd.route.fixed import Fixed
+from heisd.telemetry import Sink
+from heisd.types import Draft
 
-ROWS = (0, 8, 16, 32, 48)  # guessed rows beside those that a forward has anyway
-BRANCH_LENGTH = 6  # of the guesses: what an action's trie can hold
-N_SETTLED = 3  # tokens that are decided when drafters are asked again
+PLAIN, PROBE, JUDGE = "plain", "probe", "judge"
+WIDTHS = (0, 6, 12, 24, 48)  # guessed rows in a forward, by turns at random; 0: no guess, a forward of one row
+SOURCE = "persistence"  # whose guesses the judge weighs; asking it costs next to nothing
+NEVER = 2.0  # a score that no step reaches
+# When a proposer is asked, as its presets ask it.
+ASKED: dict[str, Fixed] = {
+    "parallel": Fixed(drafters=("parallel",), later=("parallel",)),
+    "retrieval": Fixed(drafters=("retrieval",)),
+    "eagle": Fixed(later=("eagle",)),
+}
 _FORWARDS = ("encode", "prefill", "decode")
-_PARTS = {"retrieval": "lookup", "parallel": "drafter", "eagle": "eagle"}  # proposer -> what its asking is called
 
 
-class CostMeter:
-    """Times every part on one observation after the other; what it has seen is in :attr:`series_ms`."""
+class Probe(Stateless):
+    """Random tokens, of a width that changes from one asking to the next: what is measured is checking them."""
 
-    def __init__(
-        self,
-        target: Any,
-        proposers: Mapping[str, Proposer],
-        *,
-        seed: int = 0,
-        now_ns: Callable[[], int] = time.perf_counter_ns,
-    ) -> None:
-        self.series_ms: dict[str, list[float]] = {}
-        self._target, self._proposers, self._now_ns = target, proposers, now_ns
-        self._rng, self._sink = np.random.default_rng(seed), MemorySink()
-        self._plain = Engine(target, sink=self._sink)
-        self._history = History.empty(target.codec.length)
+    def __init__(self, codec: ActionCodec, seed: int = 0) -> None:
+        self._codec, self._rng = codec, np.random.default_rng(seed)
 
-    def begin_episode(self) -> None:
-        """Forget the episode before."""
-        self._plain.reset()
-        self._history = History.empty(self._target.codec.length)
-        for proposer in self._proposers.values():
-            proposer.reset()
-
-    def observe(self, seen: Observation) -> None:
-        """One control step: plain decoding, then every part once, forwards in random order."""
-        action = self._plain.act(seen)
-        record = self._sink.records.pop()
-        self._note("overhead", record.latency_ms - sum(record.stage_ms[name] for name in _FORWARDS))
-        self._history = self._history.observed(seen.proprio)
-        context = self._timed("vision", partial(self._target.encode, seen))
-        self._ask_before(context)
-        cache = None
-        for n in self._shuffled(ROWS):
-            tree = guessed_tree(self._target.codec, n, self._rng) if n else None
-            cache, _ = self._timed(f"prefill+{n}", partial(self._target.prefill, context, tree))
-        for n in self._shuffled(ROWS):
-            tree = guessed_tree(self._target.codec, n, self._rng, known=int(action.tokens[0]))
-            self._timed(f"decode+{n}", partial(self._target.extend, cache, tree))
-        self._ask_behind(context, action.tokens)
-        self._history = self._history.acted(action)
-
-    def _ask_before(self, context: Any) -> None:
-        for name in ("retrieval", "parallel"):
-            if name in self._proposers:
-                self._timed(_PARTS[name], partial(self._proposers[name].propose, context, self._history))
-
-    def _ask_behind(self, context: Any, tokens: IntArray) -> None:
-        """Drafters once more, behind tokens that the target has decided and read."""
-        if not {"parallel", "eagle"} & set(self._proposers):
-            return
-        cache, _ = self._target.prefill(context, None)
-        for token in tokens[: N_SETTLED - 1].tolist():
-            self._target.extend(cache, TokenTree.chain(np.asarray([token])))
-            cache.keep((0,))
-        history = self._history.with_settled(tuple(tokens[:N_SETTLED].tolist()))
-        for name, part in (("parallel", "redraft"), ("eagle", "eagle")):
-            if name in self._proposers:
-                self._timed(part, partial(self._proposers[name].propose, context, history))
-
-    def _timed(self, name: str, call: Callable[[], Any]) -> Any:
-        began_ns = self._now_ns()
-        value = call()
-        self._note(name, (self._now_ns() - began_ns) / 1e6)
-        return value
-
-    def _note(self, name: str, ms: float) -> None:
-        self.series_ms.setdefault(name, []).append(ms)
-
-    def _shuffled(self, rows: Sequence[int]) -> list[int]:
-        return [int(n) for n in self._rng.permutation(rows)]
+    def propose(self, context: Context, history: History) -> Draft | None:  # noqa: ARG002 (the protocol's)
+        """As many whole guesses at what is missing as make up a width; None where the width is 0."""
+        width, length = int(self._rng.choice(WIDTHS)), self._codec.length - len(history.settled)
+        if width == 0:
+            return None
+        shape = (max(width // length, 1), length)
+        return Draft.of(self._rng.integers(self._codec.first_token, self._codec.vocab_size, shape), PROBE)
 
 
-def guessed_tree(codec: ActionCodec, n_guesses: int, rng: np.random.Generator, known: int | None = None) -> TokenTree:
-    """``n_guesses`` random tokens in branches as long as an action allows, behind ``known`` if there is one."""
-    n_known = 0 if known is None else 1
-    guesses = rng.integers(codec.first_token, codec.vocab_size, n_guesses)
-    parents = [n_known - 1 if i % BRANCH_LENGTH == 0 else n_known + i - 1 for i in range(n_guesses)]
-    tokens = [*([] if known is None else [known]), *guesses.tolist()]
-    return TokenTree(np.asarray(tokens, np.int64), np.asarray([*[-1][:n_known], *parents], np.int64))
+def judging() -> CalibratedSkip:
+    """A route that weighs every step as calibrated ones do, and never skips."""
+    return CalibratedSkip(
+        score=SkipScore((), (), (), (), 0.0), threshold=NEVER, ranges=LIBERO, rule=exact, source=SOURCE,
+        scouts=(SOURCE,), audited_share=0.0,
+    )  # fmt: skip
 
 
-def fit_costs(mean_ms: Mapping[str, float]) -> Costs:
-    """The table from mean times by part: ``vision``, ``prefill+N`` and ``decode+N``, and what else there is.
+def builders(asked: Mapping[str, Router]) -> dict[str, Callable[..., Engine[Any, Any]]]:
+    """Name -> what builds an engine from ``heisd.presets.assets.Assets`` and a sink; ``asked``: proposers to price."""
 
-    A row's price is the slope that fits the prefill's and the later forward's curve best together (least squares, each
-    with its own level; both carry the same rows through the same matrices). What a later forward of several rows
-    costs beside them is the level of its curve above that of a forward of one row. Raises BadInput without the curves.
+    def built(router: Router | None = None, *names: str) -> Callable[..., Engine[Any, Any]]:
+        def build(assets: Any, sink: Sink | None = None) -> Engine[Any, Any]:
+            proposers = {name: Probe(assets.codec) if name == PROBE else assets.proposer(name) for name in names}
+            return Engine(assets.target, proposers=proposers, router=router, sink=sink)
+
+        return build
+
+    return {
+        PLAIN: built(),
+        PROBE: built(Fixed(drafters=(PROBE,), later=(PROBE,)), PROBE),
+        JUDGE: built(judging(), SOURCE),
+        **{name: built(router, name) for name, router in asked.items()},
+    }
+
+
+def fit_costs(series: Mapping[str, Series]) -> Costs:
+    """The table from the steps of :func:`builders`' engines; what was not measured costs nothing.
+
+    Means where a part stands alone; least squares without negative prices (Lawson and Hanson) where one step has
+    several: rows, checks and later checks of the probe beyond what plain decoding explains, first and later guesses of
+    a drafter. Steps that were decoded again are left out. Raises BadInput without steps of plain and probe.
     """
-    prefill, decode = _curve(mean_ms, "prefill"), _curve(mean_ms, "decode")
-    several = {n: ms for n, ms in decode.items() if n > 0}
-    products = spreads = 0.0
-    for curve in (prefill, several):
-        n_mean, ms_mean = sum(curve) / len(curve), sum(curve.values()) / len(curve)
-        products += sum((n - n_mean) * (ms - ms_mean) for n, ms in curve.items())
-        spreads += sum((n - n_mean) ** 2 for n in curve)
-    row_ms = max(products / spreads, 0.0)
-    level_ms = sum(ms - row_ms * n for n, ms in several.items()) / len(several)
-    return Costs(
-        vision_ms=mean_ms["vision"],
-        prefill_ms=prefill[0],
-        decode_ms=decode[0],
+    if not all(name in series and series[name].records for name in (PLAIN, PROBE)):
+        raise BadInput(f"costs are read off steps of {PLAIN} and {PROBE}; got {', '.join(series) or 'none'}")
+    plain = series[PLAIN]
+    n, n_later = len(plain.records), sum(record.lm_forwards - 1 for record in plain.records)
+    base = Costs(
+        vision_ms=float(np.mean([ms for each in series.values() for ms in each.stage_ms["encode"]])),
+        prefill_ms=plain.total_ms("prefill") / n,
+        decode_ms=plain.total_ms("decode") / n_later,
+        row_ms=0.0,
+        overhead_ms=max(sum(plain.latency_ms) - plain.total_ms("propose", *_FORWARDS), 0.0) / n,
+    )
+    row_ms, check_ms, tree_ms = _checking(series[PROBE], base)
+    drafter_ms, redraft_ms = _asking(series.get("parallel"))
+    judge_ms = 0.0
+    if judge := series.get(JUDGE):
+        judge_ms = max(judge.total_ms("route") / len(judge.records) - plain.total_ms("route") / n, 0.0)
+    return replace(
+        base,
         row_ms=row_ms,
-        tree_ms=max(level_ms - decode[0], 0.0),
-        lookup_ms=mean_ms.get("lookup", 0.0),
-        drafter_ms=mean_ms.get("drafter", 0.0),
-        redraft_ms=mean_ms.get("redraft", 0.0),
-        eagle_ms=mean_ms.get("eagle", 0.0),
-        overhead_ms=max(mean_ms.get("overhead", 0.0), 0.0),
+        check_ms=check_ms,
+        tree_ms=tree_ms,
+        lookup_ms=_asking(series.get("retrieval"))[0],
+        drafter_ms=drafter_ms,
+        redraft_ms=redraft_ms,
+        eagle_ms=_mean_asking(series.get("eagle")),
+        judge_ms=judge_ms,
     )
 
 
-def measure_costs(config: BenchConfig, observations: Path | None = None) -> dict[str, Any]:
-    """The result object of ``heisd bench --costs``: the table, the curves behind it and where they come from."""
-    import torch
+def _checking(probe: Series, base: Costs) -> tuple[float, ...]:
+    """Milliseconds of a row, of a check beside its rows, and what a later check takes more."""
+    counts, left_ms = [], []
+    for record, ms in zip(probe.records, probe.latency_ms, strict=True):
+        if record.reason == Reason.TOO_CLOSE:
+            continue
+        plain_ms = base.prefill_ms + (record.lm_forwards - 1) * base.decode_ms + base.overhead_ms
+        other_ms = record.stage_ms["encode"] + record.stage_ms.get("propose", 0.0)
+        n_later = sum(1 for position, _ in record.verifications if position > 0)
+        counts.append((record.n_drafted, len(record.verifications), n_later))
+        left_ms.append(ms - plain_ms - other_ms)
+    return _priced(counts, left_ms)
 
-    from heisd.policies.bundle import load_policy
-    from heisd.presets.assets import Assets
+
+def _asking(asked: Series | None) -> tuple[float, float]:
+    """Milliseconds of a proposer's first guess in a step, and of every later one."""
+    if asked is None:
+        return 0.0, 0.0
+    times = [sum(record.asked.values()) for record in asked.records]
+    first_ms, later_ms = _priced([(min(k, 1), max(k - 1, 0)) for k in times], asked.stage_ms["propose"])
+    return first_ms, later_ms
+
+
+def _mean_asking(asked: Series | None) -> float:
+    """Milliseconds of any of a proposer's guesses."""
+    if asked is None:
+        return 0.0
+    return asked.total_ms("propose") / max(sum(sum(record.asked.values()) for record in asked.records), 1)
+
+
+def _priced(counts: Sequence[tuple[int, ...]], ms: Sequence[float]) -> tuple[float, ...]:
+    """(K,) prices that explain (N,) times best by (N, K) counts, none of them negative."""
+    prices, _ = nnls(np.asarray(counts, dtype=np.float64), np.asarray(ms, dtype=np.float64))
+    return tuple(float(price) for price in prices)
+
+
+def measure_costs(config: BenchConfig, observations: Path | None = None) -> dict[str, Any]:
+    """The result object of ``heisd bench --costs``: the table, the times behind it and where they come from."""
+    import torch
 
     directory = weights_for(config.weights, config.suite, ("ar",))
     policy = describe_weights(directory)
@@ -158,23 +178,22 @@ def measure_costs(config: BenchConfig, observations: Path | None = None) -> dict
         torch.set_num_threads(config.threads)
     path = observations or recorded_observations(config, N_RECORDED)
     recorded = load_observations(path)
-    target = load_policy(directory, config.dtype)
-    assets = Assets(target, directory, config.suite)
-    asked = [name for name in available(directory, config.suite) if name in _PARTS]
-    series_ms = time_parts(CostMeter(target, {name: assets.proposer(name) for name in asked}), recorded, config)
-    costs = fit_costs({name: float(np.mean(values)) for name, values in series_ms.items()})
+    there = available(directory, config.suite)
+    series = interleave(_agents(config, directory, there), recorded, config.steps, config.warmup)
+    costs = fit_costs(series)
     digest = hashlib.sha256("".join(map(observation_hash, recorded)).encode()).hexdigest()
     return {
         "costs": asdict(costs),
-        "parts_ms": {name: distribution(values) for name, values in series_ms.items()},
-        "ceiling": ceiling(costs, target.codec.length),
-        "plain_ms": costs.plain_ms(target.codec.length),
+        "parts_ms": parts_ms(series),
+        "ceiling": ceiling(costs),
+        "plain_ms": costs.plain_ms(n_tokens=7),
         "steps": config.steps,
         "warmup": config.warmup,
         "dtype": config.dtype,
         "suite": config.suite,
         "observations": {"file": path.name, "n": len(recorded), "sha256": digest},
         "policy": policy,
+        "assets": hashes(directory, config.suite),
         "threads": torch_threads(),
         "versions": versions(),
         "machine": machine(),
@@ -182,23 +201,23 @@ def measure_costs(config: BenchConfig, observations: Path | None = None) -> dict
     }
 
 
-def time_parts(meter: CostMeter, recorded: Sequence[Observation], config: BenchConfig) -> dict[str, list[float]]:
-    """Times of ``config.steps`` control steps, those of the ``config.warmup`` before them forgotten."""
-    previous = None
-    for step in range(config.warmup + config.steps):
-        seen = recorded[step % len(recorded)]
-        if step % len(recorded) == 0 or is_first_of_episode(previous, seen):
-            meter.begin_episode()
-        if step == config.warmup:
-            meter.series_ms.clear()
-        meter.observe(seen)
-        previous = seen
-    return meter.series_ms
+def parts_ms(series: Mapping[str, Series]) -> dict[str, dict[str, Any]]:
+    """``ENGINE/STAGE`` -> distribution, and ``ENGINE/full clock``."""
+    return {
+        f"{name}/{stage}": distribution(values)
+        for name, each in series.items()
+        for stage, values in {**each.stage_ms, "full clock": each.latency_ms}.items()
+    }
 
 
-def _curve(mean_ms: Mapping[str, float], forward: str) -> dict[int, float]:
-    """Guessed rows -> milliseconds."""
-    parts = {int(name.partition("+")[2]): ms for name, ms in mean_ms.items() if name.startswith(f"{forward}+")}
-    if 0 not in parts or len(parts) < 3:
-        raise BadInput(f"a curve of {forward} has times for 0 rows and two other numbers at least; got {sorted(parts)}")
-    return parts
+def _agents(config: BenchConfig, directory: Path, there: Collection[str]) -> dict[str, Agent]:
+    """Engines with a policy of their own each: none pays for what another asks of one."""
+    from heisd.bench.libero_world import EngineAgent
+    from heisd.policies.bundle import load_policy
+    from heisd.presets.assets import Assets
+
+    asked = {name: router for name, router in ASKED.items() if name in there}
+    return {
+        name: EngineAgent(build, Assets(load_policy(directory, config.dtype), directory, config.suite))
+        for name, build in builders(asked).items()
+    }

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from heisd.bench.chunk_model import ChunkCosts
-from heisd.bench.latency_profile import TOKEN_STAGES, Family, Kind, LatencyProfile, Stage
+from heisd.bench.latency_profile import OTHER_TOKEN_STAGES, TOKEN_STAGES, Family, Kind, LatencyProfile, Stage
 from heisd.errors import BadArtifact
 
 
@@ -40,9 +40,9 @@ def measured_profile(result: Mapping[str, Any], name: str) -> LatencyProfile:
 
 
 def _token_stages(costs: Mapping[str, float]) -> dict[str, float]:
-    """What was not measured stands in the table as 0."""
-    ms = {part.removesuffix("_ms"): value for part, value in costs.items()}
-    return {part: value for part, value in ms.items() if value or part in TOKEN_STAGES or part == "tree"}
+    """What was not measured stands in the table as 0. A step's record does not say whether its route was judged."""
+    ms = {part.removesuffix("_ms"): value for part, value in costs.items() if part != "judge_ms"}
+    return {part: value for part, value in ms.items() if value or part in (*TOKEN_STAGES, *OTHER_TOKEN_STAGES)}
 
 
 def _chunk_stages(methods: Mapping[str, Any]) -> dict[str, float]:

@@ -49,3 +49,8 @@ def load_observations(path: Path) -> list[Observation]:
         # numpy's own words advise loading pickles.
         why = "no .npz archive of plain arrays" if "pickle" in str(error) else error
         raise BadArtifact(f"{path} is not a file of recorded observations ({why})") from None
+
+
+def is_first_of_episode(previous: Observation | None, now: Observation) -> bool:
+    """Whether an episode begins: its clock does not go on, or the robot was told something else."""
+    return previous is None or now.time_s <= previous.time_s or now.instruction != previous.instruction

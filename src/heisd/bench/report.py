@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from heisd.bench.charts import STAGE_CLASSES, histogram_svg, interval_svg, stacked_svg
+from heisd.bench.overhead import overhead_text
 from heisd.bench.report_calibration import calibrations
 from heisd.bench.report_films import films, timelines
 from heisd.bench.report_realtime import in_real_time
@@ -148,10 +149,12 @@ def _latency_block(run: Run, name: str, block: dict[str, Any], scale_ms: float) 
     shown = {**block["stages"], "other": None, "full clock": block["ms_per_action"]}
     rows = "".join(_stage_row(i, stage, row) for i, (stage, row) in enumerate(shown.items()) if row)
     head = "".join(f'<th class="num">{title}</th>' for title in ("n", "p50", "p95", "p99", "mean [ms]"))
+    overhead = overhead_text(block)
+    note = f"<p class='note'>{escape(overhead)}</p>" if overhead else ""
     return (
         f"<h3>{escape(run.suite)} · {escape(name)}</h3><div class='wide'>"
         f"{stacked_svg({**stages, 'other': rest}, scale_ms=scale_ms)}<table><tr><th>stage</th>{head}</tr>{rows}</table>"
-        f"{histogram_svg(series, unit='ms')}</div>"
+        f"{note}{histogram_svg(series, unit='ms')}</div>"
     )
 
 

@@ -29,6 +29,7 @@ class SpeculationCounts:
         self.routes: Counter[str] = Counter()  # "skip/tolerant motion" -> steps
         self.motion: dict[str, Counter[str]] = {}  # "approach" -> sums of its steps
         self.rounds = RoundCounts()  # of chunk policies
+        self.asked: Counter[str] | None = Counter()  # proposer -> steps in which it was; None: an older file lacks it
         self.audits: Counter[str] = Counter()  # proposer whose whole action an audit kept ("" for none) -> audits
 
     def add(self, step: StepRecord) -> None:
@@ -37,6 +38,8 @@ class SpeculationCounts:
         self.n_drafted += step.n_drafted
         self.heisd_length += _heisd_length(step)
         self.by_source.update(step.kept_by_source)
+        if self.asked is not None:
+            self.asked.update(step.asked.keys())
         self.routes[f"{step.route}/{step.reason}"] += 1
         self.kept.update(f"{position}/{n}" for position, n in step.verifications)
         if step.reason == Reason.AUDIT:
@@ -67,6 +70,7 @@ class SpeculationCounts:
             "routes": dict(self.routes),
             "motion": {phase: dict(sums) for phase, sums in self.motion.items()},
             "audits": dict(self.audits),
+            "asked": None if self.asked is None else dict(self.asked),
             "rounds": self.rounds.as_dict(),
         }
 
@@ -84,6 +88,8 @@ class SpeculationCounts:
             for phase, sums in part.get("motion", {}).items():  # older files have none
                 counts.motion.setdefault(phase, Counter()).update(sums)
             counts.audits.update(part.get("audits", {}))
+            asked = part.get("asked")  # older files have none
+            counts.asked = None if asked is None or counts.asked is None else counts.asked + Counter(asked)
             counts.rounds.update(part.get("rounds", {}))
         return counts
 
@@ -111,6 +117,7 @@ class SpeculationCounts:
             "routes": {
                 route: {"n": n, "share": n / self.n_steps} for route, n in sorted(self.routes.items(), key=_frequent)
             },
+            "asked_share": None if self.asked is None else {name: n / self.n_steps for name, n in self.asked.items()},
             "by_motion": self._by_motion(),
             "audits": {"n": self.audits.total(), "kept_by_source": {s: n for s, n in self.audits.items() if s}},
             **({"rounds": self.rounds.block()} if self.rounds.as_dict() else {}),

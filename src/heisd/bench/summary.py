@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from heisd.bench.overhead import PLAIN_METHODS, overhead_block
 from heisd.bench.realtime import pacing_block
 from heisd.bench.results import EpisodeRecord
 from heisd.bench.speculation import SpeculationCounts
@@ -35,9 +36,10 @@ def summarise(config: EvalConfig, records: Sequence[EpisodeRecord]) -> dict[str,
     played = sorted(outcomes(records), key=lambda r: (r.task_index, r.key))
     by_method = {method: [r for r in played if r.method == method] for method in config.methods}
     baseline = by_method[config.methods[0]]
+    is_plain = config.methods[0] in PLAIN_METHODS
     return {
         **_lerobot_fields(baseline, config.suite),
-        "methods": {name: _method_block(mine, baseline, config.realtime) for name, mine in by_method.items()},
+        "methods": {name: _method_block(mine, baseline, config.realtime, is_plain) for name, mine in by_method.items()},
         "invalid": {"n": len(unplayed(records)), "episodes": unplayed(records)},
     }
 
@@ -75,7 +77,7 @@ def _lerobot_totals(records: Sequence[EpisodeRecord]) -> dict[str, Any]:
 
 
 def _method_block(
-    records: Sequence[EpisodeRecord], baseline: Sequence[EpisodeRecord], realtime: RealtimeConfig | None
+    records: Sequence[EpisodeRecord], baseline: Sequence[EpisodeRecord], realtime: RealtimeConfig | None, is_plain: bool
 ) -> dict[str, Any]:
     rate = wilson(sum(r.success for r in records), len(records))
     is_baseline = records is baseline
@@ -86,6 +88,7 @@ def _method_block(
         "mean_steps": _mean([r.n_steps for r in records]),
         "per_task": [_task_block(task, mine) for task, mine in _by_task(records).items()],
         **_latency_blocks(records),
+        **_overhead(records, is_plain, is_baseline),
         "realtime": pacing_block(records, realtime),
         "speculation": _speculation(records),
         "withdrawal": withdrawal_block([r.withdrawal for r in records if r.withdrawal is not None]),
@@ -124,6 +127,15 @@ def _latency_blocks(records: Sequence[EpisodeRecord]) -> dict[str, Any]:
         "stages": stages,
         "warmup_ms": distribution([ms for t in timings for ms in t.warmup_ms]),
     }
+
+
+def _overhead(records: Sequence[EpisodeRecord], is_plain: bool, is_baseline: bool) -> dict[str, float | None]:
+    """Beside a plain step on the same observations, where the baseline (``is_plain``) decodes plainly."""
+    timings = [r.timing for r in records if r.timing is not None]
+    plain = [ms for t in timings for ms in (t.latency_ms if is_baseline else t.shadow_ms)]
+    stages = dict.fromkeys(name for t in timings for name in t.stage_ms)
+    stage_ms = {name: [ms for t in timings for ms in t.stage_ms.get(name, ())] for name in stages}
+    return overhead_block(stage_ms, sum(len(t.latency_ms) for t in timings), _mean(plain) if is_plain else None)
 
 
 def _speculation(records: Sequence[EpisodeRecord]) -> dict[str, Any]:

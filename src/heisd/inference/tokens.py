@@ -78,6 +78,7 @@ class TokenInference(Generic[ContextT, CacheT]):
         if route.kind is RouteKind.SPECULATE:
             asked = plan.later
             if plan.drafters:
+                answer.drafters = plan.drafters
                 with clock("propose"):
                     drafts = (*drafts, *self.panel.propose(context, history, plan.drafters))
             guesses = self._merge(drafts if route.only is None else (route.only,), answer)

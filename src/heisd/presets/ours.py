@@ -23,10 +23,7 @@ def exact(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
     Where the calibration has a table of costs, it leaves off guessing while that loses time by the table.
     """
     names = ("parallel",)
-    router: Router = Fixed(drafters=names, later=names)
-    costs = assets.costs()
-    if costs is not None:
-        router = Paying(router, costs.asking(names))
+    router = _while_it_pays(assets, Fixed(drafters=names, later=names), names)
     return Engine(assets.target, proposers={name: assets.proposer(name) for name in names}, router=router, sink=sink)
 
 
@@ -61,5 +58,17 @@ def _skipping(assets: Assets, preset: str, sink: Sink | None) -> Engine[Any, Any
         min_similarity=setting.floor,
         watch=calibration.watch,
     )
-    proposers = {name: assets.proposer(name, **SCOUTS[name].options) for name in (*skipper.scouts, *skipper.drafters)}
-    return Engine(assets.target, proposers=proposers, router=router, max_nodes=MAX_NODES, sink=sink)
+    names = (*skipper.scouts, *skipper.drafters)
+    return Engine(
+        assets.target,
+        proposers={name: assets.proposer(name, **SCOUTS[name].options) for name in names},
+        router=_while_it_pays(assets, router, names),
+        max_nodes=MAX_NODES,
+        sink=sink,
+    )
+
+
+def _while_it_pays(assets: Assets, router: Router, names: tuple[str, ...]) -> Router:
+    """``router``, whose checks pause while they lose time by the calibration's table of costs, if it has one."""
+    costs = assets.costs()
+    return router if costs is None else Paying(router, costs.asking(names))

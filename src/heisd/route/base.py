@@ -86,6 +86,7 @@ class Route:
     completed_by: str = ""  # proposer that fills, unchecked, what the first verification leaves open (KERV)
     completes_from: int = 0  # … if it settled at least so many tokens
     score: float = float("nan")  # what a threshold was compared with, for telemetry
+    overruled: Reason | None = None  # of a rule whose guesses were switched off: the reason that it had itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,7 @@ class Outcome:
     n_rows: tuple[int, ...] = ()  # guessed tokens that each verification added to its forward
     n_later_checks: int = 0  # forwards behind a first one that checked guesses
     is_redone: bool = False  # the guesses came to nothing: decoded again, plainly, with a prefill of its own
+    drafters: tuple[str, ...] = ()  # asked for the first check alone, behind the decision
     round: RoundRecord | None = None  # of a chunk policy
 
 
@@ -206,14 +208,17 @@ CHECK = Route(RouteKind.SPECULATE, Reason.ALWAYS)
 
 
 def counted(memory: Memory, outcome: Outcome, *, cooldown: int = 0) -> Memory:
-    """The counters every rule shares: steps, skips in a row, whether the last verification refused something."""
+    """The counters every rule shares: steps, skips in a row, whether the last verification refused something.
+
+    A step that verified nothing leaves that refusal in force.
+    """
     is_skip = outcome.route.kind is RouteKind.SKIP
     return replace(
         memory,
         step=memory.step + 1,
         n_skips=memory.n_skips + 1 if is_skip else 0,
         cooldown=cooldown or max(memory.cooldown - 1, 0),
-        is_rejected=memory.is_rejected if is_skip else refused(outcome),
+        is_rejected=refused(outcome) if outcome.verdicts else memory.is_rejected,
     )
 
 

@@ -91,9 +91,13 @@ class CalibratedSkip:
         return read_motion(history, self.ranges)
 
     def plan(self, phase: PhaseSignal | None, memory: Memory) -> Plan:
-        """Cheap guesses first; they are also what is checked. Witnesses are heard only where a skip is possible."""
-        scouts = self.scouts if self._ruled_out(phase, memory) is None else (self.source,)
-        return Plan(scouts, self.drafters, self.later)
+        """Cheap guesses first; they are also what is checked. Witnesses are heard only where a skip is possible.
+
+        Where it is ruled out, the source is asked for the check alone.
+        """
+        if self._ruled_out(phase, memory) is None:
+            return Plan(self.scouts, self.drafters, self.later)
+        return Plan((), (self.source, *self.drafters), self.later)
 
     def decide(self, context: Context, phase: PhaseSignal | None, drafts: Sequence[Draft], memory: Memory) -> Route:  # noqa: ARG002
         """Skip if nothing speaks against it."""

@@ -9,7 +9,7 @@ from heisd.errors import BadInput
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Mean milliseconds, measured once (``heisd bench --costs``) and then taken as given: no clock is read later.
+    """Mean milliseconds in the loop, measured once (``heisd bench --costs``) and then taken as given: no clock is read.
 
     Raises BadInput for a number that is negative or not finite, and for a forward that costs nothing.
     """
@@ -17,13 +17,15 @@ class Costs:
     vision_ms: float  # V: encode one observation
     prefill_ms: float  # P: the first forward, without guesses
     decode_ms: float  # D: a forward of one row
-    row_ms: float  # one guessed token more in a forward
-    tree_ms: float = 0.0  # what a later forward of several rows costs beside its rows: other kernels, a mask
+    row_ms: float  # one guessed token more: in the forward, in the trie, in its acceptance
+    tree_ms: float = 0.0  # what a check behind the first forward costs beside that: other kernels than one row's
+    check_ms: float = 0.0  # what any check costs beside its rows: trie, mask, acceptance
     lookup_ms: float = 0.0  # retrieval, once a control step
     drafter_ms: float = 0.0  # the parallel drafter's first pass, once a control step
     redraft_ms: float = 0.0  # asking a drafter again, before a later forward
     eagle_ms: float = 0.0  # growing an EAGLE tree, before a later forward
-    overhead_ms: float = 0.0  # of a plain step: route, accept, act
+    overhead_ms: float = 0.0  # of a plain step beside its forwards: route, accept, act, record
+    judge_ms: float = 0.0  # more than that where the route looks at pictures and motion before it skips
 
     def __post_init__(self) -> None:
         values = asdict(self)

@@ -18,17 +18,17 @@ from heisd.types import Draft, Observation
 
 @dataclass(frozen=True, slots=True)
 class Paying:
-    """``router``, except while its speculation loses time: then plain decoding, with nobody asked.
+    """``router``, except while the guesses it has checked lose time: then plain decoding takes the checks' place.
 
     The last ``window`` speculated steps are summed. Below zero, speculation pauses; then the next ``window`` steps are
-    a trial, and every trial that fails doubles the pause. A new episode begins with a trial.
+    a trial, and every trial that fails doubles the pause. A new episode begins with a trial. What the router executes
+    unverified, its audits, and whom it asks before it decides are as ever in a pause.
 
     Args:
-        router: what decides otherwise. Its skips are not affected where ``keeps_scouts``.
+        router: what decides otherwise.
         costs: of the proposers it asks (:meth:`Costs.asking`).
         window: speculated control steps that are judged together.
         pause_steps: the first pause; ``max_pause_steps`` bounds its doubling.
-        keeps_scouts: ask those whose guesses the router may execute unverified also in a pause, for rules that skip.
 
     Raises BadInput for a window or a pause below one step, or a longest pause below the first.
     """
@@ -38,7 +38,6 @@ class Paying:
     window: int = 20
     pause_steps: int = 40
     max_pause_steps: int = 320
-    keeps_scouts: bool = False
 
     def __post_init__(self) -> None:
         if self.window < 1 or not 1 <= self.pause_steps <= self.max_pause_steps:
@@ -60,25 +59,23 @@ class Paying:
         return self.router.read(history)
 
     def plan(self, phase: PhaseSignal | None, memory: Memory) -> Plan:
-        """The router's plan; in a pause nobody, or the scouts alone."""
-        if not memory.ledger.n_paused:
-            return self.router.plan(phase, memory)
-        return Plan(self.router.plan(phase, memory).scouts if self.keeps_scouts else ())
+        """The router's plan; in a pause its scouts alone, who are asked for the decision and not for a check."""
+        plan = self.router.plan(phase, memory)
+        return Plan(plan.scouts) if memory.ledger.n_paused else plan
 
     def decide(self, context: Context, phase: PhaseSignal | None, drafts: Sequence[Draft], memory: Memory) -> Route:
         """The router's decision; in a pause a speculation becomes plain decoding. Audits stay: others rely on them."""
-        if not memory.ledger.n_paused:
-            return self.router.decide(context, phase, drafts, memory)
-        if not self.keeps_scouts:
-            return Route(RouteKind.FULL, Reason.NOT_PAYING)
         route = self.router.decide(context, phase, drafts, memory)
-        if route.kind is RouteKind.SPECULATE and route.reason is not Reason.AUDIT:
-            return Route(RouteKind.FULL, Reason.NOT_PAYING, score=route.score)
-        return route
+        if not memory.ledger.n_paused or route.kind is not RouteKind.SPECULATE or route.reason is Reason.AUDIT:
+            return route
+        return Route(RouteKind.FULL, Reason.NOT_PAYING, score=route.score, overruled=route.reason)
 
     def remember(self, memory: Memory, outcome: Outcome) -> Memory:
-        """The router's memory, and the ledger after this step."""
-        return replace(self.router.remember(memory, outcome), ledger=self._after(memory.ledger, outcome))
+        """The router's memory, and the ledger after this step. The router is told its own reason, not this rule's."""
+        ledger, overruled = self._after(memory.ledger, outcome), outcome.route.overruled
+        if overruled is not None:
+            outcome = replace(outcome, route=replace(outcome.route, reason=overruled))
+        return replace(self.router.remember(memory, outcome), ledger=ledger)
 
     def _after(self, ledger: Ledger, outcome: Outcome) -> Ledger:
         if ledger.n_paused:
@@ -95,15 +92,18 @@ class Paying:
 
 
 def gain_ms(costs: Costs, outcome: Outcome) -> float:
-    """Milliseconds that a step saved against plain decoding by the table; negative when its guesses cost more.
+    """Milliseconds that a step's guesses saved against plain decoding by the table; negative when they cost more.
 
-    Saved are the forwards that did not run. Paid are every guessed row, each later forward of several rows with the
-    asking before it, what is asked before the first forward, and the second prefill of a step that was decoded again.
+    Saved are the forwards that did not run. Paid are every guessed row, every check, each later one with the asking
+    before it, what was asked for the first check alone, and the second prefill of a step that was decoded again.
+    What the rule asks before it decides is not: it would be asked without speculation, too.
     """
+    first = costs.asking(outcome.drafters)
     return (
         (len(outcome.tokens) - outcome.n_forwards) * costs.decode_ms
         - outcome.is_redone * (costs.prefill_ms - costs.decode_ms)
         - sum(outcome.n_rows) * costs.row_ms
+        - len(outcome.n_rows) * costs.check_ms
         - outcome.n_later_checks * (costs.tree_ms + costs.redraft_ms)
-        - (costs.lookup_ms + costs.drafter_ms)
+        - (first.lookup_ms + first.drafter_ms)
     )
