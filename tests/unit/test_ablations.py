@@ -43,12 +43,13 @@ from heisd.verify import merge
 from heisd.watch import Watch
 
 CODE_RANGES = kin.ranges(window=5)
+PAPER_RANGES = replace(kin.ranges(window=15), variability_high=2.0)
 SETTING = SkipSetting(
     score=SkipScore(("change_bins",), (10.0,), (2.0,), (-1.0,), 0.0), threshold=0.8, n_skips=4, min_similarity=0.7
 )
 CALIBRATION = SimpleNamespace(
     code_ranges=lambda: CODE_RANGES,
-    paper_ranges=lambda: kin.ranges(window=15, variability_high=2.0),
+    paper_ranges=lambda: PAPER_RANGES,
     kalman_noise=lambda: KalmanNoise((1e-3,) * 7, (1e-3,) * 7),
     adaptive_similarity=0.9,
     skip_setting=lambda _preset: SETTING,
@@ -161,7 +162,9 @@ def test_every_ablation_is_listed_apart_and_named_after_its_parent() -> None:
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-@pytest.mark.parametrize("costs", [None, Costs(vision_ms=1.0, prefill_ms=4.0, decode_ms=1.5)], ids=["", "costs"])
+@pytest.mark.parametrize(
+    "costs", [None, Costs(vision_ms=1.0, prefill_ms=4.0, decode_ms=1.5, row_ms=0.1)], ids=["", "costs"]
+)
 def test_an_ablation_is_its_parent_but_for_the_part_it_names(name: str, costs: Costs | None, store: Store) -> None:
     assets = FakeAssets(store, costs)
     parent = parts(builder(ABLATIONS[name].ablates)(assets, sink=MemorySink()))

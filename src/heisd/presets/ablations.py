@@ -128,7 +128,7 @@ class RelaxedGripper:
     def _guess(self, drafts: DraftTree, verdict: Verdict) -> int | None:
         """The heaviest kept guess's gripper token, where the target's was taken in its place."""
         n = verdict.n_accepted
-        if verdict.reason is not StopReason.GRIPPER or not n or drafts.position + n != GRIPPER:
+        if not n or drafts.position + n != GRIPPER:
             return None
         kept = [c for c in drafts.chains if c.source == verdict.source and c.tokens[:n] == verdict.tokens[:n]]
         whole = [chain for chain in kept if len(chain.tokens) > n]
