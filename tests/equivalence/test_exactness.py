@@ -109,8 +109,8 @@ def test_a_thousand_steps_of_the_bundled_policies(name: str) -> None:
     assert sum(row["n_steps"] for row in counts.values()) >= 1000
 
 
-@pytest.mark.parametrize("n_steps", [335, pytest.param(1000, marks=pytest.mark.slow)])
-def test_a_thousand_steps_of_the_bundled_drafter_and_store_alone_and_together(n_steps: int) -> None:
+@pytest.mark.parametrize("n_steps", [168, pytest.param(1000, marks=pytest.mark.slow)])
+def test_the_bundled_drafter_and_store_alone_and_together(n_steps: int) -> None:
     """Each alone and both with persistence, as ``heisd bench --check-exact`` combines them."""
     target = load_policy("libero")
     assets = Assets(target, find_policy("libero"), "libero_object")
@@ -120,7 +120,6 @@ def test_a_thousand_steps_of_the_bundled_drafter_and_store_alone_and_together(n_
         create=assets.proposer, instructions=assets.store().index.instructions,
     )  # fmt: skip
     assert_exact(counts, n_steps)
-    assert sum(row["n_steps"] for row in counts.values()) >= 1000
 
 
 def test_every_proposer_without_assets_is_among_those_checked() -> None:

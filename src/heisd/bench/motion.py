@@ -13,7 +13,7 @@ from heisd.bench.results import EpisodeTimeline
 from heisd.kinematics import Motion, PhaseSignal, phase_signal
 from heisd.kinematics.defaults import LIBERO as ONLOOKER
 from heisd.scene import GREY_SIDE, Scene
-from heisd.types import FloatArray, Observation, Proprioception, StepRecord, TokenOrigin
+from heisd.types import FloatArray, ImageArray, Proprioception, StepRecord, TokenOrigin
 
 REMEMBERED_POSES = 32  # control steps, as many as an engine remembers
 SKIPPED, VERIFIED, DECODED = "S", "V", "F"  # how a step's action came about: nobody asked, guesses checked, neither
@@ -23,18 +23,18 @@ WAITING = "W"  # the policy was still thinking (--realtime)
 class Onlooker:
     """Sees what the robot sees of itself, one control step after the other. Works outside every clock."""
 
-    def __init__(self, *, looks: bool = False) -> None:
-        """``looks``: also at the first camera's picture, a tenth of a millisecond a step; else its reading is NaN."""
-        self._looks = looks
+    def __init__(self) -> None:
         self._poses: deque[Proprioception] = deque(maxlen=REMEMBERED_POSES)
         self._actions: deque[FloatArray] = deque(maxlen=REMEMBERED_POSES - 1)
 
-    def read(self, observation: Observation) -> PhaseSignal:
-        """The readings of the control step that begins here; those of motion are computed when they are asked for."""
-        self._poses.append(observation.proprio)
+    def read(self, proprioception: Proprioception, picture: ImageArray | None = None) -> PhaseSignal:
+        """The readings of the control step that begins with this pose; nothing is computed before it is asked for.
+
+        Only the complexity of a ``picture`` (H, W, 3) is: a tenth of a millisecond. NaN for none, or one too small.
+        """
+        self._poses.append(proprioception)
         actions = np.stack(self._actions) if self._actions else np.empty((0, 7))
-        complexity = _complexity(observation) if self._looks else math.nan
-        return phase_signal(Motion.of(tuple(self._poses), actions), ONLOOKER, complexity=complexity)
+        return phase_signal(Motion.of(tuple(self._poses), actions), ONLOOKER, complexity=_complexity(picture))
 
     def acted(self, values: FloatArray) -> None:
         """The step ends with this (7,) action, in the environment's convention."""
@@ -83,8 +83,7 @@ def _number(value: float, digits: int) -> float | None:
     return round(value, digits) if math.isfinite(value) else None
 
 
-def _complexity(observation: Observation) -> float:
-    picture = next(iter(observation.images.values()), None)
+def _complexity(picture: ImageArray | None) -> float:
     if picture is None or min(picture.shape[:2]) < GREY_SIDE:
         return math.nan
     return Scene.of(picture).complexity
