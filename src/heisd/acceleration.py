@@ -28,9 +28,12 @@ from heisd import accept
 from heisd.codec import ActionCodec
 from heisd.engine import MAX_NODES, Engine
 from heisd.errors import BadInput, BrokenContract, UnknownName
+from heisd.kinematics import bin_sizes
 from heisd.policies.protocol import CacheT, ContextT, TargetPolicy
 from heisd.propose import registry
 from heisd.propose.base import Proposer
+from heisd.route.base import Always, Router
+from heisd.route.kerv import AdaptiveTolerance
 from heisd.telemetry import Sink
 from heisd.types import Scores
 from heisd.verify import merge
@@ -62,7 +65,13 @@ class _Options(BaseModel):
             raise BadInput(f"{cls.what}: {'; '.join(problems)}; known keys: {known}") from None
 
 
-class ExactRule(_Options):
+class _Rule(_Options):
+    def router(self, codec: ActionCodec) -> Router:  # noqa: ARG002 (of rules that follow the motion)
+        """Everything is checked, by this rule."""
+        return Always()
+
+
+class ExactRule(_Rule):
     """Actions are token for token those of plain greedy decoding."""
 
     what = "rule 'exact'"
@@ -73,7 +82,7 @@ class ExactRule(_Options):
         return accept.exact
 
 
-class RelaxedRule(_Options):
+class RelaxedRule(_Rule):
     """A proposed token within a tolerance of the target's is kept; never the gripper's (Spec-VLA)."""
 
     what = "rule 'relaxed'"
@@ -85,7 +94,7 @@ class RelaxedRule(_Options):
         return partial(accept.relaxed, tolerance_bins=self.tolerance_bins)
 
 
-class SequenceRule(_Options):
+class SequenceRule(_Rule):
     """Position and rotation are kept as blocks within bounds, the gripper only when equal (HeiSD, sequence-wise)."""
 
     what = "rule 'sequence'"
@@ -101,7 +110,26 @@ class SequenceRule(_Options):
         return partial(accept.sequence, bounds=bounds)
 
 
-RULES = {"exact": ExactRule, "relaxed": RelaxedRule, "sequence": SequenceRule}
+class AdaptiveRule(_Rule):
+    """A tolerance that shrinks from the larger to the smaller bound as the motion varies more (KERV)."""
+
+    what = "rule 'adaptive'"
+    name: Literal["adaptive"] = "adaptive"
+    variability_high: float = Field(gt=0, allow_inf_nan=False)  # heisd.kinematics.fit_variability_high
+    action_change_sigma: tuple[float, ...]  # (T,) of the change from action to action, in your demonstrations
+    tolerance_range_bins: tuple[Bins, Bins] = accept.KERV_TOLERANCE_BINS
+
+    def bind(self) -> accept.Rule:
+        """The rule at its widest; the router narrows it step by step."""
+        return partial(accept.relaxed, tolerance_bins=max(self.tolerance_range_bins))
+
+    def router(self, codec: ActionCodec) -> Router:
+        """Everything is checked, by a tolerance of the motion's."""
+        sizes = tuple(bin_sizes(codec.q01, codec.q99).tolist())
+        return AdaptiveTolerance(self.variability_high, sizes, self.action_change_sigma, self.tolerance_range_bins)
+
+
+RULES = {"exact": ExactRule, "relaxed": RelaxedRule, "sequence": SequenceRule, "adaptive": AdaptiveRule}
 
 
 def _default_proposers() -> dict[str, Any]:
@@ -114,7 +142,9 @@ class AccelerateConfig(_Options):
     what = "accelerate's configuration"
 
     proposers: Mapping[str, Any] = Field(default_factory=_default_proposers)  # name -> its options, or a Proposer
-    rule: ExactRule | RelaxedRule | SequenceRule = Field(default=ExactRule(), discriminator="name")  # or just its name
+    rule: ExactRule | RelaxedRule | SequenceRule | AdaptiveRule = Field(
+        default=ExactRule(), discriminator="name"
+    )  # or just its name
     max_nodes: StrictInt = Field(default=MAX_NODES, ge=1)  # rows that guesses may add to one forward
     enabled: StrictBool = True  # False: plain decoding through the same object
 
@@ -171,7 +201,15 @@ def accelerate(
     _try(rule, policy.codec)
     proposers = {name: _proposer(name, given, policy.codec) for name, given in chosen.proposers.items()}
     recombines = isinstance(chosen.rule, SequenceRule) and chosen.rule.recombines
-    return Engine(policy, proposers=proposers, rule=rule, recombines=recombines, max_nodes=chosen.max_nodes, sink=sink)
+    return Engine(
+        policy,
+        proposers=proposers,
+        rule=rule,
+        router=chosen.rule.router(policy.codec),
+        recombines=recombines,
+        max_nodes=chosen.max_nodes,
+        sink=sink,
+    )
 
 
 def check_members(policy: object) -> None:

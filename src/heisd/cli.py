@@ -67,12 +67,27 @@ def _list_shifts(text: str | None) -> str | None:
     return text
 
 
+def _list_methods(text: str) -> str:
+    """``--method help`` lists what there is, whatever else was given."""
+    if text == "help":
+        from heisd import cli_run
+
+        cli_run.show_methods()
+        raise typer.Exit
+    return text
+
+
 @app.command("eval")
 @_guarded
 def evaluate(
     suite: Annotated[str, typer.Option(help="LIBERO suite, e.g. libero_object.")],
     out: Out,
-    method: Annotated[str, typer.Option(help="Methods, separated by commas; the first is the baseline.")] = "ar",
+    method: Annotated[
+        str,
+        typer.Option(
+            callback=_list_methods, is_eager=True, help="Separated by commas; the first is the baseline; or: help."
+        ),
+    ] = "ar",
     split: Annotated[str, typer.Option(help="train, validation, calibration or test.")] = "test",
     episodes: Annotated[int, typer.Option(min=1, help="In all, round-robin over the tasks.")] = 20,
     tasks: Annotated[str, typer.Option(help="Only these task indices, e.g. 0,3,7.")] = "",

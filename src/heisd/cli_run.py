@@ -123,6 +123,26 @@ def show_shifts() -> None:
     stdout.print(table)
 
 
+def show_methods() -> None:
+    """The list behind ``--method help``: presets, then their ablations."""
+    from heisd.policies.manifest import KINDS
+    from heisd.presets import ABLATIONS, PRESETS
+
+    presets = Table(title="--method NAME[,NAME...]: presets", title_justify="left")
+    for column in ("name", "runs", "needs beside the policy"):
+        presets.add_column(column, overflow="fold")
+    for name, preset in PRESETS.items():
+        if name not in ABLATIONS:
+            presets.add_row(name, KINDS[preset.policy], ", ".join(preset.needs) or "-")
+    ablations = Table(title="ablations: a preset but for one part (docs/ablations.md)", title_justify="left")
+    for column in ("name", "of", "what differs"):
+        ablations.add_column(column, overflow="fold")
+    for name, preset in ABLATIONS.items():
+        ablations.add_row(name, preset.ablates, preset.changes)
+    stdout.print(presets)
+    stdout.print(ablations)
+
+
 def success_table(result: dict[str, Any]) -> Table:
     """One row per task, one column per method."""
     methods = result["methods"]

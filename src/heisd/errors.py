@@ -26,8 +26,9 @@ class BadInput(HeisdError):
 class UnknownName(BadInput):
     """A name that is not registered."""
 
-    def __init__(self, kind: str, given: str, known: Iterable[str]) -> None:
-        super().__init__(f"unknown {kind} {given!r}; known: {', '.join(sorted(known))}")
+    def __init__(self, kind: str, given: str, known: Iterable[str], *, more: str = "") -> None:
+        """``more`` says where the rest of what is known is listed."""
+        super().__init__(f"unknown {kind} {given!r}; known: {', '.join(sorted(known))}{more}")
 
 
 class IncompleteSuite(BadInput):

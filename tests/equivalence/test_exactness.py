@@ -1,6 +1,6 @@
 """Exact speculation equals plain greedy decoding over more than a thousand control steps, for every proposer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +9,11 @@ import pytest
 import tiny_policies as tiny
 from heisd.bench.check_exact import MAX_NODES, Subject, combinations, compare, is_first_of_episode
 from heisd.engine import Engine
-from heisd.policies.bundle import list_bundled, load_policy
+from heisd.policies.bundle import find_policy, list_bundled, load_policy
 from heisd.policies.target import OpenVLAPolicy
+from heisd.presets.assets import Assets
 from heisd.propose import registry
+from heisd.propose.base import Proposer
 from heisd.telemetry import MemorySink
 from heisd.types import ImageArray, Observation
 
@@ -25,14 +27,16 @@ def sealed() -> OpenVLAPolicy:
     return OpenVLAPolicy(model, tiny.tokenizer(), tiny.codec(model.config.action_vocab_size))
 
 
-def walk(n_steps: int, size_px: int, seed: int = 0) -> Iterator[Observation]:
+def walk(
+    n_steps: int, size_px: int, seed: int = 0, instructions: Sequence[str] = tiny.INSTRUCTIONS
+) -> Iterator[Observation]:
     """Episodes in which the picture changes a little, or not at all: guesses are right, half right and wrong."""
     rng = np.random.default_rng(seed)
     seen = tiny.observation(rng, size_px=size_px)
     for i in range(n_steps):
         step = i % EPISODE_STEPS
         if step == 0:
-            seen = tiny.observation(rng, tiny.INSTRUCTIONS[i // EPISODE_STEPS % 2], size_px=size_px)
+            seen = tiny.observation(rng, instructions[i // EPISODE_STEPS % len(instructions)], size_px=size_px)
         elif rng.random() < 0.5:
             seen = replace(seen, images={name: changed(picture, rng) for name, picture in seen.images.items()})
         seen = replace(seen, time_s=step / 20)
@@ -48,13 +52,21 @@ def changed(picture: ImageArray, rng: np.random.Generator) -> ImageArray:
     return copy
 
 
-def check(target: OpenVLAPolicy, names: Sequence[str], n_steps: int, size_px: int) -> dict[str, dict[str, int]]:
+def check(
+    target: OpenVLAPolicy,
+    names: Sequence[str],
+    n_steps: int,
+    size_px: int,
+    *,
+    create: Callable[[str], Proposer] | None = None,
+    instructions: Sequence[str] = tiny.INSTRUCTIONS,
+) -> dict[str, dict[str, int]]:
     subjects = {}
     for name in names:
         sink = MemorySink()
-        proposers = {part: registry.create(part, target.codec) for part in name.split("+")}
+        proposers = {part: create(part) if create else registry.create(part, target.codec) for part in name.split("+")}
         subjects[name] = Subject(Engine(target, proposers=proposers, max_nodes=MAX_NODES, sink=sink), sink)
-    seen = list(walk(n_steps, size_px))
+    seen = list(walk(n_steps, size_px, instructions=instructions))
     marked = [(now, is_first_of_episode(before, now)) for before, now in zip([None, *seen], seen, strict=False)]
     assert sum(is_first for _, is_first in marked) == -(-n_steps // EPISODE_STEPS)
     compare(Engine(target), subjects, marked, n_steps=n_steps)
@@ -95,6 +107,19 @@ def test_a_thousand_steps_of_the_bundled_policies(name: str) -> None:
     counts = check(target, FREE, n_steps, target.config.vision.image_size if target.config.vision else tiny.SIZE_PX)
     assert_exact(counts, n_steps)
     assert sum(row["n_steps"] for row in counts.values()) >= 1000
+
+
+@pytest.mark.parametrize("n_steps", [168, pytest.param(1000, marks=pytest.mark.slow)])
+def test_the_bundled_drafter_and_store_alone_and_together(n_steps: int) -> None:
+    """Each alone and both with persistence, as ``heisd bench --check-exact`` combines them."""
+    target = load_policy("libero")
+    assets = Assets(target, find_policy("libero"), "libero_object")
+    assert target.config.vision is not None
+    counts = check(
+        target, ["parallel", "retrieval", "parallel+persistence+retrieval"], n_steps, target.config.vision.image_size,
+        create=assets.proposer, instructions=assets.store().index.instructions,
+    )  # fmt: skip
+    assert_exact(counts, n_steps)
 
 
 def test_every_proposer_without_assets_is_among_those_checked() -> None:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import kinematics_fakes as kin
 from fake_target import CODEC
 
-from heisd.kinematics import MotionRanges, PhaseSignal
+from heisd.kinematics import MotionRanges, PhaseSignal, Reading
 from heisd.kinematics.gripper import GripperState
 from heisd.policies.protocol import Context
 from heisd.route.base import Memory, Outcome, Reason, Route, RouteKind, Router
@@ -29,6 +29,13 @@ class FakePhase:
     fused: float = 0.9
     speed_mm: float = 10.0
     gripper: GripperState = field(default=FREE)
+
+    def value(self, reading: Reading) -> float:
+        return self.speed_mm if reading is Reading.SPEED else self.fused
+
+    def is_tolerant(self, reading: Reading) -> bool:
+        gate = ranges().speed_gate_mm if reading is Reading.SPEED else ranges().fused_threshold
+        return self.value(reading) > gate
 
 
 def phase(**readings: Any) -> PhaseSignal:

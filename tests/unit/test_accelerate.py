@@ -154,8 +154,8 @@ KNOWN = "enabled, max_nodes, proposers, rule"
         ),
         ({"rule": {"name": "relaxed", "tolerance": 5}}, r"\['tolerance'\] in rule 'relaxed'; known: name, tolerance_"),
         ({"rule": {"name": "exact", "tolerance_bins": 5}}, r"\['tolerance_bins'\] in rule 'exact'; known: name"),
-        ({"rule": "strict"}, "unknown rule 'strict'; known: exact, relaxed, sequence"),
-        ({"rule": {"tolerance_bins": 5}}, "unknown rule ''; known: exact, relaxed, sequence"),
+        ({"rule": "strict"}, "unknown rule 'strict'; known: adaptive, exact, relaxed, sequence"),
+        ({"rule": {"tolerance_bins": 5}}, "unknown rule ''; known: adaptive, exact, relaxed, sequence"),
         ({"rule": {"name": "relaxed", "tolerance_bins": -1}}, "greater than or equal to 0, got -1"),
         ({"rule": {"name": "relaxed", "tolerance_bins": True}}, "valid integer, got True"),
         ({"rule": {"name": "relaxed", "tolerance_bins": [5] * 6}}, "give one tolerance, or 7"),
@@ -289,3 +289,41 @@ def test_other_names_are_refused() -> None:
     with pytest.raises(AttributeError, match="module 'heisd' has no attribute 'acelerate'"):
         heisd.acelerate  # noqa: B018  # type: ignore[attr-defined]
     assert set(heisd.__all__) == {"AccelerateConfig", "__version__", "accelerate"}
+
+
+ADAPTIVE = {"name": "adaptive", "variability_high": 2.0, "action_change_sigma": (0.1,) * 7}
+
+
+def test_the_adaptive_rule_is_wide_at_first_and_narrows_as_the_motion_varies() -> None:
+    policy, sink = FakePolicy(), MemorySink()
+    near = Near(policy)
+    robot = accelerate(policy, {"proposers": {"mine": near}, "rule": {**ADAPTIVE, "variability_high": 1e-3}}, sink=sink)
+    for _ in range(3):
+        robot.act(near.seen)
+    assert [record.score for record in sink.records] == [15, 5, 5]
+    assert all(record.origins["relaxed"] > 0 for record in sink.records)
+    robot.reset()
+    robot.act(near.seen)
+    assert sink.records[-1].score == 15
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"variability_high": 0}, "variability_high"),
+        ({"action_change_sigma": (0.1,) * 6}, "one number for each of the 7 dimensions of an action; got 6"),
+        ({"tolerance_range_bins": (9, 5)}, "r_min <= r_max"),
+        ({"tolerance_range_bins": (-1, 5)}, "tolerance_range_bins"),
+        ({"speed": 3}, r"unknown key\(s\) \['speed'\]"),
+    ],
+)
+def test_adaptive_options_that_cannot_be_are_refused_before_the_robot_moves(
+    changes: Mapping[str, Any], message: str
+) -> None:
+    with pytest.raises(BadInput, match=message):
+        accelerate(FakePolicy(), {"rule": {**ADAPTIVE, **changes}})
+
+
+def test_the_adaptive_rule_has_no_scales_of_its_own() -> None:
+    with pytest.raises(BadInput, match="action_change_sigma"):
+        accelerate(FakePolicy(), {"rule": "adaptive"})

@@ -3,6 +3,7 @@
 import json
 import re
 import xml.dom.minidom
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -142,6 +143,9 @@ def test_timelines_are_kept_for_films_alone_and_read_back(run):
         line.gripper,
         line.phase,
         line.n_accepted,
+        line.fineness,
+        line.angular_jerk,
+        line.complexity,
     )
     assert {len(column) for column in columns} == {filmed.n_steps}
     assert line.route[:2] == ["S", "V"]
@@ -175,6 +179,20 @@ def test_a_timeline_without_any_reading_is_drawn():
     xml.dom.minidom.parseString(timeline_svg(line))
     assert "unknown mm per step, F unknown" in timeline_svg(line)
     assert "&lt;always&gt;" in timeline_svg(line)
+
+
+def test_further_readings_are_drawn_only_where_there_are_any():
+    bare = EpisodeTimeline(
+        ["F"] * 2, ["always"] * 2, [None] * 2, [1.0] * 2, [0.5] * 2, [1.0] * 2, ["approach"] * 2, [0] * 2
+    )
+    rich = replace(bare, score=[None, 12.0], fineness=[0.4, None], angular_jerk=[None, 2.0], complexity=[0.8, 0.9])
+    plain, drawn = timeline_svg(bare), timeline_svg(rich)
+    xml.dom.minidom.parseString(drawn)
+    for label in ("fineness", "jerk", "picture", "score"):
+        assert f">{label}</text>" in drawn
+        assert f">{label}</text>" not in plain
+    assert ">12</text>" in drawn  # the largest value, beside its curve
+    assert drawn.count("<polyline") == plain.count("<polyline") + 4
 
 
 def test_results_of_older_versions_still_make_a_page(tmp_path):

@@ -1,4 +1,8 @@
-"""One episode, step by step, as an inline SVG: routes as a coloured band over speed, F, kept guesses and gripper."""
+"""One episode, step by step, as an inline SVG: routes as a coloured band over speed, F, kept guesses and gripper.
+
+Below them, where there are any: fineness, angular jerk, the picture's complexity, and the score that the route weighed
+(of KERV the tolerance in bins, which falls as its kinematic variability rises).
+"""
 
 from collections.abc import Sequence
 from html import escape
@@ -19,12 +23,13 @@ _SPEED_TOP, _SPEED = 56, 84
 _FUSED_TOP, _FUSED = 152, 60
 _KEPT_TOP, _KEPT = 224, 34
 _GRIPPER_TOP, _GRIPPER = 270, 18
-_HEIGHT_PX = 316
+_MORE_TOP, _MORE, _AXIS = 302, 30, 28  # further curves, one below the other, and the numbers of the steps
 
 
 def timeline_svg(timeline: EpisodeTimeline) -> str:
     """The picture; hovering over a step tells everything known about it. Needs at least one step."""
-    n = len(timeline.route)
+    n, bottom_px = len(timeline.route), _bottom_px(timeline)
+    height_px = bottom_px + _AXIS
     plots = (
         _bands(timeline),
         _phases(timeline),
@@ -32,12 +37,13 @@ def timeline_svg(timeline: EpisodeTimeline) -> str:
         _row_label("F", _FUSED_TOP, _FUSED) + _curve(timeline.fused, n, 1.0, _FUSED_TOP, _FUSED),
         _row_label("kept", _KEPT_TOP, _KEPT) + _kept(timeline),
         _row_label("gripper", _GRIPPER_TOP, _GRIPPER) + _gripper(timeline),
-        _step_axis(n),
+        _more(timeline),
+        _step_axis(n, height_px),
         _hover(timeline),
     )
-    playhead = f'<line class="playhead" x1="{LEFT_PX}" y1="0" x2="{LEFT_PX}" y2="{_GRIPPER_TOP + _GRIPPER}"/>'
+    playhead = f'<line class="playhead" x1="{LEFT_PX}" y1="0" x2="{LEFT_PX}" y2="{bottom_px}"/>'
     return (
-        f'<svg class="steps" viewBox="0 0 {WIDTH_PX} {_HEIGHT_PX}" role="img" aria-label="route, speed, F, guesses '
+        f'<svg class="steps" viewBox="0 0 {WIDTH_PX} {height_px}" role="img" aria-label="route, speed, F, guesses '
         f'kept and gripper at each of {n} control steps">{"".join(plots)}{playhead}</svg>'
     )
 
@@ -68,13 +74,13 @@ def _runs(values: Sequence[str]) -> list[tuple[str, int, int]]:
 
 def _bands(timeline: EpisodeTimeline) -> str:
     """The routes: strong at the top, faint behind all plots."""
-    n = len(timeline.route)
+    n, bottom_px = len(timeline.route), _bottom_px(timeline)
     rects = []
     for letter, first, end in _runs(timeline.route):
         x, wide, style = _x(first, n), _x(end, n) - _x(first, n), _ROUTE_CLASS.get(letter, "")
         rects.append(
             f'<rect class="{style} faint" x="{x}" y="{_BAND_TOP}" width="{wide:.2f}" '
-            f'height="{_GRIPPER_TOP + _GRIPPER - _BAND_TOP}"/>'
+            f'height="{bottom_px - _BAND_TOP}"/>'
             f'<rect class="{style}" x="{x}" y="{_BAND_TOP}" width="{wide:.2f}" height="{_BAND}"/>'
         )
     return _row_label("route", _BAND_TOP, _BAND) + "".join(rects)
@@ -143,19 +149,48 @@ def _row_label(text: str, top_px: int, height_px: int) -> str:
     return f'<text class="axis" x="{LEFT_PX - 8}" y="{top_px + height_px / 2 + 4:.1f}" text-anchor="end">{text}</text>'
 
 
-def _step_axis(n: int) -> str:
+def _more_curves(timeline: EpisodeTimeline) -> list[tuple[str, Sequence[float | None]]]:
+    """Further readings that this episode has, by their label."""
+    found = (
+        ("fineness", timeline.fineness),
+        ("jerk", timeline.angular_jerk),
+        ("picture", timeline.complexity),
+        ("score", timeline.score),
+    )
+    return [(label, values) for label, values in found if any(value is not None for value in values)]
+
+
+def _more(timeline: EpisodeTimeline) -> str:
+    """One curve each, from 0 to the largest value, which is written beside it (at least 1: most readings end there)."""
+    parts = []
+    for i, (label, values) in enumerate(_more_curves(timeline)):
+        top_px, top = _MORE_TOP + i * (_MORE + 10), max(1.0, *(value for value in values if value is not None))
+        clipped = [None if value is None else max(value, 0.0) for value in values]
+        mark = f'<text class="axis" x="{LEFT_PX - 8}" y="{top_px + 5}" text-anchor="end">{top:.3g}</text>'
+        curve = _curve(clipped, len(timeline.route), top, top_px, _MORE)
+        parts.append(_row_label(label, top_px, _MORE + 8) + mark + curve)
+    return "".join(parts)
+
+
+def _bottom_px(timeline: EpisodeTimeline) -> int:
+    """Where the last plot ends."""
+    n = len(_more_curves(timeline))
+    return _MORE_TOP + n * (_MORE + 10) - 10 if n else _GRIPPER_TOP + _GRIPPER
+
+
+def _step_axis(n: int, height_px: int) -> str:
     every = next(step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, n) if n / step <= 10)
     return "".join(
-        f'<text class="axis" x="{_x(i, n)}" y="{_HEIGHT_PX - 8}" text-anchor="middle">{i}</text>'
+        f'<text class="axis" x="{_x(i, n)}" y="{height_px - 8}" text-anchor="middle">{i}</text>'
         for i in range(0, n + 1, every)
     )
 
 
 def _hover(timeline: EpisodeTimeline) -> str:
-    n = len(timeline.route)
+    n, bottom_px = len(timeline.route), _bottom_px(timeline)
     return "".join(
         f'<rect class="step" x="{_x(i, n)}" y="0" width="{_x(i + 1, n) - _x(i, n):.2f}" '
-        f'height="{_GRIPPER_TOP + _GRIPPER}"><title>{escape(_said(timeline, i))}</title></rect>'
+        f'height="{bottom_px}"><title>{escape(_said(timeline, i))}</title></rect>'
         for i in range(n)
     )
 

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-from heisd.errors import UnknownName
-from heisd.presets import PRESETS
+from heisd.presets import PRESETS, unknown_method
 
 
 def parse_methods(names: str | Sequence[str]) -> tuple[str, ...]:
@@ -12,5 +11,5 @@ def parse_methods(names: str | Sequence[str]) -> tuple[str, ...]:
     chosen = tuple(name.strip() for name in given if name.strip())
     for name in chosen or ("",):
         if name not in PRESETS:
-            raise UnknownName("method", name, PRESETS)
+            raise unknown_method(name)
     return chosen

@@ -12,7 +12,8 @@ import numpy as np
 from heisd.bench.results import EpisodeTimeline
 from heisd.kinematics import Motion, PhaseSignal, phase_signal
 from heisd.kinematics.defaults import LIBERO as ONLOOKER
-from heisd.types import FloatArray, Proprioception, StepRecord, TokenOrigin
+from heisd.scene import GREY_SIDE, Scene
+from heisd.types import FloatArray, ImageArray, Proprioception, StepRecord, TokenOrigin
 
 REMEMBERED_POSES = 32  # control steps, as many as an engine remembers
 SKIPPED, VERIFIED, DECODED = "S", "V", "F"  # how a step's action came about: nobody asked, guesses checked, neither
@@ -26,11 +27,14 @@ class Onlooker:
         self._poses: deque[Proprioception] = deque(maxlen=REMEMBERED_POSES)
         self._actions: deque[FloatArray] = deque(maxlen=REMEMBERED_POSES - 1)
 
-    def read(self, proprioception: Proprioception) -> PhaseSignal:
-        """The readings of the control step that begins with this pose; nothing is computed before it is asked for."""
+    def read(self, proprioception: Proprioception, picture: ImageArray | None = None) -> PhaseSignal:
+        """The readings of the control step that begins with this pose; nothing is computed before it is asked for.
+
+        Only the complexity of a ``picture`` (H, W, 3) is: a tenth of a millisecond. NaN for none, or one too small.
+        """
         self._poses.append(proprioception)
         actions = np.stack(self._actions) if self._actions else np.empty((0, 7))
-        return phase_signal(Motion.of(tuple(self._poses), actions), ONLOOKER)
+        return phase_signal(Motion.of(tuple(self._poses), actions), ONLOOKER, complexity=_complexity(picture))
 
     def acted(self, values: FloatArray) -> None:
         """The step ends with this (7,) action, in the environment's convention."""
@@ -49,6 +53,9 @@ def add_to(timeline: EpisodeTimeline, signal: PhaseSignal, record: StepRecord, v
 def _add_motion(timeline: EpisodeTimeline, signal: PhaseSignal, values: FloatArray) -> None:
     timeline.speed_mm.append(_number(signal.speed_mm, 2))
     timeline.fused.append(_number(signal.fused, 3))
+    timeline.fineness.append(_number(signal.fineness, 3))
+    timeline.angular_jerk.append(_number(signal.angular_jerk, 3))
+    timeline.complexity.append(_number(signal.complexity, 3))
     timeline.gripper.append(_number(float(values[-1]), 3))
     timeline.phase.append(signal.phase.value)
 
@@ -74,3 +81,9 @@ def route_letter(record: StepRecord) -> str:
 
 def _number(value: float, digits: int) -> float | None:
     return round(value, digits) if math.isfinite(value) else None
+
+
+def _complexity(picture: ImageArray | None) -> float:
+    if picture is None or min(picture.shape[:2]) < GREY_SIDE:
+        return math.nan
+    return Scene.of(picture).complexity

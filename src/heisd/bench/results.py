@@ -56,6 +56,10 @@ class EpisodeTimeline:
     gripper: list[float | None] = field(default_factory=list)  # executed command, above 0 closes
     phase: list[str] = field(default_factory=list)  # approach, grasp, transport, release
     n_accepted: list[int] = field(default_factory=list)  # guesses kept: tokens, or actions of a chunk
+    # Empty in files of older versions.
+    fineness: list[float | None] = field(default_factory=list)  # DyQ's M
+    angular_jerk: list[float | None] = field(default_factory=list)  # DyQ's J
+    complexity: list[float | None] = field(default_factory=list)  # of the first camera's picture
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,7 +166,8 @@ def play(world: World, job: EpisodeJob) -> EpisodeRecord:
     for agent in agents:
         agent.reset()
     start_hash = observation_hash(observation)
-    tally, film, onlooker = _Tally(), Film(job.config.videos > 0), Onlooker()
+    has_film = job.config.videos > 0
+    tally, film, onlooker = _Tally(), Film(has_film), Onlooker()
     if "onset_step" in info:
         tally.withdrawal = WithdrawalCounts(info["onset_step"])
     if job.config.timing:
@@ -178,7 +179,9 @@ def play(world: World, job: EpisodeJob) -> EpisodeRecord:
         timed = _act(agents, observation, order, tally)
         answered: _Timed | None = timed  # until the first step of the world behind it
         for step in pace.answer(timed.action.values, timed.record):
-            tally.add_world_step(step, onlooker.read(observation.proprio), answered, is_timed=job.config.timing)
+            picture = next(iter(observation.images.values()), None) if has_film else None
+            signal = onlooker.read(observation.proprio, picture)
+            tally.add_world_step(step, signal, answered, is_timed=job.config.timing)
             onlooker.acted(step.commanded)
             film.add(observation, step.commanded, len(tally.rewards) - 1)
             observation, answered = step.observation, None

@@ -133,7 +133,7 @@ class Store:
     @property
     def n_appended_rows(self) -> int:
         """Live rows from operation."""
-        return self.index.n_rows - self.manifest.n_rows
+        return sum(len(shard.tail.rows) for shard in self.index.shards if shard.tail is not None)
 
 
 def _shard_type(backend: str) -> type[Shard]:

@@ -42,6 +42,7 @@ class PhaseSignal:
     motion: Motion
     ranges: MotionRanges
     variability: float = math.nan  # (-) KERV's K, from ``variability_update``; NaN: nobody keeps it
+    complexity: float = math.nan  # (0) of the picture, from ``heisd.scene.Scene``; NaN: nobody looked
 
     @cached_property
     def speed_mm(self) -> float:
@@ -102,6 +103,14 @@ class PhaseSignal:
         is_readable = gripper.is_readable(self.motion)
         return gripper.label_phase(self.gripper, self.speed_mm, self.ranges.speed_gate_mm, is_readable=is_readable)
 
+    def value(self, reading: Reading) -> float:
+        """The reading itself, in its own unit and direction; NaN where undefined."""
+        if reading is Reading.FUSED:
+            return self.fused
+        if reading is Reading.SPEED:
+            return self.speed_mm
+        return self.fineness if reading is Reading.FINENESS else self.sensitivity
+
     def tolerance(self, reading: Reading) -> float:
         """How tolerant the motion is by this reading, in [0, 1], larger always more tolerant; 0 where undefined."""
         value = self._tolerance(reading)
@@ -116,11 +125,11 @@ class PhaseSignal:
         return self.tolerance(reading) > 1.0 - FINE_THRESHOLD
 
     def _tolerance(self, reading: Reading) -> float:
+        value = self.value(reading)
         if reading is Reading.FUSED:
-            return self.fused
+            return value
         if reading is Reading.SPEED:
-            return normalised(self.speed_mm, 0.0, self.ranges.speed_high_mm)
-        value = self.fineness if reading is Reading.FINENESS else self.sensitivity
+            return normalised(value, 0.0, self.ranges.speed_high_mm)
         return 1.0 - normalised(value, 0.0, 1.0)
 
     @cached_property
@@ -128,9 +137,11 @@ class PhaseSignal:
         return self.motion.eef_pos_m[-self.ranges.window :]
 
 
-def phase_signal(motion: Motion, ranges: MotionRanges, *, variability: float = math.nan) -> PhaseSignal:
+def phase_signal(
+    motion: Motion, ranges: MotionRanges, *, variability: float = math.nan, complexity: float = math.nan
+) -> PhaseSignal:
     """The readings of the control step that begins at the last pose of ``motion``. Pure; never raises later."""
-    return PhaseSignal(motion, ranges, variability)
+    return PhaseSignal(motion, ranges, variability, complexity)
 
 
 def summary(signal: PhaseSignal) -> dict[str, float]:
@@ -146,6 +157,7 @@ def summary(signal: PhaseSignal) -> dict[str, float]:
         "spread_m": signal.spread_m,
         "fused": signal.fused,
         "variability": signal.variability,
+        "complexity": signal.complexity,
         "fineness": signal.fineness,
         "angular_jerk": signal.angular_jerk,
         "sensitivity": signal.sensitivity,

@@ -1,7 +1,8 @@
 """Published methods and this project's own, each a page that composes the same parts. :data:`PRESETS` names them."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -19,6 +20,9 @@ class Preset:
     needs: tuple[str, ...] = ()
     is_exact: bool = False  # speculates, and promises plain decoding's tokens
     policy: str = FORMAT  # the kind of policy it runs, by the format of its bundle
+    options: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the function
+    ablates: str = ""  # of an ablation: the preset that it is but for one part
+    changes: str = ""  # … and that part, in words
 
 
 PRESETS: dict[str, Preset] = {
@@ -44,13 +48,49 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+def _ablation(parent: str, function: str, changes: str, **options: Any) -> Preset:
+    where = f"heisd.presets.ablations:{function}"
+    return replace(PRESETS[parent], function=where, options=options, ablates=parent, changes=changes)
+
+
+STORE_PERCENT = (10, 25, 50)  # beside the whole store
+# Each is its parent but for one part (docs/ablations.md). They are methods like any other, and listed apart.
+ABLATIONS: dict[str, Preset] = {
+    "heisd_code_boundary": _ablation("heisd_code", "boundary", "no skips and no block checks: plain on fast motion"),
+    "heisd_code_skip": _ablation("heisd_code", "skip", "no block checks: the third fast step is decoded plainly"),
+    "heisd_code_adaptive": _ablation("heisd_code", "adaptive", "the paper's threshold in place of the 2:1 pattern"),
+    "heisd_code_speed": _ablation("heisd_code", "speed", "the boundary is the hand's speed in place of F"),
+    "heisd_code_10_5": _ablation("heisd_code", "bounds", "blocks of 10/5 bins", max_sum_bins=9, max_token_bins=4),
+    "heisd_code_30_15": _ablation("heisd_code", "bounds", "blocks of 30/15 bins", max_sum_bins=30, max_token_bins=15),
+    "heisd_code_any_gripper": _ablation("heisd_code", "any_gripper", "a checked guess keeps any gripper token"),
+    "spec_vla_relaxed_gripper": _ablation("spec_vla_relaxed", "gripper_to_nine", "r = 9 for the gripper, too"),
+    "kerv_paper_persistence": _ablation("kerv_paper", "persistence", "the last action completes, not the filter"),
+    "hybrid_2to1": _ablation("hybrid", "two_to_one", "two skips, one check wherever the guards allow; no score"),
+    "exact_two_pass": _ablation("exact", "exact_two_pass", "guesses behind the prefill, never inside it"),
+    "retrieval_sd_two_pass": _ablation("retrieval_sd", "memory_two_pass", "guesses behind the prefill, never inside"),
+} | {
+    f"{parent}_store_{percent}": _ablation(
+        parent, "store_share", f"{percent} % of the store's episodes", of=parent, percent=percent
+    )
+    for parent in ("heisd_code", "hybrid", "rt_cache")
+    for percent in STORE_PERCENT
+}
+PRESETS.update(ABLATIONS)
+
+
+def unknown_method(name: str) -> UnknownName:
+    """The error for a name that is no preset; it lists the main ones."""
+    main = [preset for preset in PRESETS if preset not in ABLATIONS]
+    return UnknownName("method", name, main, more="; and ablations of these: heisd eval --method help")
+
+
 def builder(name: str) -> Callable[..., Any]:
     """The function that builds a preset's engine; imports torch. Raises UnknownName."""
     if name not in PRESETS:
-        raise UnknownName("method", name, PRESETS)
+        raise unknown_method(name)
     module, function = PRESETS[name].function.split(":")
     build: Callable[..., Any] = getattr(import_module(module), function)
-    return build
+    return partial(build, **PRESETS[name].options)
 
 
 def require_one_kind(methods: Iterable[str]) -> str:

@@ -4,9 +4,10 @@ They lie beside the policy, under its name: ``libero-store``, ``libero-drafter``
 ``libero-calibration/SUITE.json``; all are tied to its weights and refused for others.
 """
 
+import copy
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from heisd.codec import ActionCodec
 from heisd.errors import BadArtifact
@@ -92,6 +93,12 @@ class Beside:
         if self._store is None:
             self._store = open_store_for(self.policy, self.codec)
         return self._store
+
+    def with_store(self, store: Store) -> Self:
+        """The same, weights and all, with another store of this policy."""
+        other = copy.copy(self)
+        other._store = store
+        return other
 
     def calibration(self) -> Calibration:
         """The suite's calibration."""

@@ -1,5 +1,6 @@
 """HeiSD (arXiv 2603.17573), as the paper says and as its code does, and the control that remembers nothing."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -27,30 +28,29 @@ def paper(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
         later=("eagle",),
         skip=AdaptiveSkip(calibration.adaptive_similarity),
     )
-    return Engine(
-        assets.target, proposers=_proposers(assets), router=router, recombines=True, max_nodes=MAX_NODES, sink=sink
-    )
+    return engine(assets, router, sink, recombines=True)
 
 
 def code(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
     """w = 5 and distances from the last point; blocks of 45/25 bins; two steps unverified, the third checked."""
-    router = HeisdBoundary(
-        assets.calibration().code_ranges(), fast_rule=partial(sequence, bounds=HEISD_CODE), slow_rule=_SLOW_RULE
-    )
-    return Engine(assets.target, proposers=_proposers(assets), router=router, max_nodes=MAX_NODES, sink=sink)
+    return engine(assets, code_router(assets), sink)
 
 
 def hold(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
     """``code`` with the last action in memory's place. A store that does not beat this has not earned its keep."""
-    router = HeisdBoundary(
-        assets.calibration().code_ranges(),
-        fast_rule=partial(sequence, bounds=HEISD_CODE),
-        slow_rule=_SLOW_RULE,
-        source="persistence",
+    return engine(assets, replace(code_router(assets), source="persistence"), sink)
+
+
+def code_router(assets: Assets) -> HeisdBoundary:
+    """The released code's decisions; ablations of it change one field."""
+    return HeisdBoundary(
+        assets.calibration().code_ranges(), fast_rule=partial(sequence, bounds=HEISD_CODE), slow_rule=_SLOW_RULE
     )
-    proposers = {name: assets.proposer(name) for name in ("persistence", "eagle")}
-    return Engine(assets.target, proposers=proposers, router=router, max_nodes=MAX_NODES, sink=sink)
 
 
-def _proposers(assets: Assets) -> dict[str, Any]:
-    return {name: assets.proposer(name) for name in ("retrieval", "eagle")}
+def engine(assets: Assets, router: HeisdBoundary, sink: Sink | None, *, recombines: bool = False) -> Engine[Any, Any]:
+    """An engine with everybody whom the router may ask."""
+    proposers = {name: assets.proposer(name) for name in (router.source, *router.drafters)}
+    return Engine(
+        assets.target, proposers=proposers, router=router, recombines=recombines, max_nodes=MAX_NODES, sink=sink
+    )

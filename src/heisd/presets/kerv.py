@@ -5,29 +5,28 @@ from typing import Any
 from heisd.engine import Engine
 from heisd.presets.assets import Assets
 from heisd.presets.spec_vla import TREE_NODES
+from heisd.propose.base import Proposer
 from heisd.route.kerv import KervCode, KervPaper
 from heisd.telemetry import Sink
 
 
 def paper(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
     """Constant-velocity filter with fitted noise, tolerance 5 to 15 bins by kinematic variability, cooldown 4."""
-    calibration = assets.calibration()
-    noise = calibration.kalman_noise()
-    return Engine(
-        assets.target,
-        proposers={"eagle": assets.proposer("eagle"), "kalman": assets.proposer("kalman", noise=noise)},
-        router=KervPaper(calibration.paper_ranges(), assets.bin_sizes()),
-        max_nodes=TREE_NODES,
-        sink=sink,
-    )
+    noise = assets.calibration().kalman_noise()
+    return engine(assets, paper_router(assets), assets.proposer("kalman", noise=noise), sink)
 
 
 def code(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
     """The released code's token filter and schedules. Its filter does not fill the gripper here."""
-    return Engine(
-        assets.target,
-        proposers={"eagle": assets.proposer("eagle"), "kalman_code": assets.proposer("kalman_code")},
-        router=KervCode(horizon=assets.horizon),
-        max_nodes=TREE_NODES,
-        sink=sink,
-    )
+    return engine(assets, KervCode(horizon=assets.horizon), assets.proposer("kalman_code"), sink)
+
+
+def paper_router(assets: Assets) -> KervPaper:
+    """The paper's decisions; ablations of it change one field."""
+    return KervPaper(assets.calibration().paper_ranges(), assets.bin_sizes())
+
+
+def engine(assets: Assets, router: KervPaper | KervCode, completes: Proposer, sink: Sink | None) -> Engine[Any, Any]:
+    """An engine whose actions are drafted by the router's drafter, and completed by ``completes`` as its filter."""
+    proposers = {router.drafter: assets.proposer(router.drafter), router.filter: completes}
+    return Engine(assets.target, proposers=proposers, router=router, max_nodes=TREE_NODES, sink=sink)

@@ -22,30 +22,36 @@ def exact(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
 
     Where the calibration has a table of costs, it leaves off guessing while that loses time by the table.
     """
-    names = ("parallel",)
-    router = _while_it_pays(assets, Fixed(drafters=names, later=names), names)
-    return Engine(assets.target, proposers={name: assets.proposer(name) for name in names}, router=router, sink=sink)
+    return guessing(assets, Fixed(drafters=("parallel",), later=("parallel",)), sink)
 
 
 def hybrid(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
     """Calibrated skips with the drafter's action, weighed by memory; the rest is checked by sequence."""
-    return _skipping(assets, "hybrid", sink)
+    return skipping(assets, skip_router(assets, "hybrid"), sink)
 
 
 def no_store(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
     """``hybrid`` that remembers nothing, calibrated in the same way: what the store is worth."""
-    return _skipping(assets, "hybrid_no_store", sink)
+    return skipping(assets, skip_router(assets, "hybrid_no_store"), sink)
 
 
 def hold(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
     """``hybrid_no_store`` with skips that repeat the last action, calibrated in the same way."""
-    return _skipping(assets, "hold_calibrated", sink)
+    return skipping(assets, skip_router(assets, "hold_calibrated"), sink)
 
 
-def _skipping(assets: Assets, preset: str, sink: Sink | None) -> Engine[Any, Any]:
+def guessing(assets: Assets, fixed: Fixed, sink: Sink | None) -> Engine[Any, Any]:
+    """The parallel drafter's guesses under the exact rule, asked for where ``fixed`` says, while that pays."""
+    names = ("parallel",)
+    proposers = {name: assets.proposer(name) for name in names}
+    return Engine(assets.target, proposers=proposers, router=_while_it_pays(assets, fixed, names), sink=sink)
+
+
+def skip_router(assets: Assets, preset: str) -> CalibratedSkip:
+    """A calibrated preset's decisions; ablations of it change what they name."""
     skipper, calibration = SKIPPERS[preset], assets.calibration()
     setting = calibration.skip_setting(preset)
-    router = CalibratedSkip(
+    return CalibratedSkip(
         score=setting.score,
         threshold=setting.threshold,
         ranges=calibration.code_ranges(),
@@ -58,7 +64,11 @@ def _skipping(assets: Assets, preset: str, sink: Sink | None) -> Engine[Any, Any
         min_similarity=setting.floor,
         watch=calibration.watch,
     )
-    names = (*skipper.scouts, *skipper.drafters)
+
+
+def skipping(assets: Assets, router: CalibratedSkip, sink: Sink | None) -> Engine[Any, Any]:
+    """An engine with everybody whom the router may ask; its checks pause while they do not pay."""
+    names = (*router.scouts, *router.drafters)
     return Engine(
         assets.target,
         proposers={name: assets.proposer(name, **SCOUTS[name].options) for name in names},

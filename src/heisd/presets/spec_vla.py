@@ -14,15 +14,16 @@ TREE_NODES = 50
 
 def strict(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
     """Only tokens equal to the target's: the actions are plain decoding's."""
-    return _spec_vla(assets, exact, sink)
+    return drafting(assets, exact, sink)
 
 
 def relaxed_to_nine(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
     """Tokens within r = 9 bins are kept (the paper's choice on three suites). Unlike there, never the gripper's."""
-    return _spec_vla(assets, partial(relaxed, tolerance_bins=SPEC_VLA_TOLERANCE_BINS), sink)
+    return drafting(assets, partial(relaxed, tolerance_bins=SPEC_VLA_TOLERANCE_BINS), sink)
 
 
-def _spec_vla(assets: Assets, rule: Rule, sink: Sink | None) -> Engine[Any, Any]:
+def drafting(assets: Assets, rule: Rule, sink: Sink | None) -> Engine[Any, Any]:
+    """The EAGLE drafter behind the prefill, and again behind what is settled, under any rule."""
     return Engine(
         assets.target,
         proposers={"eagle": assets.proposer("eagle")},

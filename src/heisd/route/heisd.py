@@ -1,12 +1,13 @@
 """HeiSD's routes: memory on fast straight motion, the drafter on slow curved motion, and steps nobody checks."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from heisd.accept import Rule
-from heisd.kinematics import MotionRanges, PhaseSignal
+from heisd.kinematics import MotionRanges, PhaseSignal, Reading
 from heisd.policies.protocol import Context
 from heisd.propose.base import History
 from heisd.route.base import Memory, Outcome, Plan, Reason, Route, RouteKind, Sightless, counted
@@ -49,52 +50,65 @@ class HeisdBoundary(Sightless):
     """F above theta: ``source`` proposes, skips alternate with checks. F below: the drafter. F unknown: plain decoding.
 
     With ``skip`` None the 2:1 pattern of the released code decides: two steps unverified, the third checked.
-    The same rule with ``source="persistence"`` is the control ``hold_2to1``.
+    The same rule with ``source="persistence"`` is the control ``hold_2to1``. Without a ``fast_rule`` nothing that
+    ``source`` proposes is checked: on fast motion a step that is not skipped is decoded plainly, as in the published
+    ablation (the released code's modes 1 and 2); without skips besides, ``source`` is not even asked.
     """
 
     ranges: MotionRanges
-    fast_rule: Rule  # for what ``source`` proposes
+    fast_rule: Rule | None  # for what ``source`` proposes
     slow_rule: Rule  # for what the drafter proposes
     source: str = "retrieval"
     drafters: tuple[str, ...] = ("eagle",)
     later: tuple[str, ...] = ()  # after the first failed block: () is plain decoding, as the released code does
     n_skips: int = SKIPS_IN_A_ROW
     skip: AdaptiveSkip | None = None
+    reading: Reading = Reading.FUSED  # what the boundary is drawn by
 
     def begin(self) -> Memory:
         """Nothing skipped, the threshold where it was calibrated."""
         return Memory()
 
     def read(self, history: History) -> PhaseSignal | None:
-        """The fused metric over the window."""
+        """The readings over the window."""
         return read_motion(history, self.ranges)
 
     def plan(self, phase: PhaseSignal | None, memory: Memory) -> Plan:  # noqa: ARG002 (the protocol's)
         """Memory or the drafter, by the boundary."""
-        if phase is None or np.isnan(phase.fused):
+        if phase is None or math.isnan(phase.value(self.reading)):
             return Plan(())
-        if phase.fused > self.ranges.fused_threshold:
-            return Plan((self.source,), later=self.later)
+        if phase.is_tolerant(self.reading):
+            return Plan((self.source,) if self._asks_source else (), later=self.later)
         return Plan((), drafters=self.drafters, later=self.drafters)
 
     def decide(self, context: Context, phase: PhaseSignal | None, drafts: Sequence[Draft], memory: Memory) -> Route:  # noqa: ARG002
         """Skip or check on the fast side, draft on the slow one."""
-        if phase is None or np.isnan(phase.fused):
+        value = math.nan if phase is None else phase.value(self.reading)
+        if phase is None or math.isnan(value):
             return Route(RouteKind.FULL, Reason.UNKNOWN_MOTION)
-        if phase.fused <= self.ranges.fused_threshold:
-            return Route(RouteKind.SPECULATE, Reason.FINE, rule=self.slow_rule, score=phase.fused)
+        if not phase.is_tolerant(self.reading):
+            return Route(RouteKind.SPECULATE, Reason.FINE, rule=self.slow_rule, score=value)
         if not drafts:
-            return Route(RouteKind.FULL, Reason.NO_GUESS, score=phase.fused)
+            return Route(RouteKind.FULL, Reason.NO_GUESS if self._asks_source else Reason.TOLERANT, score=value)
         if memory.n_skips >= self.n_skips:
-            return Route(RouteKind.SPECULATE, Reason.ENOUGH_SKIPS, rule=self.fast_rule, score=phase.fused)
+            return self._unskipped(Reason.ENOUGH_SKIPS, value)
         if self.skip is None:
-            return Route(RouteKind.SKIP, Reason.TOLERANT, tokens=drafts[0].chains[0], score=phase.fused)
+            return Route(RouteKind.SKIP, Reason.TOLERANT, tokens=drafts[0].chains[0], score=value)
         similarity = drafts[0].evidence.get(self.skip.evidence, -np.inf)
         if not similarity >= self.skip.threshold(memory):  # NaN is no reason to trust
-            return Route(RouteKind.SPECULATE, Reason.UNSURE, rule=self.fast_rule, score=similarity)
+            return self._unskipped(Reason.UNSURE, similarity)
         return Route(RouteKind.SKIP, Reason.TOLERANT, tokens=drafts[0].chains[0], score=similarity)
 
     def remember(self, memory: Memory, outcome: Outcome) -> Memory:
         """Count skips; move the threshold."""
         after = counted(memory, outcome)
         return after if self.skip is None else replace(after, threshold=self.skip.updated(after, outcome))
+
+    @property
+    def _asks_source(self) -> bool:
+        return self.n_skips > 0 or self.fast_rule is not None
+
+    def _unskipped(self, reason: Reason, score: float) -> Route:
+        """A fast step that is not skipped: checked, or decoded where nothing is to be checked."""
+        kind = RouteKind.FULL if self.fast_rule is None else RouteKind.SPECULATE
+        return Route(kind, reason, rule=self.fast_rule, score=score)

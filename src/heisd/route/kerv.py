@@ -11,7 +11,18 @@ from heisd.errors import BadInput
 from heisd.kinematics import MotionRanges, PhaseSignal, variability_update
 from heisd.policies.protocol import Context
 from heisd.propose.base import History
-from heisd.route.base import Memory, Outcome, Plan, Reason, Route, RouteKind, Sightless, counted
+from heisd.route.base import (
+    CHECK,
+    EVERYBODY,
+    Memory,
+    Outcome,
+    Plan,
+    Reason,
+    Route,
+    RouteKind,
+    Sightless,
+    counted,
+)
 from heisd.types import Draft, TokenOrigin
 
 COOLDOWN_STEPS = 4  # of plain speculation after a compensation (paper)
@@ -61,11 +72,53 @@ class KervPaper(Sightless):
         """Cool down after a compensation; fold the accepted deviations into K_var."""
         has_filled = any(TokenOrigin.COMPENSATED in verdict.origins for verdict in outcome.verdicts)
         after = counted(memory, outcome, cooldown=COOLDOWN_STEPS if has_filled else 0)
-        deviations = accepted_deviations_bins(outcome)
-        sigma = self.ranges.action_change_sigma
-        return replace(
-            after, variability=variability_update(memory.variability, deviations, np.asarray(self.bin_sizes), sigma)
-        )
+        return _varied(after, outcome, self.bin_sizes, self.ranges.action_change_sigma)
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptiveTolerance(Sightless):
+    """KERV's threshold adjustment alone: everybody is asked, nothing is completed, r follows the variability.
+
+    Raises BadInput for a ``variability_high`` that is not a positive number, a range that is not
+    ``0 <= r_min <= r_max``, and another number of sigmas than of bin sizes.
+    """
+
+    variability_high: float  # K_hi
+    bin_sizes: tuple[float, ...]  # (T,) action units per bin, heisd.kinematics.bin_sizes
+    action_change_sigma: tuple[float, ...]  # (T,) standard deviation of the frame-to-frame change [action units]
+    tolerance_range_bins: tuple[int, int] = KERV_TOLERANCE_BINS
+
+    def __post_init__(self) -> None:
+        self._tolerance_bins(0.0)
+        if len(self.bin_sizes) != len(self.action_change_sigma):
+            raise BadInput(
+                f"action_change_sigma has one number for each of the {len(self.bin_sizes)} dimensions of an action; "
+                f"got {len(self.action_change_sigma)}"
+            )
+
+    def begin(self) -> Memory:
+        """No variability yet: the widest tolerance."""
+        return Memory()
+
+    def read(self, history: History) -> PhaseSignal | None:  # noqa: ARG002
+        """Variability comes from verdicts, not from the arm."""
+        return None
+
+    def plan(self, phase: PhaseSignal | None, memory: Memory) -> Plan:  # noqa: ARG002
+        """Everybody."""
+        return EVERYBODY
+
+    def decide(self, context: Context, phase: PhaseSignal | None, drafts: Sequence[Draft], memory: Memory) -> Route:  # noqa: ARG002
+        """Check what there is within today's tolerance."""
+        r_bins = self._tolerance_bins(memory.variability)
+        return replace(CHECK, rule=partial(relaxed, tolerance_bins=r_bins), score=r_bins)
+
+    def remember(self, memory: Memory, outcome: Outcome) -> Memory:
+        """Fold the accepted deviations into K_var."""
+        return _varied(counted(memory, outcome), outcome, self.bin_sizes, self.action_change_sigma)
+
+    def _tolerance_bins(self, variability: float) -> int:
+        return kinematic_tolerance_bins(variability, self.variability_high, self.tolerance_range_bins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +154,11 @@ class KervCode(Sightless):
     def remember(self, memory: Memory, outcome: Outcome) -> Memory:
         """Count the steps."""
         return counted(memory, outcome)
+
+
+def _varied(memory: Memory, outcome: Outcome, bin_sizes: Sequence[float], sigma: Sequence[float]) -> Memory:
+    deviations = accepted_deviations_bins(outcome)
+    return replace(memory, variability=variability_update(memory.variability, deviations, np.asarray(bin_sizes), sigma))
 
 
 def accepted_deviations_bins(outcome: Outcome) -> list[int]:
