@@ -190,6 +190,7 @@ def summarise(series: Mapping[str, Series], config: BenchConfig) -> dict[str, An
     baseline = series[config.methods[0]]
     return {
         "methods": {name: _method_block(mine, baseline) for name, mine in series.items()},
+        "process_peak_rss_mb": peak_rss_mb(),
         "cost_ratio": cost_ratio(baseline),
         "steps": config.steps,
         "warmup": config.warmup,
@@ -207,7 +208,6 @@ def _method_block(mine: Series, baseline: Series) -> dict[str, Any]:
         "first_ms": mine.warmup_ms[0] if mine.warmup_ms else None,
         "warmup_ms": distribution(mine.warmup_ms),
         "speedup_vs_baseline": None if ratio is None else {"clock": "full", "ratio": ratio.value, "ci95": ratio.ci95},
-        "peak_rss_mb": peak_rss_mb(),
     }
 
 
