@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cells import NONE, TIMES, interval, number, percent, share, table
-from rows import BEYOND, Group, Row, kinds, pooled
+from rows import BEYOND, Group, Row, kinds, pooled, with_preset
 
 from heisd.bench.papers_clock import DEFINITION
 from heisd.bench.stats import Estimate, paired_difference
@@ -65,7 +65,7 @@ def successes(groups: Sequence[Group]) -> list[str]:
     for mine in kinds(groups):
         suites = list(dict.fromkeys(group.suite for group in mine))
         for name in dict.fromkeys(row.name for group in mine for row in group.rows):
-            has = [group for group in mine if group.row(name) is not None]
+            has = with_preset(mine, name)
             parts = [part for suite in suites if (part := [group for group in has if group.suite == suite])]
             for part in [*parts, *([has] if len(parts) > 1 else [])]:
                 lines.append([f"`{name}`", scope(part), *rates(part, name, starts), *pooled_cells(part, name)])
@@ -83,7 +83,7 @@ def rates(groups: Sequence[Group], name: str, starts: Sequence[str]) -> list[str
     """Success and episodes of a preset by condition, over these groups."""
     cells = []
     for each in starts:
-        mine = [row for group in groups if group.starts == each and (row := group.row(name)) is not None]
+        mine = [group.row_or_shared(name) for group in groups if group.starts == each]
         outcomes = [success for row in mine for success in row.successes.values()]
         mark = SHARED if any(row.is_shared for row in mine) else ""
         rate = 100 * sum(outcomes) / len(outcomes) if outcomes else None
@@ -93,7 +93,7 @@ def rates(groups: Sequence[Group], name: str, starts: Sequence[str]) -> list[str
 
 def pooled_cells(groups: Sequence[Group], name: str) -> tuple[str, str]:
     """Pooled difference and pairs; none for the baseline, and for what is its success by construction."""
-    rows = [row for group in groups if (row := group.row(name)) is not None]
+    rows = [group.row_or_shared(name) for group in groups]
     if name == groups[0].baseline or all(row.is_shared for row in rows):
         return NONE, NONE
     estimate, n_pairs = pooled(groups, name)

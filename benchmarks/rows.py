@@ -6,7 +6,7 @@ those of every episode played, each start once.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,11 @@ class Group:
         """A preset's row."""
         return next((row for row in self.rows if row.name == name), None)
 
+    def row_or_shared(self, name: str) -> Row:
+        """A preset's row; where it was not played, the baseline's successes under its name."""
+        row = self.row(name)
+        return replace(self.rows[0], name=name, is_timed=False, is_shared=True) if row is None else row
+
     def pairs(self, row: Row) -> list[tuple[bool, bool]]:
         """The baseline's success and the preset's, on every start both have played and seen alike."""
         plain = self.rows[0].successes
@@ -144,6 +149,12 @@ def read_groups(results: Path) -> list[Group]:
     return sorted(groups, key=lambda group: (group.config["dtype"] != "float32", group.suite, _order(group)))
 
 
+def with_preset(groups: Sequence[Group], name: str) -> list[Group]:
+    """Groups that have a row of a preset: all of them for one whose successes are the baseline's wherever it was."""
+    has = [(group, row) for group in groups if (row := group.row(name)) is not None]
+    return list(groups) if all(row.is_shared for _, row in has) else [group for group, _ in has]
+
+
 def pooled(groups: Sequence[Group], name: str) -> tuple[Estimate | None, int]:
     """A preset's paired difference to the baseline over all episodes of several groups, and the number of pairs.
 
@@ -152,7 +163,7 @@ def pooled(groups: Sequence[Group], name: str) -> tuple[Estimate | None, int]:
     so differences between groups only widen it.
     """
     within = [group for group in groups if group.config["condition"] not in BEYOND]
-    played = [(group, row) for group in within if (row := group.row(name)) is not None and not row.is_shared]
+    played = [(group, row) for group in within if not (row := group.row_or_shared(name)).is_shared]
     pairs = [pair for group, row in played for pair in group.pairs(row)]
     return paired_difference([a for a, _ in pairs], [b for _, b in pairs]), len(pairs)
 

@@ -90,6 +90,19 @@ def test_shared_successes_are_no_pairs():
     assert comparison.pooled_cells([mine], "exact") == (comparison.NONE, comparison.NONE)
 
 
+def test_what_is_shared_is_shared_under_every_condition():
+    import comparison
+
+    parts = [group(run({"ar": "++-+"}), run({"ar": "+", "exact": "+"}, timing=True)),
+             group(run({"ar": "+-"}, condition="jitter"))]  # fmt: skip
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in comparison.successes(parts)]
+    (exact,) = [line for line in lines if line[0] == "`exact`"]
+    assert exact[2:4] == [f"75.0 % of 4{comparison.SHARED}", f"50.0 % of 2{comparison.SHARED}"]
+    against = [group(run({"ar": "+", "exact": "-"}, timing=True)), parts[1]]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in comparison.successes(against)]
+    assert next(line for line in lines if line[0] == "`exact`")[2:4] == ["0.0 % of 1", comparison.NONE]
+
+
 def test_one_outcome_against_plain_decoding_ends_the_sharing():
     mine = group(run({"ar": "+" * 20}), run({"ar": "++", "exact": "+-"}, timing=True))
     assert not mine.row("exact").is_shared
