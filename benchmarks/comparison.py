@@ -1,175 +1,201 @@
-"""The comparison tables of README: presets against plain decoding, from `results/compare-SUITE/eval_info.json`.
+"""The comparison of presets with plain decoding, as tables in Markdown: what README and docs/comparison.md show.
 
-Three tables, since one would be too wide: what it costs and gains, what was done, and the split by kind of motion.
+gains      speed, successes and memory where something was timed, one row per suite and preset
+successes  success by condition, and the difference to plain decoding pooled over all of them
+doings     forwards, acceptance, origins of tokens, routes
+motions    the split by kind of motion
 """
 
-import json
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-PREFIX = "compare-"
-# The published methods' clock: without the vision tower, and without look-ups and drafting.
-PAPERS_STAGES = ("prefill", "decode", "accept")
+from cells import NONE, TIMES, interval, number, percent, share, table
+from rows import BEYOND, Group, Row, kinds, pooled, with_preset
+
+from heisd.bench.papers_clock import DEFINITION
+from heisd.bench.stats import Estimate, paired_difference
+
 ORIGINS = ("decoded", "accepted", "relaxed", "compensated", "skipped")
-NONE = "–"  # noqa: RUF001 (a dash, on purpose)
-Runs = list[tuple[str, dict[str, Any]]]  # (directory, result)
+SHARED = "¹"  # behind a success that is the baseline's
+Memory = dict[str, float]  # preset -> peak resident MB of a process of its own
 
 
-def read_comparisons(results: Path) -> Runs:
-    """Complete comparison runs by suite."""
-    found = [(path.parent.name, json.loads(path.read_text())) for path in results.glob(f"{PREFIX}*/eval_info.json")]
-    return sorted((item for item in found if item[1]["status"] == "complete"), key=lambda item: item[0])
-
-
-def comparison(runs: Runs) -> list[str]:
-    """All three tables, with what their columns mean; nothing without runs."""
-    if not runs:
+def comparison(groups: Sequence[Group], memory: Memory) -> list[str]:
+    """Speed and success, with what the columns mean; nothing without runs."""
+    if not groups:
         return []
-    return [*gains(runs), "", *doings(runs), *motions(runs), "", *footnotes(runs)]
+    return [*gains(groups, memory), "", *successes(groups), "", *footnotes(groups)]
 
 
-def gains(runs: Runs) -> list[str]:
-    """Success and speed, one row per suite and preset."""
+def details(groups: Sequence[Group]) -> list[str]:
+    """What was done, and the split by kind of motion; nothing without runs."""
+    if not groups:
+        return []
+    return [*doings(groups), "", *motions(groups), "", *faults(groups)]
+
+
+def gains(groups: Sequence[Group], memory: Memory) -> list[str]:
+    """Speed and success of every group in which something was timed."""
     head = (
-        "suite", "preset", "success (95 %)", "n", "against the baseline, points (95 %)", "speed-up, full clock (95 %)",
-        "ms / action", "papers' clock, ms", "papers' clock, ratio", "CPU s / action", "ms / episode", "peak MB",
+        "suite", "preset", "success (95 %)", "n", "to plain, points (95 %)", "speed-up, full clock (95 %)",
+        "papers' clock (95 %)", "ms / action", "ms / episode", "CPU ms / action", "CPU s / episode", "steps",
+        "LM forwards / action", "peak MB", "store MB",
     )  # fmt: skip
     rows = [
         [
-            suite_of(run), f"`{name}`", interval(block["pc_success"], block["wilson95"], ".1f", " %"),
-            str(block["n_episodes"]), paired_cell(block), speed_cell(block),
-            number(block["ms_per_action"]["mean"], ".2f"), number(papers_ms(block), ".2f"),
-            number(papers_ratio(block, first_block(run)), ".2f", "×"),  # noqa: RUF001
-            number(block["cpu_s_per_action"], ".4f"), number(block["ms_per_episode"]["mean"], ".0f"),
-            number(block["peak_rss_mb"], ".0f"),
+            group.title, f"`{row.name}`", percent(row.rate) + (SHARED if row.is_shared else ""),
+            str(len(row.successes)), difference_cell(group, row), speed_cell(row.done["speedup_vs_baseline"], "**"),
+            speed_cell((row.done.get("papers_clock") or {}).get("speedup_vs_baseline")),
+            number(row.done["ms_per_action"]["mean"], ".2f"), number(row.done["ms_per_episode"]["mean"], ".0f"),
+            number(_thousandfold(row.done["cpu_s_per_action"]), ".1f"),
+            number(row.done.get("cpu_s_per_episode"), ".2f"), number(row.done["mean_steps"], ".0f"),
+            number(row.done["speculation"]["lm_forwards_per_action"], ".2f"), number(memory.get(row.name), ".0f"),
+            number(row.done["store_mb"], ".1f"),
         ]
-        for _, run in runs for name, block in run["methods"].items()
+        for group in groups if group.is_timed for row in group.rows
     ]  # fmt: skip
-    return markdown(head, rows, n_text=2)
+    return table(head, rows, n_text=2)
 
 
-def doings(runs: Runs) -> list[str]:
-    """Forwards, acceptance, origins and routes, one row per suite and preset."""
-    head = ("suite", "preset", "LM forwards / action", "acceptance length", "HeiSD's AL", *ORIGINS, "routes")
+def successes(groups: Sequence[Group]) -> list[str]:
+    """Per preset and suite: success by condition and the pooled paired difference; then both suites as one."""
+    starts = sorted({group.starts for group in groups}, key=_by_condition)
+    head = ("preset", "suite", *starts, "to plain, all conditions, points (95 %)", "pairs")
+    lines = []
+    for mine in kinds(groups):
+        suites = list(dict.fromkeys(group.suite for group in mine))
+        for name in dict.fromkeys(row.name for group in mine for row in group.rows):
+            has = with_preset(mine, name)
+            parts = [part for suite in suites if (part := [group for group in has if group.suite == suite])]
+            for part in [*parts, *([has] if len(parts) > 1 else [])]:
+                lines.append([f"`{name}`", scope(part), *rates(part, name, starts), *pooled_cells(part, name)])
+    return table(head, lines, n_text=2)
+
+
+def scope(groups: Sequence[Group]) -> str:
+    """One suite or all of them, with what is not the headline's."""
+    suites = list(dict.fromkeys(group.suite for group in groups))
+    unusual = [part for part, usual in zip(groups[0].kind[:2], ("test", "float32"), strict=True) if part != usual]
+    return ", ".join([suites[0] if len(suites) == 1 else f"**all {len(suites)} suites**", *unusual])
+
+
+def rates(groups: Sequence[Group], name: str, starts: Sequence[str]) -> list[str]:
+    """Success and episodes of a preset by condition, over these groups."""
+    cells = []
+    for each in starts:
+        mine = [group.row_or_shared(name) for group in groups if group.starts == each]
+        outcomes = [success for row in mine for success in row.successes.values()]
+        mark = SHARED if any(row.is_shared for row in mine) else ""
+        rate = 100 * sum(outcomes) / len(outcomes) if outcomes else None
+        cells.append(NONE if rate is None else f"{rate:.1f} % of {len(outcomes)}{mark}")
+    return cells
+
+
+def pooled_cells(groups: Sequence[Group], name: str) -> tuple[str, str]:
+    """Pooled difference and pairs; none for the baseline, and for what is its success by construction."""
+    rows = [group.row_or_shared(name) for group in groups]
+    if name == groups[0].baseline or all(row.is_shared for row in rows):
+        return NONE, NONE
+    estimate, n_pairs = pooled(groups, name)
+    return points(estimate), str(n_pairs)
+
+
+def doings(groups: Sequence[Group]) -> list[str]:
+    """Acceptance, origins and routes, one row per group and preset."""
+    head = (
+        "suite", "preset", "acceptance length", "HeiSD's AL", *ORIGINS, "bins from plain", "routes",
+    )  # fmt: skip
     rows = []
-    for _, run in runs:
-        for name, block in run["methods"].items():
-            done = block["speculation"]
+    for group in groups:
+        for row in group.rows:
+            done = row.done["speculation"]
             total = sum(done[origin] for origin in ORIGINS)
             rows.append([
-                suite_of(run), f"`{name}`", number(done["lm_forwards_per_action"], ".2f"),
-                number(done["acceptance_length"]["mean"], ".2f"),
+                group.title, f"`{row.name}`", number(done["acceptance_length"]["mean"], ".2f"),
                 number(done.get("acceptance_length_heisd", {}).get("mean"), ".2f"),
-                *(share(done[origin] / total if total else None) for origin in ORIGINS), routes_cell(done),
+                *(share(done[origin] / total if total else None) for origin in ORIGINS),
+                number((row.done["deviation"] or {}).get("bins"), ".2f"), routes_cell(done),
             ])  # fmt: skip
-    return markdown(head, rows, n_text=2)
+    return table(head, rows, n_text=2)
 
 
-def motions(runs: Runs) -> list[str]:
-    """The split by kind of motion, one row per suite, preset and kind; nothing for results that lack it."""
+def motions(groups: Sequence[Group]) -> list[str]:
+    """The split by kind of motion, one row per group, preset and kind."""
     head = (
-        "suite",
-        "preset",
-        "motion",
-        "share",
-        "skipped",
-        "LM forwards / action",
-        "kept per check",
-        "ms / action",
+        "suite", "preset", "motion", "share", "skipped", "LM forwards / action", "kept per check", "ms / action",
         "speed-up",
-    )
+    )  # fmt: skip
     rows = [
         [
-            suite_of(run), f"`{name}`", kind, share(sums["share"]), share(sums["skipped_share"]),
+            group.title, f"`{row.name}`", kind, share(sums["share"]), share(sums["skipped_share"]),
             number(sums["lm_forwards_per_action"], ".2f"), number(sums["acceptance_length"], ".2f"),
-            number(sums["ms_per_action"], ".2f"), number(sums["speedup_vs_baseline"], ".2f", "×"),  # noqa: RUF001
+            number(sums["ms_per_action"], ".2f"), number(sums["speedup_vs_baseline"], ".2f", TIMES),
         ]
-        for _, run in runs for name, block in run["methods"].items()
-        for kind, sums in block["speculation"].get("by_motion", {}).items()
+        for group in groups for row in group.rows
+        for kind, sums in row.done["speculation"].get("by_motion", {}).items()
     ]  # fmt: skip
-    return ["", *markdown(head, rows, n_text=3)] if rows else []
+    return table(head, rows, n_text=3)
 
 
-def footnotes(runs: Runs) -> list[str]:
+def faults(groups: Sequence[Group]) -> list[str]:
+    """Proposers that failed: a row with such a proposer is not the preset it is called. One sentence where none did."""
+    lines = [
+        f"* {group.title}, `{row.name}`: {proposer} failed {sum(what.values())} times "
+        f"({', '.join(f'{kind}: {n}' for kind, n in what.items())}), benched in {row.benched.get(proposer, 0)} episodes"
+        for group in groups for row in group.rows for proposer, what in row.faults.items()
+    ]  # fmt: skip
+    return ["Proposers that failed:", "", *lines] if lines else ["No proposer failed in any of these runs."]
+
+
+def footnotes(groups: Sequence[Group]) -> list[str]:
     """What the columns mean and where they come from."""
-    files = ", ".join(f"`benchmarks/results/{name}/eval_info.json`" for name, _ in runs)
-    return [
-        f"Files: {files}. Speed-up: baseline time over the preset's on the same observations, bootstrap over episodes. "
-        f"Papers' clock: mean {' + '.join(PAPERS_STAGES)} per action, without vision tower, look-up and drafting; its "
-        "ratio compares means of each preset's own episodes and is not paired. Acceptance length: guesses kept per "
-        "verification, without the target's own token. A dash: not measured, or not defined."
+    files = ", ".join(f"`{run.path.name}`" for group in groups for run in group.runs)
+    notes = [
+        f"Files: {files} in `benchmarks/results`. Speed-up: baseline time over the preset's on the same observations, "
+        "in one process, bootstrap over episodes; times are those of the timed run, successes those of all episodes, "
+        "each start once.",
+        f"Papers' clock: {DEFINITION}.",
+        "Differences are paired by start, with Tango's score interval; pooled over suites and conditions every episode "
+        f"weighs the same ({', '.join(BEYOND)} is left out: nothing was calibrated there). Peak MB: a process that "
+        "runs this preset alone. A dash: not measured, or not defined.",
     ]
+    if any(row.is_shared for group in groups for row in group.rows):
+        notes.append(
+            f"{SHARED} Token for token plain decoding: its success is shared from the baseline, not played again."
+        )
+    return ["  \n".join(notes)]
 
 
-def papers_ms(block: dict[str, Any]) -> float | None:
-    """Milliseconds per action on the papers' clock; None for a run that was not timed."""
-    n_steps = block["ms_per_action"]["n"]
-    if not n_steps:
-        return None
-    stages = (block["stages"].get(name) for name in PAPERS_STAGES)
-    # A stage that an episode never entered has no entries for its steps; it took no time there.
-    return float(sum(stage["mean"] * stage["n"] for stage in stages if stage and stage["n"])) / int(n_steps)
+def difference_cell(group: Group, row: Row) -> str:
+    """Paired difference in success to the baseline of the group."""
+    if row.name == group.baseline or row.is_shared:
+        return NONE
+    pairs = group.pairs(row)
+    return points(paired_difference([a for a, _ in pairs], [b for _, b in pairs]))
 
 
-def papers_ratio(block: dict[str, Any], baseline: dict[str, Any]) -> float | None:
-    """Baseline over preset on the papers' clock; None for the baseline, and where nothing is left to divide by."""
-    mine, plain = papers_ms(block), papers_ms(baseline)
-    return plain / mine if plain and mine and block is not baseline else None
+def points(estimate: Estimate | None) -> str:
+    """A difference in percentage points."""
+    return percent(estimate, "+.1f", "")
 
 
-def first_block(run: dict[str, Any]) -> dict[str, Any]:
-    """The baseline's block."""
-    block: dict[str, Any] = next(iter(run["methods"].values()))
-    return block
-
-
-def suite_of(run: dict[str, Any]) -> str:
-    """Suite and, where it is not the shipped one, condition."""
-    condition = "" if run["condition"] == "shipped" else f", {run['condition']}"
-    return f"{run['config']['suite']}{condition}"
-
-
-def paired_cell(block: dict[str, Any]) -> str:
-    """Paired difference in success."""
-    paired = block["paired"]
-    return NONE if paired is None else interval(paired["difference_points"], paired["ci95"], "+.1f")
-
-
-def speed_cell(block: dict[str, Any]) -> str:
-    """Speed-up; there is one only where both were timed."""
-    speed = block["speedup_vs_baseline"]
-    return NONE if speed is None else f"**{interval(speed['ratio'], speed['ci95'], '.2f', '×')}**"  # noqa: RUF001
+def speed_cell(speed: dict[str, Any] | None, mark: str = "") -> str:
+    """A speed-up; there is one only where both were timed."""
+    return NONE if speed is None else f"{mark}{interval(speed['ratio'], speed['ci95'], '.2f', TIMES)}{mark}"
 
 
 def routes_cell(speculation: dict[str, Any]) -> str:
     """Shares by kind of route, most frequent first."""
-    kinds: dict[str, float] = {}
+    shares: dict[str, float] = {}
     for route, counts in speculation.get("routes", {}).items():
         kind = route.split("/", 1)[0]
-        kinds[kind] = kinds.get(kind, 0.0) + counts["share"]
-    return ", ".join(f"{kind} {share(part)}" for kind, part in sorted(kinds.items(), key=lambda k: -k[1])) or NONE
+        shares[kind] = shares.get(kind, 0.0) + counts["share"]
+    return ", ".join(f"{kind} {share(part)}" for kind, part in sorted(shares.items(), key=lambda k: -k[1])) or NONE
 
 
-def interval(value: float | None, ends: list[float] | None, form: str, unit: str = "") -> str:
-    """A value with its interval."""
-    if value is None or ends is None:
-        return NONE
-    return f"{value:{form}}{unit} ({ends[0]:{form}} to {ends[1]:{form}})"
+def _by_condition(starts: str) -> tuple[bool, str]:
+    return (starts.startswith("jitter"), starts)
 
 
-def number(value: float | None, form: str, unit: str = "") -> str:
-    """A number, or a dash."""
-    return NONE if value is None else f"{value:{form}}{unit}"
-
-
-def share(value: float | None) -> str:
-    """Whole percent; what is not nothing never reads as 0."""
-    if value is None:
-        return NONE
-    return "<1 %" if 0 < value < 0.005 else f"{100 * value:.0f} %"
-
-
-def markdown(head: tuple[str, ...], rows: list[list[str]], *, n_text: int) -> list[str]:
-    """A Markdown table; columns behind the first ``n_text`` are right-aligned."""
-    rule = ["---" if i < n_text else "--:" for i in range(len(head))]
-    return [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
+def _thousandfold(value: float | None) -> float | None:
+    return None if value is None else 1000 * value

@@ -1,16 +1,20 @@
-"""Rewrite the tables of README.md from the committed result files: `make figures`.
+"""`make figures`: the tables and pictures of README.md and docs/comparison.md, from the committed result files.
 
-Every row names the file it comes from; the command that made it is in benchmarks/README.md.
+What is written stands between two markers, ``<!-- NAME -->`` and ``<!-- /NAME -->``; the command behind every file is
+in benchmarks/README.md.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
-from comparison import PREFIX, comparison, read_comparisons
+import measured
+from comparison import comparison, details
+from pictures import planes
+from rows import PREFIXES, read_groups
 
-HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ("README.md", "docs/comparison.md")
 
 
 def success_table(runs: list[tuple[str, dict[str, Any]]]) -> list[str]:
@@ -30,10 +34,10 @@ def success_table(runs: list[tuple[str, dict[str, Any]]]) -> list[str]:
     return lines
 
 
-def read_runs() -> list[tuple[str, dict[str, Any]]]:
-    """Complete test-split runs, sorted by suite, policy and condition."""
-    paths = [path for path in HERE.glob("results/*/eval_info.json") if not path.parent.name.startswith(PREFIX)]
-    found = [(path.parent.name, json.loads(path.read_text())) for path in paths]
+def read_runs(results: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Complete test-split runs, those of the comparison apart, sorted by suite, policy and condition."""
+    paths = [path for path in results.glob("*/eval_info.json") if not path.parent.name.startswith(PREFIXES)]
+    found = [(path.parent.name, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
     tests = [(name, run) for name, run in found if run["split"] == "test" and run["status"] == "complete"]
     order = ["shipped", "jitter", "jitter4"]
     return sorted(
@@ -44,27 +48,51 @@ def read_runs() -> list[tuple[str, dict[str, Any]]]:
     )  # fmt: skip
 
 
-def replaced(text: str, name: str, lines: list[str]) -> str:
-    """``text`` with ``lines`` between ``<!-- name -->`` and ``<!-- /name -->``; without lines it stays as it is.
+def blocks(root: Path) -> dict[str, list[str]]:
+    """Marker -> the lines between; pictures are written on the way. No lines where there is nothing to show."""
+    results = root / "benchmarks" / "results"
+    groups = read_groups(results)
+    return {
+        "results": success_table(read_runs(results)),
+        "comparison": comparison(groups, measured.memory(results)),
+        "plane": planes(groups, root / "docs" / "figures"),
+        "comparison-details": details(groups),
+        "decoding": measured.decoding(results),
+        "recorded": measured.recorded(results),
+        "rendering": measured.rendering(results),
+        "demo": measured.demo(results),
+    }
 
-    Exits when there is something to write and no place for it.
-    """
-    if not lines:
-        return text
+
+def replaced(text: str, name: str, lines: list[str]) -> str:
+    """``text`` with ``lines`` between the two markers of ``name``, if it has them; without lines it stays as it is."""
     begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     before, found_begin, rest = text.partition(begin)
     _, found_end, after = rest.partition(end)
-    if not (found_begin and found_end):
-        raise SystemExit(f"{README} has no {begin} … {end}: add the two markers where the table belongs")
-    table = "\n".join(lines)
-    print(table)
-    return f"{before}{begin}\n{table}\n{end}{after}"
+    if not (lines and found_begin and found_end):
+        return text
+    return "\n".join([f"{before}{begin}", *lines, f"{end}{after}"])
+
+
+def written(root: Path) -> dict[Path, str]:
+    """Document -> what it says with every block up to date; exits when a block has lines and no document a place."""
+    texts = {path: path.read_text(encoding="utf-8") for each in DOCUMENTS if (path := root / each).is_file()}
+    for name, lines in blocks(root).items():
+        if lines and not any(f"<!-- {name} -->" in text and f"<!-- /{name} -->" in text for text in texts.values()):
+            raise SystemExit(
+                f"there is no <!-- {name} --> … <!-- /{name} --> in {' or '.join(DOCUMENTS)}: "
+                "add the two markers where it belongs"
+            )
+        texts = {path: replaced(text, name, lines) for path, text in texts.items()}
+    return texts
 
 
 def main() -> None:
-    """Replace what stands between the markers."""
-    text = replaced(README.read_text(), "results", success_table(read_runs()))
-    README.write_text(replaced(text, "comparison", comparison(read_comparisons(HERE / "results"))))
+    """Replace what stands between the markers; print which documents changed."""
+    for path, text in written(ROOT).items():
+        state = "as it was" if path.read_text(encoding="utf-8") == text else "rewritten"
+        path.write_text(text, encoding="utf-8")
+        print(f"{path.relative_to(ROOT)}: {state}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ the guesses inside the prefill itself; chunks of actions are denoised, and a ste
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Generic
 
 from heisd.accept import Rule, exact
@@ -65,7 +66,10 @@ class ControlLoop:
             if outcome is not None:
                 self._memory = self._router.remember(self._memory, outcome)
         with clock("record"):  # known once it is over: in stage_ms behind the sink, not in what a sink writes at once
-            self.sink.emit(answer.record(self._step, clock.stop(), clock.stage_ms, self._panel.asked))
+            record = answer.record(self._step, clock.stop(), clock.stage_ms, self._panel.asked)
+            if faults := self._panel.take_faults():
+                record = replace(record, faults=faults)
+            self.sink.emit(record)
         self._step += 1
         return action
 

@@ -28,6 +28,11 @@ def write_atomic(path: Path, content: bytes, *, error_type: type[BadArtifact] = 
         raise unwritable(path, error, error_type) from error
 
 
+def mb_on_disk(folder: Path) -> float:
+    """Size of all files under a folder [MB of 10^6 bytes]."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+
+
 def write_synced(path: Path, offset: int, content: bytes) -> None:
     """Make the file hold its first ``offset`` bytes, then ``content``, then nothing; on disk when this returns."""
     is_new = not path.exists()

@@ -97,6 +97,10 @@ def test_a_fault_costs_speed_is_counted_named_and_benched_for_the_episode(
     ]  # fmt: skip
     assert sum(record.n_drafted for record in sink.records) > 0  # its neighbour is heard all the same
     assert not any("bad" in record.kept_by_source for record in sink.records)
+    told = [sum(record.faults.get("bad", {}).values()) for record in sink.records]
+    assert sum(told) == 3  # each in the record of its step, once
+    assert told[-1] == 0
+    assert all(set(record.faults) <= {"bad"} for record in sink.records)
     robot.reset()
     assert robot.faults == {}
     robot.act(seen[0])
@@ -131,6 +135,17 @@ def test_failing_to_forget_or_to_learn_is_a_fault_like_any_other(method: str) ->
             assert robot.act(seen).tokens.tolist() == fake.greedy(FakePolicy(), seen)
         assert robot.faults == {"bad": 3 if method == "observe" else 1}
         robot.reset()
+
+
+def test_a_record_tells_the_kind_of_a_fault_and_when() -> None:
+    sink = MemorySink()
+    robot = Engine(FakePolicy(), proposers={"bad": FailsIn("reset"), "worse": Bad(FAULTS["a text id"])}, sink=sink)
+    robot.reset()  # what went wrong before the episode's first step is told with it, and only this episode's
+    for seen in fake.observations(2):
+        robot.act(seen)
+    assert sink.records[0].faults["bad"] == {"ValueError": 1}
+    assert "bad" not in sink.records[1].faults
+    assert sink.records[0].faults["worse"][f"tokens are action ids, {FIRST} to {CODEC.vocab_size - 1}"] == 1
 
 
 def test_memory_that_fails_leaves_the_robot_to_its_policy() -> None:

@@ -1,105 +1,231 @@
-"""`make figures`: tables between markers, from result files; nothing where there is nothing to show."""
+"""`make figures`: tables between markers and pictures, from result files; nothing where there is nothing to show."""
 
 import importlib.util
 import json
+import shutil
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 from report_fakes import play
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+BLOCKS = ("results", "comparison", "plane", "decoding", "recorded", "rendering", "demo")
+
+
+def marked(*names: str) -> str:
+    return "\n".join(f"<!-- {name} -->\nold\n<!-- /{name} -->" for name in names) + "\nend\n"
 
 
 @pytest.fixture
-def figures(tmp_path, monkeypatch):
-    """benchmarks/figures.py over results and a README of its own."""
+def home(tmp_path, monkeypatch):
+    """A project of its own with both documents, and results to come."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "README.md").write_text(f"# x\n{marked(*BLOCKS)}")
+    (tmp_path / "docs" / "comparison.md").write_text(marked("comparison-details"))
+    return tmp_path
+
+
+@pytest.fixture
+def figures(home, monkeypatch):
+    """benchmarks/figures.py over that project."""
     spec = importlib.util.spec_from_file_location("figures", BENCHMARKS / "figures.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "HERE", tmp_path)
-    monkeypatch.setattr(module, "README", tmp_path / "README.md")
-    (tmp_path / "README.md").write_text("# x\n<!-- results -->\nold\n<!-- /results -->\nend\n")
+    monkeypatch.setattr(module, "ROOT", home)
     return module
 
 
-def cells(table, preset):
-    head, row = (next(line for line in table if text in line) for text in ("| preset |", f"| `{preset}` |"))
+def results(home: Path) -> Path:
+    return home / "benchmarks" / "results"
+
+
+def groups_of(home: Path):
+    from rows import read_groups
+
+    return read_groups(results(home))
+
+
+def cells(table, *texts):
+    """The one row that has all these texts, by the names of its columns."""
+    head = table[0]
+    (row,) = [line for line in table[2:] if all(f"| {text} |" in line for text in texts)]
     return dict(zip(*([part.strip() for part in line.split("|")[1:-1]] for line in (head, row)), strict=True))
 
 
-def test_without_a_comparison_nothing_is_written_or_needed(figures, capsys):
+def test_without_results_nothing_of_a_comparison_is_written_or_needed(figures, home):
+    (home / "docs" / "comparison.md").unlink()
+    before = (home / "README.md").read_text()
     figures.main()
-    assert "comparison" not in figures.README.read_text() + capsys.readouterr().out
-    assert "old" not in figures.README.read_text()
+    after = (home / "README.md").read_text()
+    assert after.count("old") == before.count("old") - 1  # the table of plain runs has a head all the same
+    assert not (home / "docs" / "figures").exists()
 
 
-def test_the_comparison_goes_between_its_markers_and_into_no_other_table(figures, tmp_path, monkeypatch):
-    play(tmp_path / "results" / "compare-toy", monkeypatch, split="test")
-    with pytest.raises(SystemExit, match="add the two markers"):
+def test_everything_goes_between_its_markers_and_stays_there(figures, home, monkeypatch):
+    play(results(home) / "compare-toy", monkeypatch, split="test")
+    readme = home / "README.md"
+    readme.write_text(readme.read_text().replace("<!-- comparison -->", ""))
+    with pytest.raises(SystemExit, match=r"<!-- comparison -->.*add the two markers"):
         figures.main()
-    before = figures.README.read_text() + "<!-- comparison --><!-- /comparison -->\nlast\n"
-    figures.README.write_text(before)
+    readme.write_text(readme.read_text().replace("<!-- /comparison -->", "<!-- comparison -->\n<!-- /comparison -->"))
     figures.main()
-    text = figures.README.read_text()
-    results, comparison = text.split("<!-- comparison -->")
-    assert "compare-toy" not in results
-    assert comparison.count("| toy | `hybrid` |") == 2 + 2  # gains, doings, and two kinds of motion
-    assert text.endswith("<!-- /comparison -->\nlast\n")
+    text, details = readme.read_text(), (home / "docs" / "comparison.md").read_text()
+    plain, comparison = text.split("<!-- comparison -->")
+    assert "compare-toy" not in plain
+    assert comparison.count("`hybrid`") == 2  # gains, successes
+    assert details.count("| toy | `hybrid` |") == 1 + 2  # doings, and two kinds of motion
+    assert text.endswith("\nend\n")
+    assert "speed_success-toy.svg" in text.split("<!-- plane -->")[1].split("<!-- /plane -->")[0]
     figures.main()
-    assert figures.README.read_text() == text
+    assert (readme.read_text(), (home / "docs" / "comparison.md").read_text()) == (text, details)
 
 
-@pytest.mark.usefixtures("figures")
-def test_every_figure_is_that_of_the_result(tmp_path, monkeypatch):
+def test_the_committed_documents_are_what_the_results_say(monkeypatch, tmp_path):
+    """`make figures` changes nothing: every number between markers is that of a committed file."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import figures
+
+    kept = (tmp_path / "benchmarks" / "results").parent
+    kept.mkdir()
+    (kept / "results").symlink_to(BENCHMARKS / "results")
+    for document in figures.DOCUMENTS:
+        (tmp_path / document).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / document, tmp_path / document)
+    for path, text in figures.written(tmp_path).items():
+        assert text == path.read_text(encoding="utf-8"), f"{path.name}: run make figures"
+    for picture in (tmp_path / "docs" / "figures").glob("*.svg"):
+        assert picture.read_text() == (ROOT / "docs" / "figures" / picture.name).read_text(), "run make figures"
+
+
+def test_every_figure_is_that_of_the_result(home, monkeypatch):
     import comparison
 
-    result = play(tmp_path / "results" / "compare-toy", monkeypatch)
-    runs = comparison.read_comparisons(tmp_path / "results")
-    assert [name for name, _ in runs] == ["compare-toy"]
-    gains, doings = comparison.gains(runs), comparison.doings(runs)
-    exact, plain, hybrid = (cells(gains, name) for name in ("exact", "ar", "hybrid"))
+    result = play(results(home) / "compare-toy", monkeypatch)
+    groups = groups_of(home)
+    gains, doings = comparison.gains(groups, {"exact": 900.4}), comparison.doings(groups)
+    exact, plain, hybrid = (cells(gains, f"`{name}`") for name in ("exact", "ar", "hybrid"))
+    assert exact["suite"] == "toy, validation"
     assert exact["success (95 %)"].startswith("75.0 % (")
     assert exact["speed-up, full clock (95 %)"] == "**1.60× (1.60 to 1.60)**"  # noqa: RUF001
-    assert exact["papers' clock, ms"] == "7.00"  # 5 prefill + 2 accept, of 10
-    assert plain["papers' clock, ms"] == "13.00"  # without 3 of vision
-    assert exact["papers' clock, ratio"] == "1.86×"  # noqa: RUF001
-    assert plain["papers' clock, ratio"] == plain["speed-up, full clock (95 %)"] == comparison.NONE
+    assert exact["papers' clock (95 %)"] == "1.60× (1.60 to 1.60)"  # noqa: RUF001 (no stage of it is left out)
+    assert exact["CPU ms / action"] == "20.0"
+    assert (exact["peak MB"], plain["peak MB"]) == ("900", comparison.NONE)
+    assert plain["papers' clock (95 %)"] == plain["speed-up, full clock (95 %)"] == comparison.NONE
     skipped = result["methods"]["hybrid"]["speculation"]["routes"]["skip/tolerant motion"]["share"]
-    assert hybrid["papers' clock, ms"] == f"{7 * (1 - skipped):.2f}"  # a skipped step has none of its stages
-    done = cells(doings, "hybrid")
+    ratio = 16 / (10 - 9 * skipped)  # a skipped step costs its look-up alone, 1 of 4 ms
+    assert hybrid["papers' clock (95 %)"].startswith(f"{ratio:.2f}×")  # noqa: RUF001
+    done = cells(doings, "`hybrid`")
     assert done["skipped"] == f"{100 * skipped:.0f} %"
     assert done["acceptance length"] == "4.00"
     shares = {f"skip {100 * skipped:.0f} %", f"speculate {100 * (1 - skipped):.0f} %"}
     assert set(done["routes"].split(", ")) == shares
 
 
-@pytest.mark.usefixtures("figures")
-def test_an_untimed_comparison_shows_dashes_for_every_time(tmp_path, monkeypatch):
+def test_an_untimed_comparison_has_successes_and_no_times(home, monkeypatch):
     import comparison
 
-    play(tmp_path / "results" / "compare-toy", monkeypatch, timing=False, videos=0)
-    row = cells(comparison.gains(comparison.read_comparisons(tmp_path / "results")), "exact")
-    for column in ("speed-up, full clock (95 %)", "ms / action", "papers' clock, ms", "CPU s / action", "ms / episode"):
-        assert row[column] == comparison.NONE
+    play(results(home) / "success-toy-shipped", monkeypatch, timing=False, videos=0)
+    groups = groups_of(home)
+    assert len(comparison.gains(groups, {})) == 2  # a head without rows
+    assert cells(comparison.successes(groups), "`hybrid`")["shipped"] == "75.0 % of 4"
 
 
-@pytest.mark.usefixtures("figures")
-def test_unfinished_comparisons_are_left_out(tmp_path, monkeypatch):
+def test_timed_and_played_runs_are_one_row_and_no_start_counts_twice(home, monkeypatch):
     import comparison
 
-    play(tmp_path / "results" / "compare-toy", monkeypatch, videos=0)
-    path = tmp_path / "results" / "compare-toy" / "eval_info.json"
+    play(results(home) / "compare-toy", monkeypatch, split="test", methods=("ar", "exact", "hybrid"))
+    play(results(home) / "success-toy", monkeypatch, split="test", methods=("ar", "hybrid"), timing=False, episodes=12)
+    play(results(home) / "success-toy-2", monkeypatch, split="test", methods=("ar", "hybrid"), timing=False,
+         episodes=4, offset=12)  # fmt: skip
+    groups = groups_of(home)
+    assert len(groups) == 1
+    hybrid, exact = (cells(comparison.gains(groups, {}), f"`{name}`") for name in ("hybrid", "exact"))
+    assert hybrid["n"] == "16"
+    assert hybrid["speed-up, full clock (95 %)"] != comparison.NONE
+    assert exact["n"] == "16"
+    assert exact["success (95 %)"] == f"{hybrid['success (95 %)']}{comparison.SHARED}"  # token for token plain decoding
+    assert exact["to plain, points (95 %)"] == comparison.NONE
+    assert "shared from the baseline" in comparison.footnotes(groups)[0]
+
+
+def test_what_must_not_be_mixed_has_rows_of_its_own(home, monkeypatch):
+    import comparison
+
+    for name, changes in {"": {}, "-jitter": {"condition": "jitter"}, "-validation": {"split": "validation"}}.items():
+        play(results(home) / f"compare-toy{name}", monkeypatch, **{"split": "test", "videos": 0, **changes})
+    play(results(home) / "compare-toy-bf16", monkeypatch, split="test", videos=0, methods=("ar", "hybrid"),
+         dtype="bfloat16")  # fmt: skip
+    groups = groups_of(home)
+    assert [group.title for group in groups] == ["toy", "toy, validation", "toy, jitter", "toy, bfloat16"]
+    rows = comparison.successes(groups)[2:]
+    scopes = [line.split("|")[2].strip() for line in rows if "`hybrid`" in line]
+    assert sorted(scopes) == ["toy", "toy, bfloat16", "toy, validation"]  # and none over all of them
+    assert cells(comparison.successes(groups), "`hybrid`", "toy")["pairs"] == "8"  # shipped and jittered
+
+
+def test_unfinished_comparisons_are_left_out_and_cut_ones_refused(home, monkeypatch):
+    import comparison
+
+    folder = results(home) / "compare-toy"
+    play(folder, monkeypatch, videos=0)
+    episodes = (folder / "episodes.jsonl").read_text().splitlines(keepends=True)
+    (folder / "episodes.jsonl").write_text("".join(episodes[:-1]))
+    with pytest.raises(SystemExit, match=r"commit episodes\.jsonl"):
+        groups_of(home)
+    path = folder / "eval_info.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "status": "invalid_episodes"}))
-    assert comparison.read_comparisons(tmp_path / "results") == []
-    assert comparison.comparison([]) == []
+    assert groups_of(home) == []
+    assert comparison.comparison([], {}) == comparison.details([]) == []
 
 
-@pytest.mark.usefixtures("figures")
-def test_a_stage_entered_in_some_episodes_only_counts_over_all_steps():
-    import comparison
+def test_a_preset_played_with_two_stores_is_refused(home, monkeypatch):
+    for name, store in {"compare-toy": "a", "success-toy": "b"}.items():
+        play(results(home) / name, monkeypatch, videos=0)
+        path = results(home) / name / "eval_info.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "assets": {"parallel": "x", "store": store * 64}}))
+    with pytest.raises(SystemExit, match="'hybrid' was played with another store"):
+        groups_of(home)
 
-    block = {"ms_per_action": {"n": 200}, "stages": {"prefill": {"n": 50, "mean": 8.0}, "act": {"n": 200, "mean": 1.0}}}
-    assert comparison.papers_ms(block) == 2.0
-    assert comparison.papers_ratio(block, block) is None
+
+def test_a_picture_is_a_file_of_its_own(home, monkeypatch):
+    import pictures
+
+    play(results(home) / "compare-toy", monkeypatch, split="test")
+    lines = pictures.planes(groups_of(home), home / "figures")
+    assert lines == ["![toy: success over speed-up, every preset](docs/figures/speed_success-toy.svg)"]
+    picture = home / "figures" / "speed_success-toy.svg"
+    root = ET.parse(picture).getroot()
+    names = {text.text for text in root.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"ar", "exact", "hybrid"} <= names
+    assert picture.stat().st_size < 30_000
+    play(results(home) / "success-toy", monkeypatch, condition="jitter", timing=False, videos=0)
+    assert len(pictures.planes(groups_of(home), home / "figures")) == 1  # nothing was timed there
+
+
+def test_small_tables_say_what_their_files_say(home, monkeypatch):
+    import measured
+
+    folder = results(home)
+    (folder / "demo").mkdir(parents=True)
+    play(home / "demo-run", monkeypatch)
+    shutil.copy(home / "demo-run" / "eval_info.json", folder / "demo" / "toy.json")
+    assert cells(measured.demo(folder), "`exact`")["solved"] == "3/4"
+    assert cells(measured.demo(folder), "`ar`")["LM forwards / action"] == "7.00"
+    bench = {"methods": {
+        "ar": {"speedup_vs_baseline": None},
+        "exact": {"speedup_vs_baseline": {"ratio": 1.25, "ci95": [1.2, 1.3]}, "ms_per_action": {"mean": 8.0}},
+    }}  # fmt: skip
+    check = {"suite": "toy", "exact": {"exact": {"lm_forwards": 30, "n_steps": 10, "differing_tokens": 2,
+                                                 "n_tokens": 70}}}  # fmt: skip
+    (folder / "bench_exact-toy.json").write_text(json.dumps(bench))
+    (folder / "check_exact-toy.json").write_text(json.dumps(check))
+    row = cells(measured.recorded(folder), "toy")
+    assert (row["LM forwards / action"], row["differing tokens"]) == ("3.00", "2 of 70")
+    assert measured.decoding(folder) == measured.rendering(folder) == []
+    assert measured.memory(folder) == {}
+    (folder / "memory.json").write_text(json.dumps({"methods": {"ar": {"peak_rss_mb": 812.5}}}))
+    assert measured.memory(folder) == {"ar": 812.5}

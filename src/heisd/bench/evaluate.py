@@ -177,7 +177,7 @@ def result_of(
         log.warning("%d episodes could not be played and are left out of every rate", len(invalid))
     return {
         "status": "invalid_episodes" if invalid else "complete",
-        **summarise(config, mine),
+        **summarise(config, mine, store_mb=provenance.get("store_mb")),
         "config": config.model_dump(mode="json"),
         "config_hash": content_hash(config.outcome_fields()),
         "split": config.split.value,

@@ -215,6 +215,7 @@ def summarise(series: Mapping[str, Series], config: BenchConfig) -> dict[str, An
     plain_ms = baseline.mean_ms() if config.methods[0] in PLAIN_METHODS else None
     return {
         "methods": {name: _method_block(mine, baseline, plain_ms) for name, mine in series.items()},
+        "process_peak_rss_mb": peak_rss_mb(),
         "cost_ratio": cost_ratio(baseline),
         "steps": config.steps,
         "warmup": config.warmup,
@@ -234,7 +235,6 @@ def _method_block(mine: Series, baseline: Series, plain_ms: float | None) -> dic
         "warmup_ms": distribution(mine.warmup_ms),
         "speedup_vs_baseline": None if ratio is None else {"clock": "full", "ratio": ratio.value, "ci95": ratio.ci95},
         "speculation": mine.speculation(),
-        "peak_rss_mb": peak_rss_mb(),
     }
 
 

@@ -44,6 +44,7 @@ def libero_setting(config: EvalConfig) -> Setting:
         "protocol": protocol.as_dict(),
         "policy": policy,
         **_calibration_in_use(config, directory, policy),
+        **_assets_in_use(config, directory),
         **sampling_in_use(config, directory),
     }
     return Setting(info.n_tasks, libero_world, provenance)
@@ -76,6 +77,16 @@ def _calibration_in_use(config: EvalConfig, directory: Path, policy: dict[str, s
     path = path or place_of(directory, calibrated_suite(directory, config.suite), "calibration")
     suite = Calibration.load(path, policy["sha256"]).suite
     return {"calibration": {"suite": suite, "sha256": sha256_of(path)}}
+
+
+def _assets_in_use(config: EvalConfig, directory: Path) -> dict[str, Any]:
+    """Drafters, store and calibration that the methods read, by their hashes, and how large the store is."""
+    from heisd.presets.assets import in_use, store_mb
+
+    suite = calibrated_suite(directory, config.suite)
+    assets = in_use(directory, suite, config.methods, calibration=_given_calibration(config))
+    size = {"store_mb": store_mb(directory, suite)} if "store" in assets else {}
+    return {"assets": assets, **size} if assets else {}
 
 
 def require_dtype(name: str) -> None:

@@ -31,6 +31,8 @@ class EpisodeTiming:
     cpu_s: float  # process CPU time of all policy calls together
     shadow_ms: list[float]  # (n_steps,) the baseline on the same observations; empty for the baseline itself
     warmup_ms: list[float]  # untimed calls before the first step
+    papers_ms: float | None = None  # all steps on the papers' clock (heisd.bench.papers_clock); None in older files
+    shadow_papers_ms: float | None = None  # the baseline's, on the same observations
 
 
 @dataclass(slots=True)

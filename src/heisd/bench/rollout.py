@@ -14,6 +14,7 @@ import numpy as np
 
 from heisd import interrupts
 from heisd.bench.motion import Onlooker, add_to, add_waiting
+from heisd.bench.papers_clock import papers_ms
 from heisd.bench.realtime import WorldStep, pacer
 from heisd.bench.results import EpisodePacing, EpisodeRecord, EpisodeTimeline, EpisodeTiming
 from heisd.bench.speculation import SpeculationCounts
@@ -92,6 +93,8 @@ class _Tally:
     speculation: SpeculationCounts = field(default_factory=SpeculationCounts)
     latency_ms: list[float] = field(default_factory=list)
     shadow_ms: list[float] = field(default_factory=list)
+    papers_ms: float = 0.0
+    shadow_papers_ms: float = 0.0
     warmup_ms: list[float] = field(default_factory=list)
     stage_ms: dict[str, list[float]] = field(default_factory=dict)
     cpu_s: float = 0.0
@@ -109,6 +112,7 @@ class _Tally:
             self.withdrawal.add(len(self.rewards), timed.record)  # a reward for every control step before this one
         self.latency_ms.append(round(timed.wall_ms, 4))
         self.cpu_s += timed.cpu_s
+        self.papers_ms += papers_ms(timed.record)
         for stage, ms in timed.record.stage_ms.items():
             # A stage first seen at a later step took no time before.
             self.stage_ms.setdefault(stage, [0.0] * (self.n_steps - 1)).append(round(ms, 4))
@@ -127,7 +131,15 @@ class _Tally:
         add_to(self.timeline, signal, timed.record, step.commanded)
 
     def timing(self) -> EpisodeTiming:
-        return EpisodeTiming(self.latency_ms, self.stage_ms, round(self.cpu_s, 4), self.shadow_ms, self.warmup_ms)
+        return EpisodeTiming(
+            self.latency_ms,
+            self.stage_ms,
+            round(self.cpu_s, 4),
+            self.shadow_ms,
+            self.warmup_ms,
+            round(self.papers_ms, 4),
+            round(self.shadow_papers_ms, 4) if self.shadow_ms else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +226,7 @@ def _act(agents: Sequence[Agent], observation: Observation, order: np.random.Gen
     tally.add_step(timed[0])
     if len(agents) == 2:
         tally.shadow_ms.append(round(timed[1].wall_ms, 4))
+        tally.shadow_papers_ms += papers_ms(timed[1].record)
         tally.deviations.append(np.abs(timed[0].action.values - timed[1].action.values))
     return timed[0]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from heisd.bench.rounds import RoundCounts
 from heisd.kinematics import Phase
+from heisd.propose.panel import MAX_FAULTS
 from heisd.route.base import Reason
 from heisd.types import StepRecord, TokenOrigin
 
@@ -31,6 +32,8 @@ class SpeculationCounts:
         self.rounds = RoundCounts()  # of chunk policies
         self.asked: Counter[str] | None = Counter()  # proposer -> steps in which it was; None: an older file lacks it
         self.audits: Counter[str] = Counter()  # proposer whose whole action an audit kept ("" for none) -> audits
+        self.faults: dict[str, Counter[str]] = {}  # proposer -> kind -> how often
+        self.benched: Counter[str] = Counter()  # proposer -> episodes whose rest it was not heard in; of totals only
 
     def add(self, step: StepRecord) -> None:
         """Count one control step."""
@@ -44,6 +47,7 @@ class SpeculationCounts:
         self.kept.update(f"{position}/{n}" for position, n in step.verifications)
         if step.reason == Reason.AUDIT:
             self.audits[_audited_source(step)] += 1
+        self._add_faults(step.faults)
 
     def add_motion(self, phase: str, step: StepRecord, latency_ms: float | None, shadow_ms: float | None) -> None:
         """Count the same step under its kind of motion; times only where they were measured (``--timing``)."""
@@ -59,6 +63,10 @@ class SpeculationCounts:
         if shadow_ms is not None:
             sums["shadow_us"] += round(1e3 * shadow_ms)
 
+    def _add_faults(self, faults: Mapping[str, Mapping[str, int]]) -> None:
+        for proposer, kinds in faults.items():
+            self.faults.setdefault(proposer, Counter()).update(kinds)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {
@@ -71,12 +79,13 @@ class SpeculationCounts:
             "motion": {phase: dict(sums) for phase, sums in self.motion.items()},
             "audits": dict(self.audits),
             "asked": None if self.asked is None else dict(self.asked),
+            "faults": {proposer: dict(kinds) for proposer, kinds in self.faults.items()},
             "rounds": self.rounds.as_dict(),
         }
 
     @classmethod
     def total(cls, parts: Sequence[Mapping[str, Any]]) -> "SpeculationCounts":
-        """The sum of several :meth:`as_dict`."""
+        """The sum of several :meth:`as_dict`, one an episode."""
         counts = cls()
         for part in parts:
             counts.n_steps += part["n_steps"]
@@ -90,6 +99,9 @@ class SpeculationCounts:
             counts.audits.update(part.get("audits", {}))
             asked = part.get("asked")  # older files have none
             counts.asked = None if asked is None or counts.asked is None else counts.asked + Counter(asked)
+            faults = part.get("faults", {})
+            counts._add_faults(faults)
+            counts.benched.update(name for name, kinds in faults.items() if sum(kinds.values()) >= MAX_FAULTS)
             counts.rounds.update(part.get("rounds", {}))
         return counts
 
@@ -120,6 +132,8 @@ class SpeculationCounts:
             "asked_share": None if self.asked is None else {name: n / self.n_steps for name, n in self.asked.items()},
             "by_motion": self._by_motion(),
             "audits": {"n": self.audits.total(), "kept_by_source": {s: n for s, n in self.audits.items() if s}},
+            "faults": {proposer: dict(kinds) for proposer, kinds in self.faults.items()},
+            "benched_episodes": dict(self.benched),
             **({"rounds": self.rounds.block()} if self.rounds.as_dict() else {}),
         }
 

@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 
 from heisd.bench.overhead import PLAIN_METHODS, overhead_block
+from heisd.bench.papers_clock import papers_block
 from heisd.bench.realtime import pacing_block
 from heisd.bench.results import EpisodeRecord
 from heisd.bench.speculation import SpeculationCounts
 from heisd.bench.stats import Estimate, distribution, paired_difference, ratio_of_sums, wilson
 from heisd.bench.withdrawal import withdrawal_block
 from heisd.config import EvalConfig, RealtimeConfig
+from heisd.presets import PRESETS
 from heisd.types import TokenOrigin
 
 
@@ -31,15 +33,26 @@ def unplayed(records: Sequence[EpisodeRecord]) -> list[dict[str, Any]]:
     return [{"episode": r.key, "method": r.method, "tries": r.attempt + 1, "error": r.error} for r in last.values()]
 
 
-def summarise(config: EvalConfig, records: Sequence[EpisodeRecord]) -> dict[str, Any]:
-    """The measured part of ``eval_info.json`` (everything but provenance)."""
+def summarise(config: EvalConfig, records: Sequence[EpisodeRecord], *, store_mb: float | None = None) -> dict[str, Any]:
+    """The measured part of ``eval_info.json`` (everything but provenance).
+
+    ``store_mb`` is the size of the policy's store, told of the methods that read it.
+    """
     played = sorted(outcomes(records), key=lambda r: (r.task_index, r.key))
     by_method = {method: [r for r in played if r.method == method] for method in config.methods}
     baseline = by_method[config.methods[0]]
     is_plain = config.methods[0] in PLAIN_METHODS
     return {
         **_lerobot_fields(baseline, config.suite),
-        "methods": {name: _method_block(mine, baseline, config.realtime, is_plain) for name, mine in by_method.items()},
+        "methods": {
+            name: {
+                **_method_block(mine, baseline, config.realtime, is_plain),
+                "peak_rss_mb": _peak_rss_mb(mine) if len(by_method) == 1 else None,
+                "store_mb": store_mb if name in PRESETS and "store" in PRESETS[name].reads else None,
+            }
+            for name, mine in by_method.items()
+        },
+        "process_peak_rss_mb": _peak_rss_mb(played),
         "invalid": {"n": len(unplayed(records)), "episodes": unplayed(records)},
     }
 
@@ -94,10 +107,13 @@ def _method_block(
         "withdrawal": withdrawal_block([r.withdrawal for r in records if r.withdrawal is not None]),
         "speedup_vs_baseline": None if is_baseline else _speedup(records),
         "deviation": None if is_baseline else _deviation(records),
-        "peak_rss_mb": max((r.peak_rss_mb for r in records), default=None),
-        "store_mb": None,
         "paired": None if is_baseline else _paired(records, baseline),
     }
+
+
+def _peak_rss_mb(records: Sequence[EpisodeRecord]) -> float | None:
+    """The largest process that played any of these, simulator and all; of several methods it tells no one's share."""
+    return max((r.peak_rss_mb for r in records), default=None)
 
 
 def _task_block(task: int, records: Sequence[EpisodeRecord]) -> dict[str, Any]:
@@ -124,8 +140,14 @@ def _latency_blocks(records: Sequence[EpisodeRecord]) -> dict[str, Any]:
         "ms_per_action": distribution(steps),
         "ms_per_episode": distribution([sum(t.latency_ms) for t in timings]),
         "cpu_s_per_action": sum(t.cpu_s for t in timings) / len(steps) if steps else None,
+        "cpu_s_per_episode": _mean([t.cpu_s for t in timings]),
         "stages": stages,
         "warmup_ms": distribution([ms for t in timings for ms in t.warmup_ms]),
+        "papers_clock": papers_block(
+            [t.papers_ms for t in timings if t.papers_ms is not None],
+            [t.shadow_papers_ms for t in timings if t.shadow_papers_ms is not None],
+            len(steps),
+        ),
     }
 
 

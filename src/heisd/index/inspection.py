@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from heisd.errors import HeisdError
+from heisd.files import mb_on_disk
 from heisd.index.journal import FOLDER, read_journal, read_tail
 from heisd.index.manifest import read_manifest
 from heisd.index.store import open_index
@@ -73,7 +74,7 @@ def info(path: Path | str) -> StoreInfo:
         full_dims=manifest.key.full_dims,
         n_dims=manifest.key.n_dims,
         recall=manifest.key.recall,
-        size_mb=sum(file.stat().st_size for file in root.rglob("*") if file.is_file()) / 1e6,
+        size_mb=mb_on_disk(root),
         search_memory_mb=4 * manifest.key.n_dims * (manifest.n_rows + n_appended) / 1e6,
         seed=manifest.seed,
         command=manifest.command,

@@ -18,16 +18,22 @@ class Preset:
 
     function: str  # "module:function", called as function(assets, sink) -> Engine; imported only when it is used
     needs: tuple[str, ...] = ()
+    may_use: tuple[str, ...] = ()  # of the same, where it is there
     is_exact: bool = False  # speculates, and promises plain decoding's tokens
     policy: str = FORMAT  # the kind of policy it runs, by the format of its bundle
     options: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the function
     ablates: str = ""  # of an ablation: the preset that it is but for one part
     changes: str = ""  # … and that part, in words
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """All that may lie beside the policy and change what it does."""
+        return (*self.needs, *self.may_use)
+
 
 PRESETS: dict[str, Preset] = {
     "ar": Preset("heisd.presets.plain:ar"),
-    "exact": Preset("heisd.presets.ours:exact", ("parallel",), is_exact=True),
+    "exact": Preset("heisd.presets.ours:exact", ("parallel",), ("calibration",), is_exact=True),
     "hybrid": Preset("heisd.presets.ours:hybrid", ("parallel", "store", "calibration")),
     "hybrid_no_store": Preset("heisd.presets.ours:no_store", ("parallel", "calibration")),
     "spec_vla_strict": Preset("heisd.presets.spec_vla:strict", ("eagle",), is_exact=True),

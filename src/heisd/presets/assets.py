@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from heisd.codec import ActionCodec
 from heisd.errors import BadArtifact
+from heisd.files import mb_on_disk
 from heisd.index.bundled import open_store_for
 from heisd.index.store import Store
 from heisd.kinematics import bin_sizes
@@ -74,8 +75,27 @@ def place_of(policy: Path, suite: str, what: str) -> Path:
 
 def hashes(policy: Path, suite: str) -> dict[str, str]:
     """What of :data:`PLACES` a policy has -> sha256 of the file that names it: echoed in results."""
+    return {what: sha256_of(place) for what, place in _present(policy, suite).items()}
+
+
+def in_use(policy: Path, suite: str, methods: Iterable[str], *, calibration: Path | None = None) -> dict[str, str]:
+    """:func:`hashes` of what these methods read, and of nothing else: it must agree when their run is resumed.
+
+    ``calibration`` is a file used in place of the policy's own.
+    """
+    read = {what for method in methods for what in PRESETS[method].reads}
+    places = _present(policy, suite) | ({} if calibration is None else {"calibration": calibration})
+    return {what: sha256_of(place) for what, place in places.items() if what in read}
+
+
+def store_mb(policy: Path, suite: str) -> float:
+    """Size on disk of a policy's experience store [MB of 10^6 bytes], whatever was appended to it included."""
+    return round(mb_on_disk(place_of(policy, suite, "store").parent), 3)
+
+
+def _present(policy: Path, suite: str) -> dict[str, Path]:
     places = {what: place_of(policy, suite, what) for what in PLACES}
-    return {what: sha256_of(place) for what, place in places.items() if place.is_file()}
+    return {what: place for what, place in places.items() if place.is_file()}
 
 
 class Beside:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
+from heisd.errors import BrokenContract
 from heisd.policies.protocol import Context
 from heisd.propose.base import History
 
@@ -43,6 +44,7 @@ class Panel(Generic[DraftT]):
         self._proposers, self._check, self._max_faults = dict(proposers), check, max_faults
         self.faults: Counter[str] = Counter()  # of this episode, by name
         self.asked: Counter[str] = Counter()  # of this control step, by name
+        self._untold: dict[str, Counter[str]] = {}  # faults that no record has yet: name -> kind -> how often
 
     def __len__(self) -> int:
         """How many proposers there are."""
@@ -51,6 +53,7 @@ class Panel(Generic[DraftT]):
     def reset(self) -> None:
         """Begin an episode: everyone is heard again."""
         self.faults.clear()
+        self._untold.clear()
         for name, proposer in self._heard():
             with self._tolerating(name):
                 proposer.reset()
@@ -74,6 +77,12 @@ class Panel(Generic[DraftT]):
             with self._tolerating(name):
                 proposer.observe(came)
 
+    def take_faults(self) -> dict[str, dict[str, int]]:
+        """What went wrong since this was last asked: proposer -> kind (the clause it broke, or what it raised) -> n."""
+        taken = {name: dict(kinds) for name, kinds in self._untold.items()}
+        self._untold.clear()
+        return taken
+
     def _heard(self) -> list[tuple[str, AnyProposer]]:
         return [(n, p) for n, p in self._proposers.items() if self.faults[n] < self._max_faults]
 
@@ -84,6 +93,8 @@ class Panel(Generic[DraftT]):
             yield
         except Exception as error:  # noqa: BLE001 (somebody else's code)
             self.faults[name] += 1
+            kind = error.clause if isinstance(error, BrokenContract) else type(error).__name__
+            self._untold.setdefault(name, Counter())[kind] += 1
             log.warning("proposer %s failed (%d of %d): %s", name, self.faults[name], self._max_faults, error)
             if self.faults[name] == self._max_faults:
                 log.warning("proposer %s is benched for the rest of the episode", name)

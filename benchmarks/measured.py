@@ -1,0 +1,85 @@
+"""Small tables of README from single result files: plain decoding, recorded observations, rendering, the demo."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cells import TIMES, interval, number, share, table
+
+
+def decoding(results: Path) -> list[str]:
+    """Plain decoding against ``transformers.generate``, one row per file."""
+    head = ("threads", "heisd", "transformers", "ratio of sums (95 %)", "six decode steps ÷ (vision + prefill)", "file")
+    rows = [
+        [
+            str(run["threads"]), f"{run['wall']['ours_ms']:.1f} ms", f"{run['wall']['transformers_ms']:.1f} ms",
+            f"**{interval(run['wall']['speedup'], run['wall']['ci95'], '.2f', TIMES)}**",
+            f"{run['decode_over_vision_plus_prefill']:.2f}", f"`benchmarks/results/{name}`",
+        ]
+        for name, run in _read(results, "plain_decoding_threads*.json")
+    ]  # fmt: skip
+    return table(head, rows, n_text=0) if rows else []
+
+
+def recorded(results: Path) -> list[str]:
+    """``exact`` on recorded observations: speed beside plain decoding, and every token compared."""
+    checks = {run["suite"]: run["exact"] for _, run in _read(results, "check_exact-*.json")}
+    head = ("suite", "preset", "speed-up (95 %)", "ms / action", "LM forwards / action", "differing tokens", "steps")
+    rows = []
+    for name, run in _read(results, "bench_exact-*.json"):
+        suite = name.removeprefix("bench_exact-").removesuffix(".json")
+        for method, block in run["methods"].items():
+            speed, check = block["speedup_vs_baseline"], checks.get(suite, {}).get(method)
+            if speed is None:
+                continue
+            ratio = f"**{interval(speed['ratio'], speed['ci95'], '.2f', TIMES)}**"
+            compared = ["–"] * 3  # noqa: RUF001
+            if check is not None:
+                forwards = check["lm_forwards"] / check["n_steps"]
+                told = f"{check['differing_tokens']} of {check['n_tokens']:,}"
+                compared = [f"{forwards:.2f}", told, f"{check['n_steps']:,}"]
+            rows.append([suite, f"`{method}`", ratio, f"{block['ms_per_action']['mean']:.2f}", *compared])
+    return table(head, rows, n_text=2) if rows else []
+
+
+def rendering(results: Path) -> list[str]:
+    """A control step with two cameras under both renderers, and physics alone."""
+    head = ("suite", "task", "stock", "fast", "ratio of sums (95 %)", "physics alone")
+    rows = [
+        [
+            *place.split("/"), *(f"{scene['mean_ms'][mode]:.1f} ms" for mode in ("stock", "fast")),
+            f"**{interval(scene['stock_over_fast']['ratio'], scene['stock_over_fast']['ci95'], '.1f', TIMES)}**",
+            f"{scene['mean_ms']['none']:.1f} ms",
+        ]
+        for _, run in _read(results, "rendering.json") for place, scene in run["scenes"].items()
+    ]  # fmt: skip
+    return table(head, rows, n_text=2) if rows else []
+
+
+def demo(results: Path) -> list[str]:
+    """What ``make demo`` shows, from the committed run."""
+    head = ("suite", "method", "solved", "ms / action", "speed-up (95 %)", "LM forwards / action", "skipped")
+    rows = []
+    for name, run in _read(results, "demo/*.json"):
+        for method, block in run["methods"].items():
+            speed, done, n = block["speedup_vs_baseline"], block["speculation"], block["n_episodes"]
+            solved = sum(task["n_successes"] for task in block["per_task"])
+            skipped = sum(part["share"] for route, part in done["routes"].items() if route.startswith("skip/"))
+            rows.append([
+                name.removesuffix(".json"), f"`{method}`", f"{solved}/{n}",
+                number(block["ms_per_action"]["mean"], ".1f"),
+                interval(speed and speed["ratio"], speed and speed["ci95"], ".2f", TIMES),
+                number(done["lm_forwards_per_action"], ".2f"), share(skipped),
+            ])  # fmt: skip
+    return table(head, rows, n_text=2) if rows else []
+
+
+def memory(results: Path) -> dict[str, float]:
+    """Preset -> peak resident MB of a process that runs it alone (`benchmarks/memory.py`); empty without the file."""
+    found = _read(results, "memory.json")
+    return {} if not found else {name: block["peak_rss_mb"] for name, block in found[0][1]["methods"].items()}
+
+
+def _read(results: Path, pattern: str) -> list[tuple[str, dict[str, Any]]]:
+    """(file name, its object), by name."""
+    return [(path.name, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(results.glob(pattern))]

@@ -1,0 +1,209 @@
+"""What the comparison's tables are made of: runs read from disk, put together where they may be, rows per preset.
+
+Runs of the same suite, split, condition, fresh or shipped starts, precision and policy are one group (`comparable` of
+the report). Within a group a preset is one row: its times are those of the run with most timed steps, its successes
+those of every episode played, each start once.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from heisd.bench.report_run import Run, load_run
+from heisd.bench.report_speed import comparable
+from heisd.bench.speculation import SpeculationCounts
+from heisd.bench.stats import Estimate, paired_difference, wilson
+from heisd.presets import PRESETS
+
+PREFIXES = ("compare-", "success-")
+CONDITIONS = ("shipped", "jitter", "jitter4")
+BEYOND = ("jitter4",)  # what neither training nor calibration has seen
+Start = tuple[str, str]  # an episode's key, and the hash of its first observation
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One preset in one group."""
+
+    name: str
+    done: Mapping[str, Any]  # block of the timed run, or else of the one with most episodes
+    is_timed: bool
+    successes: Mapping[Start, bool]
+    is_shared: bool  # token for token the baseline: its successes are the baseline's
+    faults: Mapping[str, Mapping[str, int]]  # proposer -> what went wrong in it -> how often, in all runs
+    benched: Mapping[str, int]  # proposer -> episodes whose rest it was not heard in
+
+    @property
+    def rate(self) -> Estimate | None:
+        """Success with Wilson's interval."""
+        return wilson(sum(self.successes.values()), len(self.successes))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that may be put together."""
+
+    runs: tuple[Run, ...]
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Configuration; the runs agree in what a row depends on."""
+        config: Mapping[str, Any] = self.runs[0].result["config"]
+        return config
+
+    @property
+    def suite(self) -> str:
+        """Suite name."""
+        return self.runs[0].suite
+
+    @property
+    def starts(self) -> str:
+        """Condition, and whether the starts are freshly sampled."""
+        return f"{self.config['condition']}{', fresh' if self.config.get('fresh') else ''}"
+
+    @property
+    def kind(self) -> tuple[str, ...]:
+        """What must agree before groups of several suites and conditions are pooled."""
+        policy = self.runs[0].result["policy"]
+        return (self.config["split"], self.config["dtype"], policy["name"], policy["sha256"], self.baseline)
+
+    @property
+    def title(self) -> str:
+        """Suite, and whatever is not the headline's: condition, starts, precision, split."""
+        usual = ("shipped", "float32", "test")
+        parts = (self.starts, self.config["dtype"], self.config["split"])
+        return ", ".join([self.suite, *(p for p, u in zip(parts, usual, strict=True) if p != u)])
+
+    @property
+    def baseline(self) -> str:
+        """The first method of every run."""
+        return self.runs[0].baseline
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether anything was timed."""
+        return any(row.is_timed for row in self.rows)
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """One a preset, the baseline first."""
+        names = dict.fromkeys(name for run in self.runs for name in run.methods)
+        plain = self._successes(self.baseline)
+        return tuple(self._row(name, plain) for name in names)
+
+    def row(self, name: str) -> Row | None:
+        """A preset's row."""
+        return next((row for row in self.rows if row.name == name), None)
+
+    def row_or_shared(self, name: str) -> Row:
+        """A preset's row; where it was not played, the baseline's successes under its name."""
+        row = self.row(name)
+        return replace(self.rows[0], name=name, is_timed=False, is_shared=True) if row is None else row
+
+    def pairs(self, row: Row) -> list[tuple[bool, bool]]:
+        """The baseline's success and the preset's, on every start both have played and seen alike."""
+        plain = self.rows[0].successes
+        return [(plain[start], success) for start, success in row.successes.items() if start in plain]
+
+    def _row(self, name: str, plain: Mapping[Start, bool]) -> Row:
+        blocks = [run.methods[name] for run in self.runs if name in run.methods]
+        timed = [block for block in blocks if block["ms_per_action"]["n"]]
+        done = (
+            max(timed, key=lambda block: int(block["ms_per_action"]["n"]))
+            if timed
+            else max(blocks, key=lambda block: int(block["n_episodes"]))
+        )
+        own = self._successes(name)
+        is_shared = len(own) < len(plain) and self._is_baseline_s(name)
+        records = [r.speculation for run in self.runs for r in run.records if r.method == name and r.speculation]
+        counts = SpeculationCounts.total(records)
+        return Row(name, done, bool(timed), plain if is_shared else own, is_shared, counts.faults, counts.benched)
+
+    def _successes(self, name: str) -> dict[Start, bool]:
+        """Every start once; what an untimed run says of it comes first."""
+        runs = sorted(self.runs, key=lambda run: not run.result["config"]["timing"])
+        return {start: success for run in runs for start, success in successes_in(run, name).items()}
+
+    def _is_baseline_s(self, name: str) -> bool:
+        """Whether a preset promises the baseline's tokens, and no run of both has an outcome against it."""
+        if name not in PRESETS or not PRESETS[name].is_exact:
+            return False
+        return all(successes_in(run, name).items() <= successes_in(run, self.baseline).items() for run in self.runs)
+
+
+def successes_in(run: Run, name: str) -> dict[Start, bool]:
+    """What came of every start that a preset has played in a run."""
+    return {(record.key, record.start_hash): record.success for record in run.records if record.method == name}
+
+
+def read_groups(results: Path) -> list[Group]:
+    """Groups of all complete runs of the comparison, by suite, condition and precision. Exits on runs that disagree."""
+    places = sorted(path.parent for prefix in PREFIXES for path in results.glob(f"{prefix}*/eval_info.json"))
+    runs = [run for run in map(load_run, places) if run.result["status"] == "complete"]
+    for run in runs:
+        _require_whole(run)
+    _require_same_assets(runs)
+    groups = [Group(tuple(mine)) for mine in comparable(runs)]
+    return sorted(groups, key=lambda group: (group.config["dtype"] != "float32", group.suite, _order(group)))
+
+
+def with_preset(groups: Sequence[Group], name: str) -> list[Group]:
+    """Groups that have a row of a preset: all of them for one whose successes are the baseline's wherever it was."""
+    has = [(group, row) for group in groups if (row := group.row(name)) is not None]
+    return list(groups) if all(row.is_shared for _, row in has) else [group for group, _ in has]
+
+
+def pooled(groups: Sequence[Group], name: str) -> tuple[Estimate | None, int]:
+    """A preset's paired difference to the baseline over all episodes of several groups, and the number of pairs.
+
+    Left out are groups of :data:`BEYOND`, for which nothing was calibrated, and successes shared from the baseline.
+    Every episode weighs the same: Tango's score interval on the pooled two-by-two table. The groups' sizes are fixed,
+    so differences between groups only widen it.
+    """
+    within = [group for group in groups if group.config["condition"] not in BEYOND]
+    played = [(group, row) for group in within if not (row := group.row_or_shared(name)).is_shared]
+    pairs = [pair for group, row in played for pair in group.pairs(row)]
+    return paired_difference([a for a, _ in pairs], [b for _, b in pairs]), len(pairs)
+
+
+def kinds(groups: Sequence[Group]) -> Iterator[list[Group]]:
+    """Groups of one policy, split, precision and baseline, over all suites and conditions."""
+    by_kind: dict[tuple[str, ...], list[Group]] = {}
+    for group in groups:
+        by_kind.setdefault(group.kind, []).append(group)
+    yield from by_kind.values()
+
+
+def _order(group: Group) -> tuple[int, bool]:
+    return CONDITIONS.index(group.config["condition"]), bool(group.config.get("fresh"))
+
+
+def _require_whole(run: Run) -> None:
+    """A result counts what its episodes say, and is one of plain conditions."""
+    if run.result["config"].get("shift") or run.result["config"].get("realtime"):
+        raise SystemExit(f"{run.path} is a run with --shift or --realtime, which the comparison has no row for")
+    for name, block in run.methods.items():
+        n = sum(record.method == name for record in run.records)
+        if n != block["n_episodes"]:
+            raise SystemExit(
+                f"{run.path} has {n} episodes of {name} where its result speaks of {block['n_episodes']}: "
+                "commit episodes.jsonl beside eval_info.json"
+            )
+
+
+def _require_same_assets(runs: Sequence[Run]) -> None:
+    """One table, one drafter, store and calibration: exits where a preset was played with two."""
+    seen: dict[tuple[str, ...], tuple[str | None, Path]] = {}
+    for run in runs:
+        policy, assets = run.result["policy"]["sha256"], run.result.get("assets", {})
+        for name in run.methods:
+            for what in PRESETS[name].reads if name in PRESETS else ():
+                scope = run.suite if what == "calibration" else ""
+                found, first = seen.setdefault((policy, name, what, scope), (assets.get(what), run.path))
+                if found != assets.get(what):
+                    raise SystemExit(
+                        f"{name!r} was played with another {what} in {run.path} than in {first}: "
+                        "play one of them again, or leave it out of the results"
+                    )
