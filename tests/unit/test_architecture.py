@@ -27,6 +27,7 @@ LAYERS = [
         "cli_drafter",
         "cli_flow",
         "cli_index",
+        "cli_predict",
         "cli_realtime",
         "cli_run",
         "demo",

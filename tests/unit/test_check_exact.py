@@ -236,8 +236,8 @@ def test_the_table_of_costs_of_a_policy(policy: Path, recorded: list[Path]) -> N
     result = json.loads(done.stdout)
     assert set(result["costs"]) == {
         "vision_ms", "prefill_ms", "decode_ms", "row_ms", "tree_ms", "lookup_ms", "drafter_ms", "redraft_ms",
-        "eagle_ms", "overhead_ms",
+        "eagle_ms", "overhead_ms", "check_ms", "judge_ms",
     }  # fmt: skip
     assert result["costs"]["prefill_ms"] > 0
-    assert result["parts_ms"]["decode+48"]["n"] == 3
+    assert result["parts_ms"]["plain/decode"]["n"] == 3
     assert result["observations"]["n"] == 12

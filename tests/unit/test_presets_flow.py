@@ -1,6 +1,7 @@
 """Presets of flow-matching policies: what they are made of; each kind of policy refuses the other's methods."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from heisd.presets.assets import require
 from heisd.presets.flash import STRICTEST, SUITES, suite_setting
 from heisd.presets.flow_assets import FlowAssets, chosen_sampling
 from heisd.telemetry import MemorySink
+from heisd.types import Observation
 
 FLOW_METHODS = [name for name, preset in PRESETS.items() if preset.policy == FLOW_FORMAT]
 
@@ -56,9 +58,13 @@ def assets(home: Path, suite: str = "libero_goal") -> FlowAssets:
     return FlowAssets(policy, home / "flow", suite)
 
 
+def one_episode(rng: np.random.Generator, n_steps: int) -> list[Observation]:
+    return [replace(tiny.observation(rng), time_s=i / 20) for i in range(n_steps)]
+
+
 def test_every_flow_preset_that_has_what_it_needs_acts(home: Path, rng: np.random.Generator) -> None:
     assert FLOW_METHODS == ["full", "full_naive", "flash", "flash_retrieval", "flow_hybrid"]
-    seen = [tiny.observation(rng) for _ in range(10)]
+    seen = one_episode(rng, 10)
     config = BenchConfig(("full", "full_naive", "flash", "flow_hybrid"), steps=10, warmup=0)
     agents: dict[str, Any] = {name: EngineAgent(builder(name), assets(home)) for name in config.methods}
     result = summarise(interleave(agents, seen, 10, 0), config)
@@ -171,7 +177,7 @@ def test_either_kind_of_policy_may_drive_before_an_expert_takes_over(home: Path,
 def test_bench_prints_rounds_and_stages(home: Path, tmp_path: Path, rng: np.random.Generator) -> None:
     from heisd.bench.observations import save_observations
 
-    save_observations(tmp_path / "seen.npz", [tiny.observation(rng) for _ in range(4)])
+    save_observations(tmp_path / "seen.npz", one_episode(rng, 4))
     arguments = ["bench", "--method", "full,flash", "--weights", str(home / "flow"), "--steps", "8", "--warmup", "4"]
     arguments += ["--observations", str(tmp_path / "seen.npz")]
     done = CliRunner().invoke(app, [*arguments, "--json"])

@@ -62,7 +62,8 @@ def gripper(**changes: object) -> GripperState:
 )
 def test_witnesses_are_heard_only_where_a_skip_is_possible(memory: Memory, readings: dict[str, object]) -> None:
     """Whom nobody needs nobody asks; that they were not asked is then no reason to refuse, nor to withdraw skips."""
-    assert ROUTER.plan(phase(**readings), memory).scouts == ("retrieval",)
+    plan = ROUTER.plan(phase(**readings), memory)
+    assert (plan.scouts, plan.drafters) == ((), ("retrieval", "eagle"))
     unheard, heard = (route([evidence], memory, **readings) for evidence in (draft(), GOOD))
     assert unheard.reason is heard.reason
     assert unheard.reason not in (Reason.SCENE, Reason.NOVEL)
