@@ -22,7 +22,7 @@ def decoding(results: Path) -> list[str]:
 
 
 def recorded(results: Path) -> list[str]:
-    """``exact`` on recorded observations: speed beside plain decoding, and every token compared."""
+    """Presets on recorded observations: speed beside plain decoding; of ``exact`` every token compared."""
     checks = {run["suite"]: run["exact"] for _, run in _read(results, "check_exact-*.json")}
     head = ("suite", "preset", "speed-up (95 %)", "ms / action", "LM forwards / action", "differing tokens", "steps")
     rows = []
@@ -33,12 +33,13 @@ def recorded(results: Path) -> list[str]:
             if speed is None:
                 continue
             ratio = f"**{interval(speed['ratio'], speed['ci95'], '.2f', TIMES)}**"
-            compared = ["–"] * 3  # noqa: RUF001
+            compared, done = ["–"] * 2, block.get("speculation")  # noqa: RUF001
+            forwards = None if done is None else done["lm_forwards_per_action"]
             if check is not None:
-                forwards = check["lm_forwards"] / check["n_steps"]
-                told = f"{check['differing_tokens']} of {check['n_tokens']:,}"
-                compared = [f"{forwards:.2f}", told, f"{check['n_steps']:,}"]
-            rows.append([suite, f"`{method}`", ratio, f"{block['ms_per_action']['mean']:.2f}", *compared])
+                forwards = check["lm_forwards"] / check["n_steps"] if forwards is None else forwards
+                compared = [f"{check['differing_tokens']} of {check['n_tokens']:,}", f"{check['n_steps']:,}"]
+            mean_ms = f"{block['ms_per_action']['mean']:.2f}"
+            rows.append([suite, f"`{method}`", ratio, mean_ms, number(forwards, ".2f"), *compared])
     return table(head, rows, n_text=2) if rows else []
 
 
