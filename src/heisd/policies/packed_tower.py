@@ -1,4 +1,4 @@
-"""The convolutional tower as it runs: the same numbers up to rounding, in four fifths of the time on CPU.
+"""The convolutional tower as it runs: the same numbers up to rounding, in less time on CPU.
 
 Small feature maps are convolved as one matrix product (a convolution reorders its weights at every call, and behind a
 few pixels that costs more than the arithmetic), and the activation, x sigmoid(2 c (x + 0.044715 x^3)) with
