@@ -148,14 +148,14 @@ def look(picture: ImageArray, before: Look | None, *, has_moved: bool) -> Look:
     """
     sampled = picture[:: _stride(picture), :: _stride(picture)]
     scene = Scene.of(sampled, min(GREY_SIDE, *sampled.shape[:2]))
-    centred = scene.grey - scene.grey.mean()
-    contrast, noise = math.sqrt(float(np.vdot(centred, centred)) / centred.size), pixel_noise(picture)
+    centred = scene.centred.ravel()
+    contrast, noise = math.sqrt(float(centred @ centred) / centred.size), pixel_noise(picture)
     picture = picture.copy()
     if before is None or before.scene.grey.shape != scene.grey.shape:
         return Look(picture, scene, View(contrast, noise))
-    if np.array_equal(scene.grey, before.scene.grey) and np.array_equal(picture, before.picture):
+    change = float(np.abs(scene.grey - before.scene.grey).sum()) / centred.size
+    if change == 0.0 and np.array_equal(picture, before.picture):
         return Look(picture, before.scene, View(contrast, noise, n_frozen=before.view.n_frozen + has_moved))
-    change = float(np.abs(scene.grey - before.scene.grey).mean())
     peak = 1.0 if change < STILL_CHANGE else scene_peak(before.scene, scene)
     return Look(picture, scene, View(contrast, noise, peak, change))
 
@@ -171,8 +171,10 @@ def pixel_noise(picture: ImageArray) -> float:
     apart = max(len(values) // NOISE_BANDS, 3)
     above, middle, below = (values[row::apart].astype(np.int16) for row in range(3))
     n = len(below)
-    down = above[:n] - 2 * middle[:n] + below
-    across = down[:, :-2] - 2 * down[:, 1:-1] + down[:, 2:]
+    below += above[:n]
+    below -= 2 * middle[:n]
+    across = below[:, :-2] - 2 * below[:, 1:-1]
+    across += below[:, 2:]
     return _NOISE_SCALE * int(np.abs(across).sum()) / across.size if across.size else 0.0
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heisd.errors import BadInput
-from heisd.scene import Scene, scene_shift
+from heisd.scene import Scene, scene_peak, scene_shift
 
 
 def texture(seed: int, side: int = 64) -> np.ndarray:
@@ -144,3 +144,15 @@ def test_scenes_are_square_and_of_one_size() -> None:
         Scene(np.zeros((2, 2), np.float32))
     with pytest.raises(BadInput, match="one size"):
         scene_shift(Scene(np.zeros((32, 32), np.float32)), Scene(np.zeros((64, 64), np.float32)))
+
+
+@pytest.mark.parametrize("side", [4, 7, 32, 33])
+def test_spectra_and_correlations_are_those_of_a_fourier_library(side: int) -> None:
+    first, second = Scene(texture(1, side).astype(np.float32)), Scene(texture(2, side).astype(np.float32))
+    window = np.hanning(side + 2)[1:-1]
+    spectra = [np.fft.rfft2((one.grey - one.grey.mean()) * np.outer(window, window)) for one in (first, second)]
+    for one, expected in zip((first, second), spectra, strict=True):
+        np.testing.assert_allclose(one.spectrum, expected, atol=1e-5 * np.abs(expected).max())
+    cross = spectra[1] * spectra[0].conj()
+    correlation = np.fft.irfft2(cross / np.abs(cross), s=(side, side))
+    assert scene_peak(first, second) == pytest.approx(correlation.max(), abs=1e-3)
