@@ -170,6 +170,9 @@ def _verdict(name: str, setting: dict[str, Any]) -> str:
     if "rungs" not in evidence:
         auc = "undefined" if evidence["auc"] is None else f"{evidence['auc']:.3f}"
         return f"{name}: score fitted to {evidence['n_fitted']} steps, AUC on held-out episodes {auc}; not tried yet"
+    if not evidence["rungs"]:
+        share = 100 * evidence["reached_share"]
+        return f"{name}: never skips, its score was high enough at {share:.1f} % of held-out steps; nothing was played"
     if evidence["chosen"] is None:
         return f"{name}: never skips, no setting kept the success of plain decoding"
     high = evidence["chosen"]["bad_skips_per_episode_high95"]

@@ -9,10 +9,11 @@ from calibrate_fakes import N_TASKS, SUITE, TARGET, FakePlay, record, speculatio
 from typer.testing import CliRunner
 
 from heisd import cli
-from heisd.bench.calibrate import STAGES, CalibrationPlan, observe, read_observation, run
+from heisd.bench.calibrate import STAGES, CalibrationPlan, observe, reached_share, read_observation, run
 from heisd.bench.ladder import FIRST, LADDER, SECOND, Rung, climb, judge
 from heisd.bench.skip_fit import clopper_pearson_high
 from heisd.bench.speculation import SpeculationCounts
+from heisd.cli_calibrate import _verdict
 from heisd.config import EvalConfig, content_hash
 from heisd.errors import BadArtifact, BadInput, HeisdError, UnknownName
 from heisd.policies.manifest import sha256_of
@@ -244,6 +245,32 @@ def test_a_killed_ladder_leaves_no_settings_and_goes_on(tmp_path, policy, place)
     assert "ladder/hybrid-1-shipped" not in play.played
     assert "ladder/hybrid-2-shipped" not in play.played
     assert load(place).skip_setting("hybrid").n_skips == LADDER[-1].n_skips
+
+
+def test_no_rung_is_played_for_a_score_that_is_never_high_enough(tmp_path, policy, place):
+    """Its episodes would say nothing about skips: there are none."""
+    plan, play = a_plan(tmp_path, presets=("hold_calibrated",)), FakePlay()
+    calibrated(plan, policy, place, play, ("observe", "fit"))
+    fitted = Calibration.load(plan.fit_path, TARGET.sha256)
+    setting = fitted.skips["hold_calibrated"]
+    lowest = min(rung.threshold for rung in LADDER)
+
+    def with_curve(*rows):
+        curve = [{"low": low, "high": low + 0.1, "n": n, "score": low, "good": 0.5} for low, n in rows]
+        changed = setting.model_copy(update={"evidence": {**setting.evidence, "curve": curve}})
+        fitted.model_copy(update={"skips": {"hold_calibrated": changed}}).save(plan.fit_path)
+        return changed
+
+    assert reached_share(with_curve((lowest - 0.1, 995), (lowest, 5))) == 0.005
+    result = calibrated(plan, policy, place, play, ("ladder",))
+    assert not [name for name in play.played if name.startswith("ladder")]
+    chosen = load(place).skip_setting("hold_calibrated")
+    assert (chosen.n_skips, chosen.evidence["rungs"], chosen.evidence["chosen"]) == (0, [], None)
+    verdict = _verdict("hold_calibrated", result["presets"]["hold_calibrated"])
+    assert "0.5 % of held-out steps; nothing was played" in verdict
+    with_curve((lowest - 0.1, 99), (lowest, 1))
+    calibrated(plan, policy, place, play, ("ladder",))
+    assert "ladder/hold_calibrated-1-shipped" in play.played
 
 
 def test_candidates_are_played_with_their_own_file(tmp_path, policy, place):

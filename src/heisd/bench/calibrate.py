@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from heisd.bench.evaluate import Setting
-from heisd.bench.ladder import FIRST, Choice, Rung, climb
+from heisd.bench.ladder import FIRST, LADDER, Choice, Rung, climb
 from heisd.bench.observe import ObservingWorlds, observable, present_scouts
 from heisd.bench.observed import ObservedEpisode, read_episode
 from heisd.bench.provenance import checkout_root, git_commit, machine, versions
@@ -31,6 +31,9 @@ from heisd.sim.splits import Condition, Split
 BASELINE = "ar"
 FIT_NAME = "fit.json"
 STAGES = ("observe", "fit", "ladder")
+MIN_REACHED = (
+    0.01  # of the held-out steps must reach the lowest threshold: below, no rung would skip, and none is played
+)
 CONDITIONS = (Condition.SHIPPED, Condition.JITTER)
 
 Adapt = Callable[[Setting], Setting]
@@ -163,9 +166,10 @@ def run_ladder(plan: CalibrationPlan, target: Target, place: Path, play: Play) -
     chosen = {}
     for preset in presets:
         setting = fitted.skips[preset]
+        rungs = LADDER if reached_share(setting) >= MIN_REACHED else ()
         choice = climb(
             preset, SKIPPERS[preset].source, partial(_decode_plainly, plan, play),
-            partial(_try_rung, plan, fitted, preset, play),
+            partial(_try_rung, plan, fitted, preset, play), ladder=rungs,
         )  # fmt: skip
         chosen[preset] = _settled(setting, choice)
     is_same = before is not None and before.motion_code == fitted.motion_code  # the scores' F is then the same too
@@ -173,6 +177,14 @@ def run_ladder(plan: CalibrationPlan, target: Target, place: Path, play: Play) -
     final = fitted.model_copy(update={"skips": {**kept, **chosen}, "command": plan.command})
     final.save(place)
     return final
+
+
+def reached_share(setting: SkipSetting) -> float:
+    """Of the held-out steps at which only the score forbids a skip: how many reach the ladder's lowest threshold."""
+    lowest = min(rung.threshold for rung in LADDER)
+    rows = setting.evidence["curve"]
+    n_reached = sum(row["n"] for row in rows if row["high"] > lowest)
+    return float(n_reached / max(sum(row["n"] for row in rows), 1))
 
 
 def _decode_plainly(plan: CalibrationPlan, play: Play, look: int) -> Sequence[EpisodeRecord]:
@@ -202,7 +214,12 @@ def _settled(setting: SkipSetting, choice: Choice) -> SkipSetting:
         update={
             "n_skips": 0 if choice.rung is None else choice.rung.n_skips,
             "threshold": setting.threshold if choice.rung is None else choice.rung.threshold,
-            "evidence": {**setting.evidence, "rungs": choice.rungs, "chosen": choice.kept},
+            "evidence": {
+                **setting.evidence,
+                "reached_share": reached_share(setting),
+                "rungs": choice.rungs,
+                "chosen": choice.kept,
+            },
         }
     )
 

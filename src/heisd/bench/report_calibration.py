@@ -72,7 +72,9 @@ def _block(suite: str, method: str, setting: "SkipSetting") -> str:
     evidence = setting.evidence
     rows = [row for row in _curve(evidence) if row.get("n")]
     limits = f"Skips from a score of {setting.threshold:g} on, at most {setting.n_skips} in a row."
-    limits = limits if setting.n_skips else "Never skips: no trial on the ladder was good enough."
+    if not setting.n_skips:
+        tried = "no trial on the ladder was good enough" if evidence.get("rungs") else "its score was never high enough"
+        limits = f"Never skips: {tried}."
     head = f"<h3>{escape(suite)} · {escape(method)}</h3><p class='lead'>{limits}</p>"
     if not rows:
         return f'{head}<p class="note">The calibration file holds no held-out curve.</p>'
