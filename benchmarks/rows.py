@@ -201,8 +201,10 @@ def _require_same_assets(runs: Sequence[Run]) -> None:
         for name in run.methods:
             for what in PRESETS[name].reads if name in PRESETS else ():
                 scope = run.suite if what == "calibration" else ""
-                found, first = seen.setdefault((policy, name, what, scope), (assets.get(what), run.path))
-                if found != assets.get(what):
+                mine = assets.get(what)
+                mine = mine.get(name) if isinstance(mine, dict) else mine  # of a calibration: one for each method
+                found, first = seen.setdefault((policy, name, what, scope), (mine, run.path))
+                if found != mine:
                     raise SystemExit(
                         f"{name!r} was played with another {what} in {run.path} than in {first}: "
                         "play one of them again, or leave it out of the results"

@@ -1,5 +1,6 @@
 """A result says which drafter, store and calibration were in use, how large the store is, and what failed."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,8 @@ from heisd.bench.results import RunDirectory
 from heisd.engine import Engine
 from heisd.errors import BadInput
 from heisd.policies.manifest import sha256_of
-from heisd.presets.assets import in_use, place_of, store_mb
+from heisd.presets import PRESETS
+from heisd.presets.assets import deciding_hash, in_use, place_of, store_mb
 from heisd.telemetry import MemorySink
 from heisd.types import Action, Observation, StepRecord
 
@@ -55,11 +57,38 @@ def test_only_what_the_methods_read_is_named(policy: Path, tmp_path: Path) -> No
     assert set(in_use(policy, "toy", ("exact", "retrieval_sd"))) == {"parallel", "store"}
     own, given = place_of(policy, "toy", "calibration"), tmp_path / "given.json"
     own.parent.mkdir()
-    own.write_text("own")
-    given.write_text("given")
-    assert in_use(policy, "toy", ("exact",))["calibration"] == sha256_of(own)  # its costs, where it has them
-    assert in_use(policy, "toy", ("exact",), calibration=given)["calibration"] == sha256_of(given)
+    own.write_text('{"costs": 1}')
+    given.write_text('{"costs": 2}')
+    assert in_use(policy, "toy", ("exact",))["calibration"] == {"exact": deciding_hash(own, "exact")}
+    assert in_use(policy, "toy", ("exact",), calibration=given)["calibration"] == {
+        "exact": deciding_hash(given, "exact")
+    }
     assert "calibration" not in in_use(policy, "toy", ("retrieval_sd",))
+
+
+def test_a_calibration_is_another_only_to_those_whose_decisions_it_changes(tmp_path: Path) -> None:
+    file = tmp_path / "calibration.json"
+    names = (
+        "exact",
+        "hybrid",
+        "hold_calibrated",
+        next(n for n, preset in PRESETS.items() if preset.ablates == "hybrid"),
+    )
+
+    def hashed(**changes: object) -> dict[str, str]:
+        skips = {name: {"threshold": 0.9, "evidence": {"auc": 0.8}} for name in ("hybrid", "hold_calibrated")}
+        file.write_text(json.dumps({"watch": {}, "evidence": {}, "skips": skips} | changes))
+        return {name: deciding_hash(file, name) for name in names}
+
+    def changed(**changes: object) -> list[str]:
+        return [name for name, found in hashed(**changes).items() if found != first[name]]
+
+    first = hashed()
+    held = {"threshold": 0.9, "evidence": {}}
+    assert changed(evidence={"good": 1}, command="again", provenance={"commit": "b"}) == []
+    assert changed(watch={"hold_steps": 3}) == list(names)
+    assert changed(skips={"hybrid": held}) == ["hold_calibrated"]
+    assert changed(skips={"hybrid": {**held, "threshold": 0.8}, "hold_calibrated": held}) == ["hybrid", names[3]]
 
 
 @pytest.mark.parametrize("what", ["parallel", "store"])

@@ -182,12 +182,25 @@ def test_unfinished_comparisons_are_left_out_and_cut_ones_refused(home, monkeypa
     assert comparison.comparison([], {}) == comparison.details([]) == []
 
 
+def with_assets(folder, monkeypatch, **assets):
+    play(folder, monkeypatch, videos=0)
+    path = folder / "eval_info.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "assets": {"parallel": "x", **assets}}))
+
+
 def test_a_preset_played_with_two_stores_is_refused(home, monkeypatch):
     for name, store in {"compare-toy": "a", "success-toy": "b"}.items():
-        play(results(home) / name, monkeypatch, videos=0)
-        path = results(home) / name / "eval_info.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "assets": {"parallel": "x", "store": store * 64}}))
+        with_assets(results(home) / name, monkeypatch, store=store * 64)
     with pytest.raises(SystemExit, match="'hybrid' was played with another store"):
+        groups_of(home)
+
+
+def test_a_calibration_is_compared_by_what_it_says_to_a_preset(home, monkeypatch):
+    for name, others in {"compare-toy": {"exact": "a"}, "success-toy": {"hold_calibrated": "b"}}.items():
+        with_assets(results(home) / name, monkeypatch, calibration={"hybrid": "c", **others})
+    assert len(groups_of(home)) == 1
+    with_assets(results(home) / "success-toy-again", monkeypatch, calibration={"hybrid": "d"})
+    with pytest.raises(SystemExit, match="'hybrid' was played with another calibration"):
         groups_of(home)
 
 

@@ -5,13 +5,15 @@ They lie beside the policy, under its name: ``libero-store``, ``libero-drafter``
 """
 
 import copy
+import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
 from heisd.codec import ActionCodec
 from heisd.errors import BadArtifact
-from heisd.files import mb_on_disk
+from heisd.files import mb_on_disk, read_json
 from heisd.index.bundled import open_store_for
 from heisd.index.store import Store
 from heisd.kinematics import bin_sizes
@@ -78,14 +80,37 @@ def hashes(policy: Path, suite: str) -> dict[str, str]:
     return {what: sha256_of(place) for what, place in _present(policy, suite).items()}
 
 
-def in_use(policy: Path, suite: str, methods: Iterable[str], *, calibration: Path | None = None) -> dict[str, str]:
+def in_use(policy: Path, suite: str, methods: Iterable[str], *, calibration: Path | None = None) -> dict[str, Any]:
     """:func:`hashes` of what these methods read, and of nothing else: it must agree when their run is resumed.
 
-    ``calibration`` is a file used in place of the policy's own.
+    Of a calibration there is one per method (:func:`deciding_hash`): a file that was calibrated for one more preset is
+    the same file to the others. ``calibration`` is a file used in place of the policy's own.
     """
-    read = {what for method in methods for what in PRESETS[method].reads}
     places = _present(policy, suite) | ({} if calibration is None else {"calibration": calibration})
-    return {what: sha256_of(place) for what, place in places.items() if what in read}
+    found: dict[str, Any] = {}
+    for what, place in places.items():
+        readers = [method for method in methods if what in PRESETS[method].reads]
+        if readers and what == "calibration":
+            found[what] = {method: deciding_hash(place, method) for method in readers}
+        elif readers:
+            found[what] = sha256_of(place)
+    return found
+
+
+def deciding_hash(calibration: Path, method: str) -> str:
+    """sha256 of all in a calibration file that a method's decisions depend on: no other preset's settings, no evidence.
+
+    Raises BadArtifact for a file that is not JSON.
+    """
+    values = read_json(calibration)
+    mine = {method, PRESETS[method].ablates}
+    skips = {
+        name: {key: value for key, value in setting.items() if key != "evidence"}
+        for name, setting in values.get("skips", {}).items()
+        if name in mine
+    }
+    said = {key: value for key, value in values.items() if key not in ("command", "evidence", "provenance")}
+    return hashlib.sha256(json.dumps({**said, "skips": skips}, sort_keys=True).encode()).hexdigest()
 
 
 def store_mb(policy: Path, suite: str) -> float:
