@@ -196,10 +196,10 @@ def test_a_preset_played_with_two_stores_is_refused(home, monkeypatch):
 
 
 def test_a_calibration_is_compared_by_what_it_says_to_a_preset(home, monkeypatch):
-    for name, others in {"compare-toy": {"exact": "a"}, "success-toy": {"hold_calibrated": "b"}}.items():
-        with_assets(results(home) / name, monkeypatch, calibration={"hybrid": "c", **others})
+    for name, others in {"compare-toy": {}, "success-toy": {"hold_calibrated": "b"}}.items():
+        with_assets(results(home) / name, monkeypatch, calibration={"exact": "a", "hybrid": "c", **others})
     assert len(groups_of(home)) == 1
-    with_assets(results(home) / "success-toy-again", monkeypatch, calibration={"hybrid": "d"})
+    with_assets(results(home) / "success-toy-again", monkeypatch, calibration={"exact": "a", "hybrid": "d"})
     with pytest.raises(SystemExit, match="'hybrid' was played with another calibration"):
         groups_of(home)
 
