@@ -1,5 +1,5 @@
 """A timed run of three methods that skip, verify and decode, over the toy world; its times are made up."""
-# ruff: noqa: ARG001, ARG002  (the signatures are the protocol's)
+# ruff: noqa: ARG001  (the signatures are the protocol's)
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import toy_world
 
-from heisd.bench import rollout
+from heisd.bench import replay, rollout
 from heisd.bench.evaluate import Setting, evaluate
 from heisd.types import Action, Observation, StepRecord
 
@@ -36,7 +36,7 @@ class ThreeAgent(toy_world.ToyAgent):
 
 
 class ThreeWorld(toy_world.ToyWorld):
-    def agent(self, method: str, *, shadow: bool = False) -> ThreeAgent:
+    def agent(self, method: str) -> ThreeAgent:
         return ThreeAgent(method)
 
 
@@ -47,10 +47,11 @@ def three_world(config: object, *, n_threads: int | None) -> ThreeWorld:
 def play(out: Path, monkeypatch, **changes: object) -> dict:
     """An evaluation whose clock shows what the records say."""
 
-    def timed(agent: ThreeAgent, observation: Observation) -> rollout._Timed:
+    def timed(agent: ThreeAgent, observation: Observation) -> replay.Timed:
         action, record = agent.act(observation)
-        return rollout._Timed(action, record, record.latency_ms, record.latency_ms / 500)
+        return replay.Timed(action, record, record.latency_ms, record.latency_ms / 500)
 
-    monkeypatch.setattr(rollout, "_timed", timed)
+    monkeypatch.setattr(rollout, "timed", timed)
+    monkeypatch.setattr(replay, "timed", timed)
     settings = {"methods": METHODS, "timing": True, "videos": 1, **changes}
     return evaluate(toy_world.config(**settings), out, Setting(2, three_world, toy_world.SETTING_PROVENANCE))

@@ -142,7 +142,7 @@ class FaultyAgent:
 
 
 class FaultyWorld(toy_world.ToyWorld):
-    def agent(self, method: str, *, shadow: bool = False) -> FaultyAgent:  # noqa: ARG002
+    def agent(self, method: str) -> FaultyAgent:
         return FaultyAgent(*(["bad"] if method == "exact" else []))
 
 

@@ -1,5 +1,5 @@
 """Rounds in results: an evaluation of a chunk policy, its accounting per executed action, its page."""
-# ruff: noqa: ARG001, ARG002  (the signatures are the protocol's)
+# ruff: noqa: ARG001  (the signatures are the protocol's)
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import toy_world
 
-from heisd.bench import rollout
+from heisd.bench import replay, rollout
 from heisd.bench.charts_timeline import timeline_svg
 from heisd.bench.evaluate import Setting, evaluate
 from heisd.bench.merge import merge
@@ -47,7 +47,7 @@ class ChunkAgent(toy_world.ToyAgent):
 
 
 class ChunkWorld(toy_world.ToyWorld):
-    def agent(self, method: str, *, shadow: bool = False) -> ChunkAgent:
+    def agent(self, method: str) -> ChunkAgent:
         return ChunkAgent(method)
 
 
@@ -57,11 +57,12 @@ def chunk_world(config: object, *, n_threads: int | None) -> ChunkWorld:
 
 @pytest.fixture
 def result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    def timed(agent: ChunkAgent, observation: Observation) -> rollout._Timed:
+    def timed(agent: ChunkAgent, observation: Observation) -> replay.Timed:
         action, record = agent.act(observation)
-        return rollout._Timed(action, record, record.latency_ms, 0.0)
+        return replay.Timed(action, record, record.latency_ms, 0.0)
 
-    monkeypatch.setattr(rollout, "_timed", timed)
+    monkeypatch.setattr(rollout, "timed", timed)
+    monkeypatch.setattr(replay, "timed", timed)
     config = toy_world.config(methods=("full", "flash"), timing=True, videos=1, tasks=(0,), episodes=2)
     return evaluate(config, tmp_path / "run", Setting(2, chunk_world, toy_world.SETTING_PROVENANCE))
 

@@ -1,5 +1,4 @@
 """What a run under a shift says of skips: around the onset, against plain decoding, against the same unshifted."""
-# ruff: noqa: ARG002  (the signatures are the protocol's)
 
 import re
 from dataclasses import replace
@@ -97,7 +96,7 @@ class ChangedWorld(toy_world.ToyWorld):
         env = super().env(task_index)
         return env if self.shift is None else ChangedEnv(env, parse_shifts(self.shift))
 
-    def agent(self, method, *, shadow=False):
+    def agent(self, method):
         return WatchfulAgent(method)
 
 

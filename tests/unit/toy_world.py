@@ -73,7 +73,7 @@ class ToyWorld:
     def env(self, task_index: int) -> ToyEnv:
         return ToyEnv(task_index)
 
-    def agent(self, method: str, *, shadow: bool = False) -> ToyAgent:
+    def agent(self, method: str) -> ToyAgent:
         return ToyAgent(1.0 if method == "ar" else 0.9)
 
     def close(self) -> None:
@@ -93,7 +93,7 @@ class FragileAgent(ToyAgent):
 
 
 class FragileWorld(ToyWorld):
-    def agent(self, method: str, *, shadow: bool = False) -> ToyAgent:
+    def agent(self, method: str) -> ToyAgent:
         return FragileAgent(1.0)
 
 

@@ -16,7 +16,8 @@ from heisd.bench.methods import parse_methods
 from heisd.bench.observations import is_first_of_episode, load_observations, save_observations
 from heisd.bench.overhead import PLAIN_METHODS, overhead_block
 from heisd.bench.provenance import checkout_root, git_commit, machine, versions
-from heisd.bench.rollout import Agent, World, observation_hash, peak_rss_mb
+from heisd.bench.replay import Agent
+from heisd.bench.rollout import World, observation_hash, peak_rss_mb
 from heisd.bench.speculation import SpeculationCounts
 from heisd.bench.stats import distribution, ratio_of_sums
 from heisd.bench.weights import describe_weights, resolve_weights, weights_for
@@ -29,6 +30,7 @@ from heisd.types import Observation, StepRecord
 log = logging.getLogger(__name__)
 
 N_EPISODES = 10  # started from, in turn
+TURN_STEPS = 50  # of one method before the next one's; about half a second, shorter than a machine's moods
 N_RECORDED = 60  # control steps recorded when no file is given: approach and first grasp of one episode
 
 
@@ -186,26 +188,28 @@ def interleave(
     seed: int = 0,
     now_ns: Callable[[], int] = time.perf_counter_ns,
 ) -> dict[str, Series]:
-    """At every step all methods answer the same observation, in random order; the first ``warmup`` are kept apart.
+    """All methods answer the same observations in turns of :data:`TURN_STEPS`, in random order in each.
 
-    Where an episode begins, all forget the one before.
+    The first ``warmup`` steps are kept apart. In turns, because a method that is asked beside others at every step
+    finds their weights in the caches and not its own, and no robot runs them side by side. Where an episode begins, all
+    forget the one before.
     """
     rng, names = np.random.default_rng(seed), list(agents)
-    previous: Observation | None = None
     series = {name: Series() for name in names}
-    for step in range(warmup + steps):
-        observation = observations[step % len(observations)]
-        begins, previous = is_first_of_episode(previous, observation), observation
+    for first in range(0, warmup + steps, TURN_STEPS):
         for name in rng.permutation(names).tolist():
-            if begins:
-                agents[name].reset()
-            cpu_s, began_ns = time.process_time(), now_ns()
-            _, telemetry = agents[name].act(observation)
-            latency_ms = (now_ns() - began_ns) / 1e6
-            if step < warmup:
-                series[name].warmup_ms.append(latency_ms)
-            else:
-                series[name].add(latency_ms, telemetry, time.process_time() - cpu_s)
+            agent, mine = agents[name], series[name]
+            for step in range(first, min(first + TURN_STEPS, warmup + steps)):
+                observation = observations[step % len(observations)]
+                if is_first_of_episode(observations[(step - 1) % len(observations)] if step else None, observation):
+                    agent.reset()
+                cpu_s, began_ns = time.process_time(), now_ns()
+                _, telemetry = agent.act(observation)
+                latency_ms = (now_ns() - began_ns) / 1e6
+                if step < warmup:
+                    mine.warmup_ms.append(latency_ms)
+                else:
+                    mine.add(latency_ms, telemetry, time.process_time() - cpu_s)
     return series
 
 

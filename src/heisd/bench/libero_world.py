@@ -7,7 +7,7 @@ from typing import Any
 from heisd.bench.evaluate import Setting
 from heisd.bench.methods import parse_methods
 from heisd.bench.realtime import charged_costs
-from heisd.bench.rollout import Agent
+from heisd.bench.replay import Agent
 from heisd.bench.weights import describe_weights, weights_for
 from heisd.config import EvalConfig
 from heisd.errors import BadInput, UnknownName
@@ -112,7 +112,7 @@ class LiberoWorld:
         self._shifts = () if config.shift is None else parse_shifts(config.shift)
         self._env: Any = None
         self._played: Any = None  # the same, changed if anything is to be
-        self._agents: dict[tuple[str, bool], Agent] = {}
+        self._agents: dict[str, Agent] = {}
 
     def env(self, task_index: int) -> Any:
         """The environment of a task, with the configuration's shifts; the one before it is closed."""
@@ -131,12 +131,11 @@ class LiberoWorld:
             self._played = self._env if not self._shifts else ChangedEnv(self._env, self._shifts)
         return self._played
 
-    def agent(self, method: str, *, shadow: bool = False) -> Agent:
-        """An engine and a policy of its own for every method and its shadow: none pays for what another asks of one."""
-        key = (method, shadow)
-        if key not in self._agents:
-            self._agents[key] = EngineAgent(builder(method), load_assets(self._config))
-        return self._agents[key]
+    def agent(self, method: str) -> Agent:
+        """An engine and a policy of its own for every method: none pays for what another asks of one."""
+        if method not in self._agents:
+            self._agents[method] = EngineAgent(builder(method), load_assets(self._config))
+        return self._agents[method]
 
     def close(self) -> None:
         """Free the environment."""

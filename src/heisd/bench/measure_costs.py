@@ -25,7 +25,8 @@ from heisd.bench.cost_model import ceiling
 from heisd.bench.latency import N_RECORDED, BenchConfig, Series, interleave, recorded_observations, torch_threads
 from heisd.bench.observations import load_observations
 from heisd.bench.provenance import checkout_root, git_commit, machine, versions
-from heisd.bench.rollout import Agent, observation_hash
+from heisd.bench.replay import Agent
+from heisd.bench.rollout import observation_hash
 from heisd.bench.stats import distribution
 from heisd.bench.weights import describe_weights, weights_for
 from heisd.codec import ActionCodec

@@ -15,7 +15,8 @@ import numpy as np
 
 from heisd.bench.libero_world import EngineAgent, LiberoWorld, load_assets
 from heisd.bench.observed import RowWriter
-from heisd.bench.rollout import Agent, Env, World
+from heisd.bench.replay import Agent
+from heisd.bench.rollout import Env, World
 from heisd.codec import GRIPPER, ActionCodec
 from heisd.config import EvalConfig
 from heisd.engine import Engine
@@ -171,7 +172,7 @@ class ObservingWorld:
         """The environment of a task; its resets name the episode whose rows follow."""
         return _NamedEpisodes(self._inner.env(task_index), self._rows)
 
-    def agent(self, method: str, *, shadow: bool = False) -> Agent:  # noqa: ARG002 (the protocol's)
+    def agent(self, method: str) -> Agent:  # noqa: ARG002 (the protocol's)
         """The watched target, whatever the method is called."""
         if self._agent is None:
             self._agent = EngineAgent(self._engine, self._assets)

@@ -24,7 +24,7 @@ CONFIG_NAME, EPISODES_NAME, RESULT_NAME = "config.json", "episodes.jsonl", "eval
 
 @dataclass(frozen=True, slots=True)
 class EpisodeTiming:
-    """Per-step times of one episode played with ``--timing`` (serial, nothing else in the process)."""
+    """Per-step times of one episode played with ``--timing``: of its replay (:mod:`heisd.bench.replay`), serial."""
 
     latency_ms: list[float]  # (n_steps,) full clock
     stage_ms: dict[str, list[float]]  # stage name -> (n_steps,)
@@ -33,6 +33,8 @@ class EpisodeTiming:
     warmup_ms: list[float]  # untimed calls before the first step
     papers_ms: float | None = None  # all steps on the papers' clock (heisd.bench.papers_clock); None in older files
     shadow_papers_ms: float | None = None  # the baseline's, on the same observations
+    loop_ms: float | None = None  # all steps, while the simulator worked between them; None in older files, whose
+    # latency_ms was measured there, with the baseline asked beside the method at every step
 
 
 @dataclass(slots=True)

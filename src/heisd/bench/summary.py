@@ -106,6 +106,7 @@ def _method_block(
         "speculation": _speculation(records),
         "withdrawal": withdrawal_block([r.withdrawal for r in records if r.withdrawal is not None]),
         "speedup_vs_baseline": None if is_baseline else _speedup(records),
+        "in_loop": _in_loop(records, baseline),
         "deviation": None if is_baseline else _deviation(records),
         "paired": None if is_baseline else _paired(records, baseline),
     }
@@ -171,6 +172,31 @@ def _speedup(records: Sequence[EpisodeRecord]) -> dict[str, Any] | None:
     timings = [r.timing for r in records if r.timing is not None and r.timing.shadow_ms]
     ratio = ratio_of_sums([sum(t.shadow_ms) for t in timings], [sum(t.latency_ms) for t in timings])
     return None if ratio is None else {"clock": "full", "ratio": ratio.value, "ci95": ratio.ci95}
+
+
+def _in_loop(records: Sequence[EpisodeRecord], baseline: Sequence[EpisodeRecord]) -> dict[str, Any] | None:
+    """Time while the simulator worked between the steps, and beside the baseline's on the same starts.
+
+    The two played episodes of their own there, so every start weighs the same: by its mean step.
+    """
+    mine, plain = _loop_ms_by_start(records), _loop_ms_by_start(baseline)
+    if not mine:
+        return None
+    shared = [key for key in mine if key in plain]
+    ratio = None if records is baseline else ratio_of_sums([plain[k] for k in shared], [mine[k] for k in shared])
+    timings = [r.timing for r in records if r.timing is not None and r.timing.loop_ms is not None]
+    return {
+        "ms_per_action": sum(t.loop_ms or 0.0 for t in timings) / sum(len(t.latency_ms) for t in timings),
+        "speedup_vs_baseline": None if ratio is None else {"clock": "full", "ratio": ratio.value, "ci95": ratio.ci95},
+    }
+
+
+def _loop_ms_by_start(records: Sequence[EpisodeRecord]) -> dict[str, float]:
+    return {
+        r.key: r.timing.loop_ms / len(r.timing.latency_ms)
+        for r in records
+        if r.timing is not None and r.timing.loop_ms is not None
+    }
 
 
 def _deviation(records: Sequence[EpisodeRecord]) -> dict[str, Any]:
