@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from heisd.codec import N_BINS
 from heisd.policies.config import DecoderConfig
 from heisd.policies.decoder import Layer, LlamaDecoder, rotary_table
+from heisd.policies.empty import empty_weights
 from heisd.policies.runtime import DecoderRuntime
 from heisd.policies.target import OpenVLAPolicy
 
@@ -49,7 +50,7 @@ class EagleRuntime:
     def __init__(self, drafter: EagleDrafter, policy: OpenVLAPolicy) -> None:
         self.policy_hash = policy.policy_hash
         model = policy.model.language_model
-        with torch.device("meta"):
+        with empty_weights():
             shell = LlamaDecoder(drafter.config)
         # The target's embedding, head and last norm around our layer; nothing of the shell's own remains.
         shell.model.embed_tokens, shell.model.norm, shell.lm_head = (

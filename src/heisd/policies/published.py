@@ -18,6 +18,7 @@ from torch import Tensor
 from heisd.errors import BadArtifact
 from heisd.files import read_json
 from heisd.policies.config import DecoderConfig, OpenVLAConfig, VitTowersConfig
+from heisd.policies.empty import empty_weights
 from heisd.policies.norm_stats import codec_from_stats
 from heisd.policies.openvla import OpenVLA
 from heisd.policies.target import OpenVLAPolicy
@@ -95,8 +96,8 @@ def config_from_published(raw: dict[str, Any], pixels: dict[str, Any], directory
 
 
 def _model_with_weights(config: OpenVLAConfig, directory: Path, dtype: torch.dtype) -> OpenVLA:
-    """Build on the meta device and assign, so that 7B weights are held once and in ``dtype`` only."""
-    with torch.device("meta"):
+    """Build without weights and assign, so that 7B weights are held once and in ``dtype`` only."""
+    with empty_weights():
         model = OpenVLA(config, is_fresh=False)
     state = {_renamed(key): value.to(dtype) for key, value in _read_shards(directory).items()}
     try:
