@@ -38,13 +38,15 @@ def gains(groups: Sequence[Group], memory: Memory) -> list[str]:
     """Speed and success of every group in which something was timed."""
     head = (
         "suite", "preset", "success (95 %)", "n", "to plain, points (95 %)", "speed-up, full clock (95 %)",
-        "papers' clock (95 %)", "ms / action", "ms / episode", "CPU ms / action", "CPU s / episode", "steps",
+        "simulator between (95 %)", "papers' clock (95 %)", "ms / action", "ms / episode", "CPU ms / action",
+        "CPU s / episode", "steps",
         "LM forwards / action", "peak MB", "store MB",
     )  # fmt: skip
     rows = [
         [
             group.title, f"`{row.name}`", percent(row.rate) + (SHARED if row.is_shared else ""),
             str(len(row.successes)), difference_cell(group, row), speed_cell(row.done["speedup_vs_baseline"], "**"),
+            speed_cell((row.done.get("in_loop") or {}).get("speedup_vs_baseline")),
             speed_cell((row.done.get("papers_clock") or {}).get("speedup_vs_baseline")),
             number(row.done["ms_per_action"]["mean"], ".2f"), number(row.done["ms_per_episode"]["mean"], ".0f"),
             number(_thousandfold(row.done["cpu_s_per_action"]), ".1f"),
@@ -153,7 +155,8 @@ def footnotes(groups: Sequence[Group]) -> list[str]:
     notes = [
         f"Files: {files} in `benchmarks/results`. Speed-up: baseline time over the preset's on the same observations, "
         "in one process, bootstrap over episodes; times are those of the timed run, successes those of all episodes, "
-        "each start once.",
+        "each start once. Times are of the policy alone, the episode's observations answered again behind it; with the "
+        "simulator between: while it was played, with the simulator's work between any two answers.",
         f"Papers' clock: {DEFINITION}.",
         "Differences are paired by start, with Tango's score interval; pooled over suites and conditions every episode "
         f"weighs the same ({', '.join(BEYOND)} is left out: nothing was calibrated there). Peak MB: a process that "

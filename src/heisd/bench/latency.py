@@ -186,9 +186,10 @@ def interleave(
     warmup: int,
     *,
     seed: int = 0,
+    turn_steps: int = TURN_STEPS,
     now_ns: Callable[[], int] = time.perf_counter_ns,
 ) -> dict[str, Series]:
-    """All methods answer the same observations in turns of :data:`TURN_STEPS`, in random order in each.
+    """All methods answer the same observations in turns of ``turn_steps``, in random order in each.
 
     The first ``warmup`` steps are kept apart. In turns, because a method that is asked beside others at every step
     finds their weights in the caches and not its own, and no robot runs them side by side. Where an episode begins, all
@@ -196,10 +197,10 @@ def interleave(
     """
     rng, names = np.random.default_rng(seed), list(agents)
     series = {name: Series() for name in names}
-    for first in range(0, warmup + steps, TURN_STEPS):
+    for first in range(0, warmup + steps, turn_steps):
         for name in rng.permutation(names).tolist():
             agent, mine = agents[name], series[name]
-            for step in range(first, min(first + TURN_STEPS, warmup + steps)):
+            for step in range(first, min(first + turn_steps, warmup + steps)):
                 observation = observations[step % len(observations)]
                 if is_first_of_episode(observations[(step - 1) % len(observations)] if step else None, observation):
                     agent.reset()
