@@ -1,5 +1,8 @@
 """Timing passes: the same observations for everybody, in turns, and the simulator's company kept apart."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from toy_world import ToyAgent, ToyWorld, config, observation, setting
@@ -122,3 +125,12 @@ def test_a_bench_asks_in_turns():
             *(o.time_s for o in seen[: 2 * TURN_STEPS + 4]),
         ]
     assert np.ptp([asked.count(name) for name in "abc"]) == 0
+
+
+def test_the_peak_of_memory_is_not_that_of_whoever_started_the_process():
+    large = np.ones(40_000_000)  # 320 MB, touched
+    mine = rollout.peak_rss_mb()
+    code = "from heisd.bench.rollout import peak_rss_mb; print(peak_rss_mb())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert large[0] == 1.0
+    assert 10 < float(done.stdout) < mine - 100

@@ -231,5 +231,13 @@ def observation_hash(observation: Observation) -> str:
 
 
 def peak_rss_mb() -> float:
-    """Largest resident memory of this process so far [MB]."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+    """Largest resident memory of this program so far [MB].
+
+    ``ru_maxrss`` alone would be that of the process that started it, where that was larger: Linux keeps it across exec.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        kilobytes = int(status.split("VmHWM:", 1)[1].split(None, 1)[0])
+    except (OSError, IndexError, ValueError):  # not Linux
+        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(kilobytes / 1024, 1)
