@@ -136,6 +136,8 @@ DIFFERS: dict[str, set[str]] = {
     "heisd_code_30_15": {"router.fast_rule"},
     "heisd_code_any_gripper": {"router.fast_rule"},
     "spec_vla_relaxed_gripper": {"rule"},
+    "spec_vla_strict_8_nodes": {"max_nodes", "proposers.eagle"},
+    "spec_vla_relaxed_8_nodes": {"max_nodes", "proposers.eagle"},
     "kerv_paper_persistence": {"router.filter", "proposers.kalman", "proposers.persistence"},
     "hybrid_2to1": {"router.score", "router.threshold", "router.n_skips"},
     "exact_two_pass": {"router.drafters"},
@@ -176,6 +178,8 @@ def test_what_the_parts_become(store: Store) -> None:
         return parts(builder(name)(FakeAssets(store), sink=None))[which]
 
     assert part("heisd_code_speed", "router.reading") is Reading.SPEED
+    assert part("spec_vla_strict_8_nodes", "max_nodes") == 8
+    assert part("spec_vla_strict_8_nodes", "proposers.eagle").options == "{'total_nodes': 8}"
     assert part("heisd_code_30_15", "router.fast_rule")[0] is sequence
     assert part("heisd_code_any_gripper", "router.fast_rule").rule.func is sequence
     assert plain(part("heisd_code_any_gripper", "router.fast_rule").rule) == part("heisd_code", "router.fast_rule")

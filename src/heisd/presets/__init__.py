@@ -70,6 +70,8 @@ ABLATIONS: dict[str, Preset] = {
     "heisd_code_30_15": _ablation("heisd_code", "bounds", "blocks of 30/15 bins", max_sum_bins=30, max_token_bins=15),
     "heisd_code_any_gripper": _ablation("heisd_code", "any_gripper", "a checked guess keeps any gripper token"),
     "spec_vla_relaxed_gripper": _ablation("spec_vla_relaxed", "gripper_to_nine", "r = 9 for the gripper, too"),
+    "spec_vla_strict_8_nodes": _ablation("spec_vla_strict", "narrow", "trees of 8 nodes", nodes=8, relaxes=False),
+    "spec_vla_relaxed_8_nodes": _ablation("spec_vla_relaxed", "narrow", "trees of 8 nodes", nodes=8, relaxes=True),
     "kerv_paper_persistence": _ablation("kerv_paper", "persistence", "the last action completes, not the filter"),
     "hybrid_2to1": _ablation("hybrid", "two_to_one", "two skips, one check wherever the guards allow; no score"),
     "exact_two_pass": _ablation("exact", "exact_two_pass", "guesses behind the prefill, never inside it"),

@@ -22,13 +22,13 @@ def relaxed_to_nine(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any
     return drafting(assets, partial(relaxed, tolerance_bins=SPEC_VLA_TOLERANCE_BINS), sink)
 
 
-def drafting(assets: Assets, rule: Rule, sink: Sink | None) -> Engine[Any, Any]:
-    """The EAGLE drafter behind the prefill, and again behind what is settled, under any rule."""
+def drafting(assets: Assets, rule: Rule, sink: Sink | None, *, nodes: int = TREE_NODES) -> Engine[Any, Any]:
+    """The EAGLE drafter behind the prefill, and again behind what is settled, under any rule, in trees of ``nodes``."""
     return Engine(
         assets.target,
-        proposers={"eagle": assets.proposer("eagle")},
+        proposers={"eagle": assets.proposer("eagle", total_nodes=nodes)},
         rule=rule,
         router=Fixed(later=("eagle",)),
-        max_nodes=TREE_NODES,
+        max_nodes=nodes,
         sink=sink,
     )
