@@ -1,10 +1,10 @@
-"""What interleaving does to a speed-up: the same methods and observations, in turns of one step, of fifty, of all.
+"""What interleaving does to a speed-up: the same methods and observations, in turns of one step and of fifty.
 
     python benchmarks/interleaving.py --observations obs.npz [--suite libero_object] [--steps 300] [--rounds 3]
 
 Every method has weights of its own, as in an evaluation. In turns of one step each finds the others' weights in the
-caches; a robot's process finds its own. Fifty steps are what `heisd bench` uses; all of them in one turn would tell the
-machine's moods from the methods no more.
+caches; a robot's process finds its own. Fifty steps are what `heisd bench` uses: long enough for that, and short enough
+that what else slows the machine meets all methods alike.
 """
 
 import argparse

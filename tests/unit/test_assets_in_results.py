@@ -16,7 +16,7 @@ from heisd.bench import libero_world
 from heisd.bench.evaluate import evaluate
 from heisd.bench.results import RunDirectory
 from heisd.engine import Engine
-from heisd.errors import BadInput
+from heisd.errors import BadArtifact, BadInput
 from heisd.policies.manifest import sha256_of
 from heisd.presets import PRESETS
 from heisd.presets.assets import deciding_hash, in_use, place_of, store_mb
@@ -89,6 +89,9 @@ def test_a_calibration_is_another_only_to_those_whose_decisions_it_changes(tmp_p
     assert changed(watch={"hold_steps": 3}) == list(names)
     assert changed(skips={"hybrid": held}) == ["hold_calibrated"]
     assert changed(skips={"hybrid": {**held, "threshold": 0.8}, "hold_calibrated": held}) == ["hybrid", names[3]]
+    for torn in ([], {"hybrid": 1}):
+        with pytest.raises(BadArtifact, match="is no calibration"):
+            hashed(skips=torn)
 
 
 @pytest.mark.parametrize("what", ["parallel", "store"])

@@ -273,6 +273,16 @@ def test_no_rung_is_played_for_a_score_that_is_never_high_enough(tmp_path, polic
     assert "ladder/hold_calibrated-1-shipped" in play.played
 
 
+def test_the_file_names_the_commands_of_all_its_settings(tmp_path, policy, place):
+    def command_of(preset, command):
+        calibrated(a_plan(tmp_path, presets=(preset,), command=command), policy, place, FakePlay())
+        return load(place).command
+
+    assert command_of("hybrid", "one") == "one"
+    assert command_of("hold_calibrated", "two") == "one && two"
+    assert command_of("hold_calibrated", "two") == "one && two"  # resumed
+
+
 def test_candidates_are_played_with_their_own_file(tmp_path, policy, place):
     play = FakePlay()
     calibrated(a_plan(tmp_path, presets=("hybrid",)), policy, place, play)

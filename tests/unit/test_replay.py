@@ -12,7 +12,10 @@ from heisd.bench.evaluate import evaluate
 from heisd.bench.latency import TURN_STEPS, interleave
 from heisd.bench.replay import WARMUP_CALLS, Timed, episode_timing, replay_beside
 from heisd.bench.results import RunDirectory
-from heisd.types import StepRecord
+from heisd.errors import BadInput
+from heisd.types import Action, StepRecord
+
+ONE, TWO, TOKENS = np.full(7, 1.0), np.full(7, 2.0), np.zeros(7, dtype=np.int64)
 
 
 class Listening(ToyAgent):
@@ -51,15 +54,16 @@ def test_each_answers_the_whole_episode_in_one_go_from_a_fresh_start():
 
 def test_what_is_kept_of_a_replay():
     steps = [
-        Timed(None, StepRecord(0, 1.0, {"encode": 1.0}, 1, {}), 2.0, 0.5),
-        Timed(None, StepRecord(1, 1.0, {"encode": 3.0, "decode": 4.0}, 1, {}), 8.0, 0.25),
+        Timed(Action(ONE, TOKENS, ()), StepRecord(0, 1.0, {"encode": 1.0}, 1, {}), 2.0, 0.5),
+        Timed(Action(TWO, TOKENS, ()), StepRecord(1, 1.0, {"encode": 3.0, "decode": 4.0}, 1, {}), 8.0, 0.25),
     ]
-    kept = episode_timing(replay.Replay([9.0], steps), replay.Replay([9.0], steps[:1]), 30.0)
+    kept = episode_timing(replay.Replay([9.0], steps), replay.Replay([9.0], steps[:1]), 30.0, played=[ONE, TWO])
     assert (kept.latency_ms, kept.shadow_ms, kept.loop_ms) == ([2.0, 8.0], [2.0], 30.0)
     assert kept.stage_ms == {"encode": [1.0, 3.0], "decode": [0.0, 4.0]}
     assert (kept.cpu_s, kept.papers_ms, kept.shadow_papers_ms) == (0.75, 8.0, 1.0)
-    alone = episode_timing(replay.Replay([9.0], steps), None, 30.0)
+    alone = episode_timing(replay.Replay([9.0], steps), None, 30.0, played=[ONE, ONE])
     assert (alone.shadow_ms, alone.shadow_papers_ms) == ([], None)
+    assert (kept.n_otherwise, alone.n_otherwise) == (0, 1)
 
 
 def test_the_simulator_s_company_has_figures_of_its_own(tmp_path, monkeypatch):
@@ -77,7 +81,9 @@ def test_the_simulator_s_company_has_figures_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(replay, "timed", taking(6.0, 3.0))
     blocks = evaluate(config(methods=("ar", "fast"), timing=True), tmp_path / "run", setting())["methods"]
     assert blocks["ar"]["ms_per_action"]["mean"] == 6.0
-    assert blocks["ar"]["in_loop"] == {"ms_per_action": 12.0, "speedup_vs_baseline": None}
+    assert blocks["ar"]["in_loop"] == {
+        "ms_per_action": 12.0, "speedup_vs_baseline": None, "n_replayed_otherwise": 0,
+    }  # fmt: skip
     assert blocks["fast"]["speedup_vs_baseline"]["ratio"] == pytest.approx(2.0)
     assert blocks["fast"]["in_loop"]["ms_per_action"] == pytest.approx(8.0)
     assert blocks["fast"]["in_loop"]["speedup_vs_baseline"]["ratio"] == pytest.approx(1.5)
@@ -134,3 +140,35 @@ def test_the_peak_of_memory_is_not_that_of_whoever_started_the_process():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert large[0] == 1.0
     assert 10 < float(done.stdout) < mine - 100
+
+
+def test_a_replay_that_decides_otherwise_is_told(tmp_path, caplog):
+    class Fickle(ToyAgent):
+        n_episodes = 0
+
+        def reset(self):
+            super().reset()
+            self.n_episodes += 1
+
+        def act(self, seen):
+            self.speed = 1.0 if self.n_episodes == 1 else 0.5
+            return super().act(seen)
+
+    class World(ToyWorld):
+        def agent(self, method):  # noqa: ARG002
+            self.mine = getattr(self, "mine", Fickle(1.0))
+            return self.mine
+
+    block = evaluate(config(timing=True, episodes=1), tmp_path / "run", setting(lambda *_, **__: World()))["methods"][
+        "ar"
+    ]
+    assert block["in_loop"]["n_replayed_otherwise"] == block["ms_per_action"]["n"] > 3
+    assert "replayed otherwise than played" in caplog.text
+
+
+def test_a_run_timed_in_the_older_way_is_not_resumed(tmp_path):
+    evaluate(config(timing=True, episodes=1), tmp_path / "run", setting())
+    path = tmp_path / "run" / "config.json"
+    path.write_text(path.read_text().replace('"timing": "replay"', '"timing": "beside"'))
+    with pytest.raises(BadInput, match="timing"):
+        evaluate(config(timing=True, episodes=1), tmp_path / "run", setting())

@@ -31,9 +31,8 @@ from heisd.sim.splits import Condition, Split
 BASELINE = "ar"
 FIT_NAME = "fit.json"
 STAGES = ("observe", "fit", "ladder")
-MIN_REACHED = (
-    0.01  # of the held-out steps must reach the lowest threshold: below, no rung would skip, and none is played
-)
+AND = " && "  # between the commands that made a file's settings
+MIN_REACHED = 0.01  # of the held-out steps must reach the ladder's lowest threshold; else no rung is played
 CONDITIONS = (Condition.SHIPPED, Condition.JITTER)
 
 Adapt = Callable[[Setting], Setting]
@@ -174,7 +173,9 @@ def run_ladder(plan: CalibrationPlan, target: Target, place: Path, play: Play) -
         chosen[preset] = _settled(setting, choice)
     is_same = before is not None and before.motion_code == fitted.motion_code  # the scores' F is then the same too
     kept = before.skips if before is not None and is_same else {}
-    final = fitted.model_copy(update={"skips": {**kept, **chosen}, "command": plan.command})
+    made_before = [] if before is None or kept.keys() <= chosen.keys() else before.command.split(AND)
+    command = AND.join(dict.fromkeys([*made_before, plan.command]))  # what stays was made by an earlier one
+    final = fitted.model_copy(update={"skips": {**kept, **chosen}, "command": command})
     final.save(place)
     return final
 
@@ -182,7 +183,9 @@ def run_ladder(plan: CalibrationPlan, target: Target, place: Path, play: Play) -
 def reached_share(setting: SkipSetting) -> float:
     """Of the held-out steps at which only the score forbids a skip: how many reach the ladder's lowest threshold."""
     lowest = min(rung.threshold for rung in LADDER)
-    rows = setting.evidence["curve"]
+    rows = setting.evidence.get("curve")
+    if rows is None:
+        raise BadArtifact("a fitted setting has no held-out curve: run heisd calibrate --stage fit again")
     n_reached = sum(row["n"] for row in rows if row["high"] > lowest)
     return float(n_reached / max(sum(row["n"] for row in rows), 1))
 

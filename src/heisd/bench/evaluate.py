@@ -51,7 +51,8 @@ def evaluate(
     )  # fmt: skip
     starts, filmed = starts_of_shard(every_start, config.shard), filmed_tasks(config, every_start)
     began_s, n_played = time.monotonic(), 0
-    setting = replace(setting, provenance={**setting.provenance, **realtime.provenance(config)})
+    timing = {"timing": "replay"} if config.timing else {}  # older runs were timed otherwise: never one run of both
+    setting = replace(setting, provenance={**setting.provenance, **realtime.provenance(config), **timing})
     run_settings = {**config.outcome_fields(), "provenance": setting.provenance}
     with interrupts.remembered(), open_run(out, run_settings) as run:
         records = run.records()

@@ -97,8 +97,14 @@ def replay_beside(
     return replay(method, observations), plain
 
 
-def episode_timing(mine: Replay, plain: Replay | None, loop_ms: float) -> EpisodeTiming:
-    """What an episode's record keeps of them; ``loop_ms`` is the sum of the method's times while it was played."""
+def episode_timing(
+    mine: Replay, plain: Replay | None, loop_ms: float, *, played: Sequence[FloatArray]
+) -> EpisodeTiming:
+    """What an episode's record keeps of them.
+
+    ``loop_ms`` is the sum of the method's times while it was played, ``played`` the actions it answered with then: its
+    replay decides as it did, or the times are not those of the episode.
+    """
     stages = dict.fromkeys(name for step in mine.steps for name in step.record.stage_ms)
     return EpisodeTiming(
         latency_ms=mine.latency_ms,
@@ -110,4 +116,5 @@ def episode_timing(mine: Replay, plain: Replay | None, loop_ms: float) -> Episod
         papers_ms=mine.papers_ms,
         shadow_papers_ms=None if plain is None else plain.papers_ms,
         loop_ms=round(loop_ms, 4),
+        n_otherwise=sum(not np.array_equal(a, b) for a, b in zip(mine.actions, played, strict=True)),
     )

@@ -35,6 +35,7 @@ class EpisodeTiming:
     shadow_papers_ms: float | None = None  # the baseline's, on the same observations
     loop_ms: float | None = None  # all steps, while the simulator worked between them; None in older files, whose
     # latency_ms was measured there, with the baseline asked beside the method at every step
+    n_otherwise: int = 0  # steps that were replayed with another action than played
 
 
 @dataclass(slots=True)

@@ -82,6 +82,7 @@ class _Tally:
     speculation: SpeculationCounts = field(default_factory=SpeculationCounts)
     answers: list[tuple[StepRecord, Phase]] = field(default_factory=list)  # of the policy, and the motion it found
     observations: list[Observation] = field(default_factory=list)  # that it answered; kept with --timing only
+    actions: list[FloatArray] = field(default_factory=list)  # … and what it answered
     loop_ms: float = 0.0  # of all answers together
     deviations: FloatArray | None = None  # (n_steps, 7) from the baseline's actions, without their signs
     timeline: EpisodeTimeline = field(default_factory=EpisodeTimeline)
@@ -151,6 +152,7 @@ def play(world: World, job: EpisodeJob) -> EpisodeRecord:
         tally.add_answer(answer.record, answer.wall_ms)
         if job.config.timing:
             tally.observations.append(observation)
+            tally.actions.append(answer.action.values)
         answered: StepRecord | None = answer.record  # until the first step of the world behind it
         for step in pace.answer(answer.action.values, answer.record):
             picture = next(iter(observation.images.values()), None) if has_film else None
@@ -174,7 +176,10 @@ def _time(world: World, job: EpisodeJob, tally: _Tally) -> None:
     baseline = job.config.methods[0]
     shadow = None if job.method == baseline else world.agent(baseline)
     mine, plain = replay_beside(world.agent(job.method), shadow, tally.observations, seed=job.start.jitter_seed)
-    tally.timing = episode_timing(mine, plain, tally.loop_ms)
+    tally.timing = episode_timing(mine, plain, tally.loop_ms, played=tally.actions)
+    if tally.timing.n_otherwise:
+        log.warning("%s (%s): %d steps were replayed otherwise than played; their times are of other decisions",
+                    job.start.key, job.method, tally.timing.n_otherwise)  # fmt: skip
     tally.deviations = None if plain is None else np.abs(mine.actions - plain.actions)
 
 

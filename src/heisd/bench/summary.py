@@ -188,6 +188,7 @@ def _in_loop(records: Sequence[EpisodeRecord], baseline: Sequence[EpisodeRecord]
     return {
         "ms_per_action": sum(t.loop_ms or 0.0 for t in timings) / sum(len(t.latency_ms) for t in timings),
         "speedup_vs_baseline": None if ratio is None else {"clock": "full", "ratio": ratio.value, "ci95": ratio.ci95},
+        "n_replayed_otherwise": sum(t.n_otherwise for t in timings),  # 0: the times are those of what was played
     }
 
 

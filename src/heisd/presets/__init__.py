@@ -61,28 +61,39 @@ def _ablation(parent: str, function: str, changes: str, **options: Any) -> Prese
 
 STORE_PERCENT = (10, 25, 50)  # beside the whole store
 # Each is its parent but for one part (docs/ablations.md). They are methods like any other, and listed apart.
-ABLATIONS: dict[str, Preset] = {
-    "heisd_code_boundary": _ablation("heisd_code", "boundary", "no skips and no block checks: plain on fast motion"),
-    "heisd_code_skip": _ablation("heisd_code", "skip", "no block checks: the third fast step is decoded plainly"),
-    "heisd_code_adaptive": _ablation("heisd_code", "adaptive", "the paper's threshold in place of the 2:1 pattern"),
-    "heisd_code_speed": _ablation("heisd_code", "speed", "the boundary is the hand's speed in place of F"),
-    "heisd_code_10_5": _ablation("heisd_code", "bounds", "blocks of 10/5 bins", max_sum_bins=9, max_token_bins=4),
-    "heisd_code_30_15": _ablation("heisd_code", "bounds", "blocks of 30/15 bins", max_sum_bins=30, max_token_bins=15),
-    "heisd_code_any_gripper": _ablation("heisd_code", "any_gripper", "a checked guess keeps any gripper token"),
-    "spec_vla_relaxed_gripper": _ablation("spec_vla_relaxed", "gripper_to_nine", "r = 9 for the gripper, too"),
-    "spec_vla_strict_8_nodes": _ablation("spec_vla_strict", "narrow", "trees of 8 nodes", nodes=8, relaxes=False),
-    "spec_vla_relaxed_8_nodes": _ablation("spec_vla_relaxed", "narrow", "trees of 8 nodes", nodes=8, relaxes=True),
-    "kerv_paper_persistence": _ablation("kerv_paper", "persistence", "the last action completes, not the filter"),
-    "hybrid_2to1": _ablation("hybrid", "two_to_one", "two skips, one check wherever the guards allow; no score"),
-    "exact_two_pass": _ablation("exact", "exact_two_pass", "guesses behind the prefill, never inside it"),
-    "retrieval_sd_two_pass": _ablation("retrieval_sd", "memory_two_pass", "guesses behind the prefill, never inside"),
-} | {
-    f"{parent}_store_{percent}": _ablation(
-        parent, "store_share", f"{percent} % of the store's episodes", of=parent, percent=percent
-    )
-    for parent in ("heisd_code", "hybrid", "rt_cache")
-    for percent in STORE_PERCENT
-}
+ABLATIONS: dict[str, Preset] = (
+    {
+        "heisd_code_boundary": _ablation(
+            "heisd_code", "boundary", "no skips and no block checks: plain on fast motion"
+        ),
+        "heisd_code_skip": _ablation("heisd_code", "skip", "no block checks: the third fast step is decoded plainly"),
+        "heisd_code_adaptive": _ablation("heisd_code", "adaptive", "the paper's threshold in place of the 2:1 pattern"),
+        "heisd_code_speed": _ablation("heisd_code", "speed", "the boundary is the hand's speed in place of F"),
+        "heisd_code_10_5": _ablation("heisd_code", "bounds", "blocks of 10/5 bins", max_sum_bins=9, max_token_bins=4),
+        "heisd_code_30_15": _ablation(
+            "heisd_code", "bounds", "blocks of 30/15 bins", max_sum_bins=30, max_token_bins=15
+        ),
+        "heisd_code_any_gripper": _ablation("heisd_code", "any_gripper", "a checked guess keeps any gripper token"),
+        "spec_vla_relaxed_gripper": _ablation("spec_vla_relaxed", "gripper_to_nine", "r = 9 for the gripper, too"),
+        "kerv_paper_persistence": _ablation("kerv_paper", "persistence", "the last action completes, not the filter"),
+        "hybrid_2to1": _ablation("hybrid", "two_to_one", "two skips, one check wherever the guards allow; no score"),
+        "exact_two_pass": _ablation("exact", "exact_two_pass", "guesses behind the prefill, never inside it"),
+        "retrieval_sd_two_pass": _ablation(
+            "retrieval_sd", "memory_two_pass", "guesses behind the prefill, never inside"
+        ),
+    }
+    | {
+        f"{parent}_store_{percent}": _ablation(
+            parent, "store_share", f"{percent} % of the store's episodes", of=parent, percent=percent
+        )
+        for parent in ("heisd_code", "hybrid", "rt_cache")
+        for percent in STORE_PERCENT
+    }
+    | {
+        f"{parent}_8_nodes": _ablation(parent, "narrow", "trees of 8 nodes", of=parent, nodes=8)
+        for parent in ("spec_vla_strict", "spec_vla_relaxed")
+    }
+)
 PRESETS.update(ABLATIONS)
 
 

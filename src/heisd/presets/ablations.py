@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from heisd.accept import SPEC_VLA_TOLERANCE_BINS, BlockBounds, Rule, exact, relaxed, sequence
+from heisd.accept import SPEC_VLA_TOLERANCE_BINS, BlockBounds, Rule, relaxed, sequence
 from heisd.codec import GRIPPER, N_BINS, ActionCodec
 from heisd.engine import Engine
 from heisd.index.share import share_of
@@ -67,10 +67,10 @@ def gripper_to_nine(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any
     return spec_vla.drafting(assets, RelaxedGripper(rule, SPEC_VLA_TOLERANCE_BINS), sink)
 
 
-def narrow(assets: Assets, sink: Sink | None = None, *, nodes: int, relaxes: bool) -> Engine[Any, Any]:
-    """Smaller trees than the published fifty nodes: a row is nearly free on the authors' GPU, and costs time here."""
-    rule = partial(relaxed, tolerance_bins=SPEC_VLA_TOLERANCE_BINS) if relaxes else exact
-    return spec_vla.drafting(assets, rule, sink, nodes=nodes)
+def narrow(assets: Assets, sink: Sink | None = None, *, of: str, nodes: int) -> Engine[Any, Any]:
+    """``of`` with smaller trees than the published fifty nodes: a row costs time here, and next to none on a GPU."""
+    engine: Engine[Any, Any] = builder(of)(assets, sink, nodes=nodes)
+    return engine
 
 
 def persistence(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:

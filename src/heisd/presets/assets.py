@@ -100,13 +100,15 @@ def in_use(policy: Path, suite: str, methods: Iterable[str], *, calibration: Pat
 def deciding_hash(calibration: Path, method: str) -> str:
     """sha256 of all in a calibration file that a method's decisions depend on: no other preset's settings, no evidence.
 
-    Raises BadArtifact for a file that is not JSON.
+    Raises BadArtifact for a file that is not JSON, and for one without settings by preset.
     """
     values = read_json(calibration)
-    mine = {method, PRESETS[method].ablates}
+    mine, settings = {method, PRESETS[method].ablates}, values.get("skips", {})
+    if not isinstance(settings, dict) or not all(isinstance(setting, dict) for setting in settings.values()):
+        raise BadArtifact(f"{calibration} is no calibration: its skips are not settings by preset")
     skips = {
         name: {key: value for key, value in setting.items() if key != "evidence"}
-        for name, setting in values.get("skips", {}).items()
+        for name, setting in settings.items()
         if name in mine
     }
     said = {key: value for key, value in values.items() if key not in ("command", "evidence", "provenance")}

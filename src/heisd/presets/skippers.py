@@ -34,6 +34,6 @@ SKIPPERS: dict[str, Skipper] = {
     "hybrid": Skipper("parallel", ("parallel", MEMORY), later=("parallel",)),
     # What the store is worth: the same without it.
     "hybrid_no_store": Skipper("parallel", ("parallel",), later=("parallel",)),
-    # Its checks are as good as hybrid's: what differs is the skip.
+    # The same rule for the last action. As with the others, what a skip would execute is among what is checked.
     "hold_calibrated": Skipper("persistence", ("persistence",), drafters=("parallel",), later=("parallel",)),
 }

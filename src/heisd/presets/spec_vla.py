@@ -12,14 +12,14 @@ from heisd.telemetry import Sink
 TREE_NODES = 50
 
 
-def strict(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
+def strict(assets: Assets, sink: Sink | None = None, *, nodes: int = TREE_NODES) -> Engine[Any, Any]:
     """Only tokens equal to the target's: the actions are plain decoding's."""
-    return drafting(assets, exact, sink)
+    return drafting(assets, exact, sink, nodes=nodes)
 
 
-def relaxed_to_nine(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
+def relaxed_to_nine(assets: Assets, sink: Sink | None = None, *, nodes: int = TREE_NODES) -> Engine[Any, Any]:
     """Tokens within r = 9 bins are kept (the paper's choice on three suites). Unlike there, never the gripper's."""
-    return drafting(assets, partial(relaxed, tolerance_bins=SPEC_VLA_TOLERANCE_BINS), sink)
+    return drafting(assets, partial(relaxed, tolerance_bins=SPEC_VLA_TOLERANCE_BINS), sink, nodes=nodes)
 
 
 def drafting(assets: Assets, rule: Rule, sink: Sink | None, *, nodes: int = TREE_NODES) -> Engine[Any, Any]:
