@@ -8,6 +8,10 @@ from heisd.types import FloatArray
 # and a straight elbow lets it come this far from the shoulder.
 _WRIST_UP_M, _WRIST_BACK_M, _REACH_M = 0.21, 0.088, 0.69
 
+LAG_S = 0.125  # at the expert's gain the hand trails a moving point by what that point covers in this time
+_PACE_M_S = 0.24  # of the hand on a free way
+_LONGEST_LEAD_S = 1.5
+
 
 def up(height_m: float) -> FloatArray:
     """(3,) a displacement straight up."""
@@ -77,3 +81,8 @@ def ceiling(hand_m: FloatArray, shoulder_m: FloatArray) -> float:
     across = np.linalg.norm(hand_m[:2] - shoulder_m[:2]) - _WRIST_BACK_M
     rise = np.sqrt(np.maximum(0.0, _REACH_M**2 - across**2))
     return float(max(hand_m[2], shoulder_m[2] - _WRIST_UP_M + rise))
+
+
+def lead_s(apart_m: float) -> float:
+    """How far ahead [s] to aim at something carried along, this far away on the plane, so that the hand meets it."""
+    return min(LAG_S + apart_m / _PACE_M_S, _LONGEST_LEAD_S)
