@@ -87,7 +87,12 @@ def test_the_first_long_enough_direction_is_taken_else_the_longest() -> None:
     assert max(lengths) == pytest.approx(0.13)
     assert max(lengths) < WANTED_WAY_M
     assert all(ends[0] <= 0 <= ends[1] for _, ends in found)
-    np.testing.assert_array_equal(draw_way(way_m, rng(3))[0], found[3][0])
+    for seed, (direction, ends) in enumerate(found):
+        angles = rng(seed).uniform(0, 2 * np.pi, 16)
+        ways = [way_m(np.array([np.cos(a), np.sin(a)])) + way_m(-np.array([np.cos(a), np.sin(a)])) for a in angles]
+        assert ends[1] - ends[0] == max(ways)
+        angle = angles[int(np.argmax(ways))]  # the first of the longest
+        np.testing.assert_allclose(direction, [np.cos(angle), np.sin(angle), 0])
     everywhere = [draw_way(lambda _: 0.1, rng(seed))[0] for seed in range(200)]
     angles = np.array([np.arctan2(d[1], d[0]) for d in everywhere])
     assert np.histogram(angles, bins=4, range=(-np.pi, np.pi))[0].min() > 30  # every direction occurs
@@ -165,7 +170,7 @@ def test_the_target_is_carried_at_its_speed_forth_and_back_and_nothing_else_is(e
     began, rotation = scene.pose("akita_black_bowl_1").position_m, scene.pose("akita_black_bowl_1").rotation
     direction = np.append(info["belt"]["direction"], 0.0)
     low, high = info["belt"]["ends_m"]
-    way = (places(env, 140) - began) @ direction  # 7 s at 4 cm a second: once to each end at least
+    way = (places(env, 170) - began) @ direction  # 8.5 s at 4 cm a second: to each end at least once
     assert (way.min() - low, high - way.max()) == (pytest.approx(0, abs=0.003), pytest.approx(0, abs=0.003))
     speeds = np.abs(np.diff(way)) * 20
     assert np.median(speeds) == pytest.approx(0.04, rel=0.01)
@@ -192,9 +197,11 @@ def test_a_carried_episode_repeats_bit_for_bit_after_any_history(env: LiberoEnv)
     _, one = env.reset(start(init_state=4))
     _, other = env.reset(start(init_state=5))
     assert one["belt"]["direction"] != other["belt"]["direction"]
-    _, drawn = env.reset(start(), extra_jitter_m=0.01, rng=np.random.default_rng(0))
-    _, again = env.reset(start(), extra_jitter_m=0.01, rng=np.random.default_rng(0))
-    assert drawn["belt"] == again["belt"] != one["belt"]  # a demonstration draws its own
+    drawn = [env.reset(start(), rng=np.random.default_rng(seed))[1]["belt"] for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1]
+    assert drawn[2]["direction"] != drawn[0]["direction"] != env.reset(start())[1]["belt"]["direction"]
+    env.reset(start(Condition.SHIPPED))
+    assert np.ptp(places(env, 5), axis=0).max() < 1e-4  # the belt of before is gone
 
 
 @pytest.mark.libero
@@ -229,17 +236,16 @@ def test_what_is_lifted_is_free_for_good(env: LiberoEnv) -> None:
 
 @pytest.mark.libero
 def test_a_carried_pile_stays_a_pile() -> None:
-    env = LiberoEnv(SUITE, 5, rendering=NONE)  # the bowl on the ramekin
-    _, info = env.reset(EpisodeStart(SUITE, 5, 3, None, Condition.MOVING6))
-    scene, names = env.scene, ("akita_black_bowl_1", "glazed_rim_porcelain_ramekin_1")
+    env = LiberoEnv(SUITE, 3, rendering=NONE)  # the bowl on the box of cookies
+    env.reset(EpisodeStart(SUITE, 3, 0, None, Condition.MOVING6))
+    scene, names = env.scene, ("akita_black_bowl_1", "cookies_1")
     before = {name: scene.pose(name).position_m for name in names}
     for _ in range(20):
         env.step(SETTLE_ACTION)
     moved = [scene.pose(name).position_m - before[name] for name in names]
     env.close()
-    assert info["belt"]["ends_m"][1] - info["belt"]["ends_m"][0] > 0.02
-    assert np.linalg.norm(moved[0]) > 0.005
-    np.testing.assert_allclose(moved[0], moved[1], atol=0.004)
+    assert np.linalg.norm(moved[0]) > 0.03
+    np.testing.assert_allclose(moved[0], moved[1], atol=0.001)
 
 
 @pytest.mark.libero
@@ -270,7 +276,7 @@ def test_evaluation_and_collection_refuse_them_before_anything_is_written(tmp_pa
 
 
 @pytest.mark.libero
-@pytest.mark.parametrize("condition", [Condition.MOVING4, Condition.MOVING8])
+@pytest.mark.parametrize("condition", [Condition.MOVING4, Condition.MOVING12])
 def test_the_expert_meets_a_target_on_the_move(env: LiberoEnv, condition: Condition) -> None:
     observation, _ = env.reset(start(condition))
     expert, is_success = build_expert(env.scene, Style.nominal(), np.random.default_rng(0)), False

@@ -29,6 +29,7 @@ _AIR_M = 0.015  # between the passing target and everything else
 _REACH_MARGIN_M = 0.04  # a nearly straight arm grasps badly
 _HAND_UP_M = 0.10  # above the table, where the hand has to go for a grasp
 _LIFTED_M = 0.015
+_ACCELERATION_M_S2 = 1.0  # of the belt, setting off and turning round: a tenth of what would make things slip
 _TANGENTS = (1, 2)  # rows of a contact's frame, and of its constraint: the normal, then two tangents
 
 
@@ -48,7 +49,7 @@ class Belt:
 
     def stop(self) -> None:
         """Stand still."""
-        self._speed_m_s, self._sign = 0.0, 1.0
+        self._speed_m_s, self._sign, self._velocity_m_s = 0.0, 1.0, 0.0  # the last: now, along the direction
         self._origin_m: FloatArray = np.zeros(3)
         self._direction: FloatArray = np.zeros(3)
         self._ends_m = (0.0, 0.0)  # of the way, along the direction
@@ -86,12 +87,15 @@ class Belt:
         if self._position_m()[2] > self._origin_m[2] + _LIFTED_M:
             self.stop()
             return
-        along_m = self._along_m()
-        if along_m >= self._ends_m[1]:
+        now = self._velocity_m_s
+        comes_to_rest_m = self._along_m() + now * abs(now) / (2 * _ACCELERATION_M_S2)
+        if comes_to_rest_m >= self._ends_m[1]:
             self._sign = -1.0
-        elif along_m <= self._ends_m[0]:
+        elif comes_to_rest_m <= self._ends_m[0]:
             self._sign = 1.0
-        self._drag(self._sign * self._speed_m_s * self._direction)
+        change = _ACCELERATION_M_S2 * self._env.sim.model._model.opt.timestep
+        self._velocity_m_s = float(np.clip(self._sign * self._speed_m_s, now - change, now + change))
+        self._drag(self._velocity_m_s * self._direction)
 
     def _drag(self, velocity_m_s: FloatArray) -> None:
         """Let the friction rows of the group's contacts with the table aim at this relative velocity."""
