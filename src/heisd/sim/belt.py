@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from heisd.errors import BadInput
-from heisd.sim.experts.geometry import reach_excess, up
+from heisd.sim.reach import reach_excess
 from heisd.sim.scene import Scene
 from heisd.sim.targets import first_to_grasp, stands_on_table, with_carriers
 from heisd.types import FloatArray
@@ -131,7 +131,7 @@ class Belt:
         offsets = (around[None] - footprint[:, None]).reshape(-1, 2)
         offsets = offsets[np.linalg.norm(offsets, axis=1) < HALF_WAY_M + _AIR_M]
         air_m = min(_AIR_M, 0.8 * float(np.linalg.norm(offsets, axis=1).min(initial=np.inf)))  # neighbours may be close
-        hand, shoulder = self._origin_m + up(_HAND_UP_M), scene.shoulder_m
+        hand, shoulder = self._origin_m + np.array([0.0, 0.0, _HAND_UP_M]), scene.shoulder_m
 
         def way_m(direction: FloatArray) -> float:
             free = free_m(offsets, direction, air_m)

@@ -171,12 +171,7 @@ def collect(
     parse_protocol(protocol)
     if parse_rendering(rendering) is NONE:
         raise BadInput("demonstrations need pictures: rendering is fast or stock, not none")
-    if condition.jitter_m:
-        raise BadInput(
-            "every demonstration displaces its targets anyway: condition is shipped, or a belt's (moving4 …)"
-        )
-    if condition.belt_m_s:
-        require_carriable(suite, chosen)
+    _check_condition(condition, suite, chosen)
     # Demonstrations of two versions of the experts or of the simulator do not belong in one data set.
     code = {"versions": versions(), "code": _code_hash()}
     settings = {"seed": seed, "rendering": rendering, "protocol": protocol} | code
@@ -280,6 +275,15 @@ def _code_hash() -> str:
     for path in sorted(home.rglob("*.py")):
         digest.update(path.relative_to(home).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def _check_condition(condition: Condition, suite: str, tasks: Sequence[int]) -> None:
+    if condition.jitter_m:
+        raise BadInput(
+            f"every demonstration displaces its targets anyway: give shipped, or moving2 to moving12, not {condition}"
+        )
+    if condition.belt_m_s:
+        require_carriable(suite, tasks)
 
 
 def _checked_tasks(suite: str, n_tasks: int, tasks: Sequence[int] | None, n_episodes: int) -> list[int]:

@@ -46,10 +46,13 @@ def stands_on_table(problem: Problem, name: str) -> bool:
 
 
 def require_carriable(suite: str, tasks: Iterable[int] | None) -> None:
-    """BadInput when one of the tasks (None: any of the suite) has no target that a belt on the table can carry."""
-    parse = import_libero("libero.libero.envs.bddl_utils").robosuite_parse_problem
-    fit = [task.index for task in suite_info(suite).tasks if _is_carriable(parse(str(task.bddl_file)))]
-    asked = range(suite_info(suite).n_tasks) if tasks is None else tasks
+    """BadInput when one of the tasks (None: any of the suite) has no target that a belt on the table can carry.
+
+    Numbers that are no task of the suite are left to those who look tasks up.
+    """
+    parse, known = import_libero("libero.libero.envs.bddl_utils").robosuite_parse_problem, suite_info(suite).tasks
+    fit = [task.index for task in known if _is_carriable(parse(str(task.bddl_file)))]
+    asked = [task.index for task in known if tasks is None or task.index in set(tasks)]
     if unfit := [index for index in asked if index not in fit]:
         raise BadInput(
             f"in task(s) {', '.join(map(str, unfit))} of {suite} no target stands on the table, where a belt could "

@@ -12,9 +12,10 @@ from typing import Protocol
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from heisd.sim.experts.geometry import LAG_S, ceiling, corridor_height, lead_s, ramp, travel, up, wrap_yaw
+from heisd.sim.experts.geometry import LAG_S, corridor_height, lead_s, ramp, travel, up, wrap_yaw
 from heisd.sim.experts.grasps import Grasp, plan_grasp
 from heisd.sim.experts.style import Style
+from heisd.sim.reach import ceiling
 from heisd.sim.scene import Scene
 from heisd.types import FloatArray, Proprioception
 
