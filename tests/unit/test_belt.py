@@ -205,6 +205,17 @@ def test_a_carried_episode_repeats_bit_for_bit_after_any_history(env: LiberoEnv)
 
 
 @pytest.mark.libero
+def test_the_belt_goes_on_while_the_policy_thinks(env: LiberoEnv) -> None:
+    env.reset(start())
+    env.step(SETTLE_ACTION)
+    began = env.scene.pose("akita_black_bowl_1").position_m
+    for _ in range(10):
+        env.wait()
+    way_m = np.linalg.norm(env.scene.pose("akita_black_bowl_1").position_m - began)
+    assert way_m == pytest.approx(0.5 * 0.04, rel=0.1)
+
+
+@pytest.mark.libero
 @pytest.mark.parametrize(("share", "is_carried"), [(0.5, True), (1.5, False)])
 def test_the_belt_pulls_no_more_than_friction_can(env: LiberoEnv, share: float, is_carried: bool) -> None:
     """Held back by a force below (above) friction's bound, the object is carried (stays behind)."""
@@ -257,6 +268,7 @@ def test_tasks_whose_target_stands_on_no_table_are_refused_by_name() -> None:
         require_carriable(SUITE, None)
     with pytest.raises(BadInput, match=r"task\(s\) 9 of"):
         require_carriable(SUITE, (5, 9))
+    require_carriable(SUITE, (0, 17))  # what is no task is told by who looks tasks up
     env = LiberoEnv(SUITE, 9, rendering=NONE)
     with pytest.raises(BadInput, match="no target of this task stands on the table"):
         env.reset(EpisodeStart(SUITE, 9, 3, None, Condition.MOVING4))

@@ -160,7 +160,8 @@ def lines_svg(
     Points stand a little beside one another, so that no interval hides another. Needs at least one point.
     """
     last = max(x for line in lines.values() for x, *_ in line)
-    axes = Axes((0.0, 1.05 * last or 1.0), (0.0, 102.0))
+    margin = 0.05 * last or 1.0
+    axes = Axes((-margin, last + margin), (0.0, 102.0))
     body = "".join(_line(axes, i, (i - (len(lines) - 1) / 2) * 5, points) for i, points in enumerate(lines.values()))
     return axes.svg(body, x_label=x_label, y_label=y_label, x_unit=x_unit, y_unit=" %", kind=kind)
 
