@@ -3,7 +3,7 @@
 Works on what LIBERO's parser makes of a BDDL file (``parsed_problem``); no simulation is needed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from heisd.errors import BadInput
@@ -45,14 +45,14 @@ def stands_on_table(problem: Problem, name: str) -> bool:
     return any(kind.endswith(_TABLES) for kind in kinds)
 
 
-def require_carriable(suite: str, tasks: Iterable[int] | None) -> None:
+def require_carriable(suite: str, tasks: Collection[int] | None) -> None:
     """BadInput when one of the tasks (None: any of the suite) has no target that a belt on the table can carry.
 
     Numbers that are no task of the suite are left to those who look tasks up.
     """
     parse, known = import_libero("libero.libero.envs.bddl_utils").robosuite_parse_problem, suite_info(suite).tasks
     fit = [task.index for task in known if _is_carriable(parse(str(task.bddl_file)))]
-    asked = [task.index for task in known if tasks is None or task.index in set(tasks)]
+    asked = [task.index for task in known if tasks is None or task.index in tasks]
     if unfit := [index for index in asked if index not in fit]:
         raise BadInput(
             f"in task(s) {', '.join(map(str, unfit))} of {suite} no target stands on the table, where a belt could "
