@@ -5,9 +5,9 @@ import xml.dom.minidom
 from pathlib import Path
 
 import pytest
-from toy_world import config, setting
+from toy_world import SETTING_PROVENANCE, config, setting, toy_world
 
-from heisd.bench.evaluate import evaluate
+from heisd.bench.evaluate import Setting, evaluate
 from heisd.bench.report import write_report
 from heisd.bench.report_belt import on_the_belt
 from heisd.bench.report_run import Run, load_run
@@ -60,6 +60,22 @@ def test_other_tasks_and_other_scenes_are_no_point_of_the_line() -> None:
     moved = [played("moved", "moving4"), played("jitter", "jitter")]
     assert "0 cm/s (" not in on_the_belt([still, *moved])
     assert re.findall(r"(\d+) cm/s</th>", on_the_belt([still, *moved])) == ["4"]
+
+
+def test_another_drafter_is_a_line_of_its_own() -> None:
+    def exact(name: str, condition: str, drafter: str) -> Run:
+        provenance = {**SETTING_PROVENANCE, "assets": {"parallel": drafter * 64, "calibration": "c" * 64}}
+        evaluate(config(methods=("ar", "exact"), condition=condition), Path(name), Setting(2, toy_world, provenance))
+        return load_run(Path(name))
+
+    runs = [exact("still", "shipped", "a"), exact("slow", "moving2", "a"), exact("fast", "moving8", "a")]
+    named = r'<tr><td class="">(.*?)</td>'
+    assert re.findall(named, on_the_belt(runs)) == ["ar · the world waits", "exact · the world waits"]
+    section = on_the_belt([*runs, exact("retrained", "moving8", "b")])
+    assert re.findall(named, section) == ["ar · the world waits", *(
+        f"exact · the world waits, parallel {drafter * 8}, calibration cccccccc" for drafter in "ab"
+    )]  # fmt: skip
+    assert section.count("<polyline") == 3  # plain decoding reads no drafter
 
 
 def test_standing_targets_have_no_section() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from heisd.bench.charts_xy import Span, legend_html, lines_svg
 from heisd.bench.report_run import Run, table_html
 from heisd.bench.report_speed import SAME, comparable
+from heisd.presets import PRESETS
 from heisd.sim.splits import Condition
 
 # Success is compared over equal tasks: some targets cannot be carried.
@@ -50,15 +51,30 @@ def _panel(runs: Sequence[Run]) -> str:
 
 
 def _lines(runs: Sequence[Run]) -> _Lines:
-    """What was played, method by method; of two equal runs the one with more episodes."""
-    lines: _Lines = {}
+    """What was played, method by method; of two equal runs the one with more episodes.
+
+    A line is of one drafter, store and calibration; its name says which where there are several.
+    """
+    played: dict[str, _Lines] = {}
     for run in runs:
         for method, block in run.methods.items():
-            blocks = lines.setdefault(f"{method} · {_pace(run)}", {})
-            speed = _speed_cm_s(run)
+            name, speed = f"{method} · {_pace(run)}", _speed_cm_s(run)
+            blocks = played.setdefault(name, {}).setdefault(_assets(run, method), {})
             if block["n_episodes"] > blocks.get(speed, {"n_episodes": 0})["n_episodes"]:
                 blocks[speed] = block
-    return {name: blocks for name, blocks in sorted(lines.items()) if blocks}
+    return {
+        f"{name}, {assets}" if len(lines) > 1 else name: blocks
+        for name, lines in sorted(played.items())
+        for assets, blocks in sorted(lines.items())
+        if blocks
+    }
+
+
+def _assets(run: Run, method: str) -> str:
+    """What a method read beside the policy, by the beginnings of the hashes."""
+    reads = PRESETS[method].reads if method in PRESETS else ()
+    known = run.result.get("assets", {})
+    return ", ".join(f"{what} {known[what][:8]}" for what in reads if what in known) or "assets not recorded"
 
 
 def _pace(run: Run) -> str:
