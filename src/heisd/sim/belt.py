@@ -128,9 +128,7 @@ class Belt:
         mine = np.concatenate([scene.points(name) for name in self._group])
         others = np.concatenate([np.empty((0, 3)), *(scene.points(n) for n in scene.solids if n not in self._group)])
         footprint, around = _footprint(mine), _footprint(others[others[:, 2] < mine[:, 2].max() + _AIR_M])
-        offsets = (around[None] - footprint[:, None]).reshape(-1, 2)
-        offsets = offsets[np.linalg.norm(offsets, axis=1) < HALF_WAY_M + _AIR_M]
-        air_m = min(_AIR_M, 0.8 * float(np.linalg.norm(offsets, axis=1).min(initial=np.inf)))  # neighbours may be close
+        offsets, air_m = in_the_way((around[None] - footprint[:, None]).reshape(-1, 2))
         hand, shoulder = self._origin_m + np.array([0.0, 0.0, _HAND_UP_M]), scene.shoulder_m
 
         def way_m(direction: FloatArray) -> float:
@@ -152,6 +150,19 @@ class Belt:
 def _footprint(points_m: FloatArray) -> FloatArray:
     """(V, 3) points -> (N, 2) places on the table that they stand for, one per grid cell."""
     return np.asarray(np.unique(np.round(points_m[:, :2] / _GRID_M), axis=0) * _GRID_M)
+
+
+def in_the_way(offsets_m: FloatArray) -> tuple[FloatArray, float]:
+    """Which of the offsets (V, 2) between places matter to a way, and the air [m] to keep from what they lead to.
+
+    A neighbour nearer than wanted gets four fifths of its gap. One that touches shares places with the target, and
+    tells no direction by those or the ones beside them: what lies behind bars the ways that lead into it.
+    """
+    apart_m = np.linalg.norm(offsets_m, axis=1)
+    gap_m = float(apart_m.min(initial=np.inf))
+    nearest_m = 1.9 * _GRID_M if gap_m < 0.5 * _GRID_M else 0.0  # short of two places
+    is_near = (apart_m >= nearest_m) & (apart_m < HALF_WAY_M + _AIR_M)
+    return offsets_m[is_near], min(_AIR_M, 0.8 * max(gap_m, _GRID_M))
 
 
 def free_m(offsets_m: FloatArray, direction: FloatArray, air_m: float) -> float:
