@@ -11,7 +11,7 @@ from typing import Any
 import measured
 from comparison import comparison, details
 from pictures import planes
-from rows import PREFIXES, read_groups
+from rows import CONDITIONS, PREFIXES, has_place, read_groups
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "docs/comparison.md")
@@ -35,15 +35,18 @@ def success_table(runs: list[tuple[str, dict[str, Any]]]) -> list[str]:
 
 
 def read_runs(results: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Complete test-split runs, those of the comparison apart, sorted by suite, policy and condition."""
+    """Complete test-split runs in a plain world, the comparison's apart, sorted by suite, policy and condition."""
     paths = [path for path in results.glob("*/eval_info.json") if not path.parent.name.startswith(PREFIXES)]
     found = [(path.parent.name, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
-    tests = [(name, run) for name, run in found if run["split"] == "test" and run["status"] == "complete"]
-    order = ["shipped", "jitter", "jitter4"]
+    tests = [
+        (name, run)
+        for name, run in found
+        if run["split"] == "test" and run["status"] == "complete" and has_place(run["config"])
+    ]
     return sorted(
         tests,
         key=lambda item: (
-            item[1]["config"]["suite"], item[1]["policy"]["name"], order.index(item[1]["condition"]), item[0],
+            item[1]["config"]["suite"], item[1]["policy"]["name"], CONDITIONS.index(item[1]["condition"]), item[0],
         ),
     )  # fmt: skip
 

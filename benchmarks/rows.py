@@ -176,14 +176,22 @@ def kinds(groups: Sequence[Group]) -> Iterator[list[Group]]:
     yield from by_kind.values()
 
 
+def has_place(config: Mapping[str, Any]) -> bool:
+    """Whether the tables have a place for such a run: targets that stand, nothing changed, a world that waits."""
+    return config["condition"] in CONDITIONS and not (config.get("shift") or config.get("realtime"))
+
+
 def _order(group: Group) -> tuple[int, bool]:
     return CONDITIONS.index(group.config["condition"]), bool(group.config.get("fresh"))
 
 
 def _require_whole(run: Run) -> None:
     """A result counts what its episodes say, and is one of plain conditions."""
-    if run.result["config"].get("shift") or run.result["config"].get("realtime"):
-        raise SystemExit(f"{run.path} is a run with --shift or --realtime, which the comparison has no row for")
+    if not has_place(run.result["config"]):
+        raise SystemExit(
+            f"{run.path} is a run with --shift, --realtime or moving targets, which the comparison has no row for: "
+            f"name it otherwise than {', '.join(f'{prefix}…' for prefix in PREFIXES)}"
+        )
     for name, block in run.methods.items():
         n = sum(record.method == name for record in run.records)
         if n != block["n_episodes"]:
@@ -197,12 +205,11 @@ def _require_same_assets(runs: Sequence[Run]) -> None:
     """One table, one drafter, store and calibration: exits where a preset was played with two."""
     seen: dict[tuple[str, ...], tuple[str | None, Path]] = {}
     for run in runs:
-        policy, assets = run.result["policy"]["sha256"], run.result.get("assets", {})
+        policy = run.result["policy"]["sha256"]
         for name in run.methods:
             for what in PRESETS[name].reads if name in PRESETS else ():
                 scope = run.suite if what == "calibration" else ""
-                mine = assets.get(what)
-                mine = mine.get(name) if isinstance(mine, dict) else mine  # of a calibration: one for each method
+                mine = run.asset(what, name)
                 found, first = seen.setdefault((policy, name, what, scope), (mine, run.path))
                 if found != mine:
                     raise SystemExit(

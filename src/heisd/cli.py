@@ -91,7 +91,9 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, validation, calibration or test.")] = "test",
     episodes: Annotated[int, typer.Option(min=1, help="In all, round-robin over the tasks.")] = 20,
     tasks: Annotated[str, typer.Option(help="Only these task indices, e.g. 0,3,7.")] = "",
-    condition: Annotated[str, typer.Option(help="shipped, jitter (targets +-2 cm) or jitter4.")] = "shipped",
+    condition: Annotated[
+        str, typer.Option(help="shipped, jitter (targets +-2 cm), jitter4, or moving2 to moving12 [cm/s].")
+    ] = "shipped",
     fresh: Annotated[bool, typer.Option("--fresh", help="Freshly sampled resets of the split's seed range.")] = False,
     shift: Annotated[
         str | None,
@@ -185,14 +187,20 @@ def collect(
     driver: Annotated[
         str | None, typer.Option(help="A policy (name or directory) that drives first; the expert takes over.")
     ] = None,
+    condition: Annotated[
+        str, typer.Option(help="shipped, or moving2 to moving12 (targets carried, cm/s).")
+    ] = "shipped",
     check: Annotated[Path | None, typer.Option(help="Read this data set back and verify it; collects nothing.")] = None,
     json: Json = False,
 ) -> None:
     """Scripted experts -> a LeRobot v3 data set; with --check, read one back."""
     from heisd import cli_run
+    from heisd.sim.splits import parse_condition
 
     result = (
-        cli_run.check(check) if check else cli_run.collect(suite, episodes, out, workers, seed, _indices(tasks), driver)
+        cli_run.check(check)
+        if check
+        else cli_run.collect(suite, episodes, out, workers, seed, _indices(tasks), driver, parse_condition(condition))
     )
     _emit(result, json, lambda: cli_run.show_mapping(result))
     if not result.get("is_ok", True):

@@ -15,6 +15,7 @@ from heisd.bench.overhead import overhead_text
 from heisd.bench.results import EpisodeRecord
 from heisd.config import EvalConfig
 from heisd.errors import BadInput
+from heisd.sim.splits import Condition
 
 stderr = Console(stderr=True)
 stdout = Console()
@@ -230,13 +231,16 @@ def collect(
     seed: int,
     tasks: tuple[int, ...] | None,
     driver: str | None = None,
+    condition: Condition = Condition.SHIPPED,
 ) -> dict[str, Any]:
     """Collect demonstrations."""
     if out is None:
         raise BadInput("collect needs --out DIR (or --check DIR to read a data set back)")
     from heisd.sim.collect import collect as run_collection
 
-    return run_collection(suite, episodes, out, workers=workers, seed=seed, tasks=tasks, driver=driver).as_dict()
+    return run_collection(
+        suite, episodes, out, workers=workers, seed=seed, tasks=tasks, driver=driver, condition=condition
+    ).as_dict()
 
 
 def check(path: Path) -> dict[str, Any]:

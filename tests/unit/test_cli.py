@@ -47,7 +47,10 @@ def test_the_table_is_for_people(tmp_path):
         (["--split", "tset"], "unknown split 'tset'; known: calibration, test, train, validation"),
         (["--method", "warp"], "unknown method 'warp'; known: ar"),
         (["--method", ""], "unknown method ''; known: ar"),
-        (["--condition", "windy"], "unknown condition 'windy'; known: jitter, jitter4, shipped"),
+        (
+            ["--condition", "windy"],
+            "unknown condition 'windy'; known: jitter, jitter4, moving12, moving2, moving4, moving6, moving8, shipped",
+        ),
         (["--tasks", "one"], "--tasks 'one' is not a list of numbers"),
         (["--tasks", "7"], "task indices [7] are not in 0-1"),
         (["--timing", "--workers", "2"], "--timing is serial"),

@@ -9,6 +9,7 @@ from heisd.sim.experts.expert import Expert, Skill
 from heisd.sim.experts.grasps import contact_cost_m
 from heisd.sim.experts.primitives import CLOSED, OPEN, Command, Hand, Phase, Status
 from heisd.sim.experts.style import Disturbance, SmoothNoise, Style, start_displacement
+from heisd.sim.reach import ceiling, reach_excess
 from heisd.sim.scene import Goal
 from heisd.types import Proprioception
 
@@ -67,13 +68,13 @@ def test_corridor_sees_what_is_ahead_and_nothing_else():
 
 def test_the_ceiling_is_where_the_reach_ends():
     for x in np.linspace(-0.3, 0.1, 9):
-        top = geometry.ceiling(np.array([x, 0.1, 0.9]), SHOULDER_M)
-        assert geometry.reach_excess(np.array([x, 0.1, top - 0.01]), SHOULDER_M) == 0.0
-        assert geometry.reach_excess(np.array([x, 0.1, top + 0.01]), SHOULDER_M) > 0.0
+        top = ceiling(np.array([x, 0.1, 0.9]), SHOULDER_M)
+        assert reach_excess(np.array([x, 0.1, top - 0.01]), SHOULDER_M) == 0.0
+        assert reach_excess(np.array([x, 0.1, top + 0.01]), SHOULDER_M) > 0.0
 
 
 def test_the_ceiling_never_presses_a_hand_down_that_noise_pushed_out_of_reach():
-    assert geometry.ceiling(np.array([0.3, 0.0, 1.14]), SHOULDER_M) == 1.14
+    assert ceiling(np.array([0.3, 0.0, 1.14]), SHOULDER_M) == 1.14
 
 
 def test_an_arm_is_trapped_only_where_it_is_stretched_more_than_its_way_asks_for():

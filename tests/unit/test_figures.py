@@ -188,6 +188,20 @@ def with_assets(folder, monkeypatch, **assets):
     path.write_text(json.dumps({**json.loads(path.read_text()), "assets": {"parallel": "x", **assets}}))
 
 
+@pytest.mark.parametrize("changes", [{"condition": "moving4"}, {"shift": "lamps"}, {"realtime": {"control_hz": 20}}])
+def test_what_is_no_plain_world_has_no_place_in_the_tables(figures, home, monkeypatch, changes):
+    for name in ("test-toy", "other-toy", "compare-toy"):
+        play(results(home) / name, monkeypatch, split="test", videos=0)
+    for name in ("other-toy", "compare-toy"):
+        path = results(home) / name / "eval_info.json"
+        run = json.loads(path.read_text())
+        run["config"].update(changes)
+        path.write_text(json.dumps({**run, "condition": run["config"]["condition"]}))
+    assert [name for name, _ in figures.read_runs(results(home))] == ["test-toy"]
+    with pytest.raises(SystemExit, match=r"compare-toy is a run with --shift, --realtime or moving targets"):
+        groups_of(home)
+
+
 def test_a_preset_played_with_two_stores_is_refused(home, monkeypatch):
     for name, store in {"compare-toy": "a", "success-toy": "b"}.items():
         with_assets(results(home) / name, monkeypatch, store=store * 64)

@@ -148,9 +148,9 @@ def test_a_slower_control_rate_keeps_every_command_for_its_period() -> None:
 
 
 def test_an_episode_ends_where_it_ends() -> None:
-    for hz in (20, 10, 5):
-        assert len(drive((300.0,), 100, hz=hz, succeeds_at=9)[0].log) == 9
-        assert len(drive((300.0,), 7, hz=hz)[0].log) == 7
+    for hz, ms in ((20, 300.0), (10, 300.0), (5, 300.0), (10, 0.0), (5, 0.0)):
+        assert len(drive((ms,), 100, hz=hz, succeeds_at=9)[0].log) == 9
+        assert len(drive((ms,), 7, hz=hz)[0].log) == 7
 
 
 def test_the_age_of_actions_by_hand() -> None:
@@ -269,6 +269,19 @@ def test_an_edited_profile_is_another_setting(tmp_path: Path) -> None:
     load_profile.cache_clear()  # another process
     with pytest.raises(BadInput, match=r"provenance.latency_profile.stages.decode.ms: 12.0 -> 13.0"):
         evaluate(config(realtime=settings), out, setting())
+
+
+def test_a_method_whose_proposers_have_no_latency_is_refused_before_anything_is_played(tmp_path: Path) -> None:
+    settings = charged(tmp_path / "slow.json", 12.0)
+    lacking = json.loads((tmp_path / "slow.json").read_text())
+    del lacking["stages"]["drafter"]
+    (tmp_path / "lacking.json").write_text(json.dumps(lacking))
+    with pytest.raises(BadInput, match="no latency for drafter, which method 'exact'"):
+        evaluate(
+            config(methods=("ar", "exact"), realtime={**settings, "latency_profile": str(tmp_path / "lacking.json")}),
+            tmp_path / "run", setting(),
+        )  # fmt: skip
+    assert not (tmp_path / "run").exists()
 
 
 def test_runs_of_before_have_the_hash_they_had() -> None:

@@ -152,6 +152,32 @@ def _label_places(tops_px: Sequence[float], lefts_px: Sequence[float], near_px: 
     return [places[i] for i in range(len(tops_px))]
 
 
+def lines_svg(
+    lines: Mapping[str, Sequence[tuple[float, Span, str]]], *, x_label: str, y_label: str, x_unit: str, kind: str
+) -> str:
+    """Percentages with their intervals over what was varied, a line each; the text of a point is shown on hover.
+
+    Points stand a little beside one another, so that no interval hides another. Needs at least one point.
+    """
+    last = max(x for line in lines.values() for x, *_ in line)
+    margin = 0.05 * last or 1.0
+    axes = Axes((-margin, last + margin), (0.0, 102.0))
+    body = "".join(_line(axes, i, (i - (len(lines) - 1) / 2) * 5, points) for i, points in enumerate(lines.values()))
+    return axes.svg(body, x_label=x_label, y_label=y_label, x_unit=x_unit, y_unit=" %", kind=kind)
+
+
+def _line(axes: Axes, position: int, beside_px: float, points: Sequence[tuple[float, Span, str]]) -> str:
+    style, places = line_class(position), [axes.left(x) + beside_px for x, *_ in points]
+    corners = " ".join(f"{x:.1f},{axes.top(span.value)}" for x, (_, span, _) in zip(places, points, strict=True))
+    marks = "".join(
+        f'<g><title>{escape(text)}</title><line class="curve {style}" x1="{x:.1f}" y1="{axes.top(span.low)}" '
+        f'x2="{x:.1f}" y2="{axes.top(span.high)}" opacity="0.45"/>'
+        f'<circle class="curve {style}" cx="{x:.1f}" cy="{axes.top(span.value)}" r="3.5"/></g>'
+        for x, (_, span, text) in zip(places, points, strict=True)
+    )
+    return f'<polyline class="curve {style}" points="{corners}"/>{marks}'
+
+
 def cdf_svg(series: Mapping[str, Sequence[float]]) -> str:
     """Share of control steps answered within so many milliseconds, a curve per method.
 

@@ -19,6 +19,7 @@ from heisd.sim.protocols import base_suite, parse_protocol
 from heisd.sim.rendering import parse_rendering
 from heisd.sim.shifts import parse_shifts
 from heisd.sim.suites import suite_info
+from heisd.sim.targets import require_carriable
 from heisd.types import Action, Observation, StepRecord
 
 DTYPES = ("float32", "bfloat16")
@@ -33,6 +34,8 @@ def libero_setting(config: EvalConfig) -> Setting:
     protocol, _ = parse_protocol(config.protocol), parse_rendering(config.rendering)
     require_dtype(config.dtype)
     info = suite_info(config.suite)
+    if config.condition.belt_m_s:
+        require_carriable(config.suite, config.tasks)
     directory = weights_for(config.weights, config.suite, config.methods)
     policy = describe_weights(directory)
     from heisd.presets.assets import require as require_assets

@@ -112,11 +112,11 @@ class RealTime:
         self._pacing.charged_ms.append(round(charged_ms, 4))
         n_periods = math.ceil((charged_ms - _ROUNDING_MS) / self._period_ms)
         mine = _Command(values, self._pacing.n_control_steps)
-        if n_periods == 0 and self._ready is None:
-            yield from self._period(mine)
-            return
-        ready, self._ready = self._ready, mine
-        for command in (ready, *[None] * (n_periods - 1)):
+        commands: list[_Command | None] = [mine]
+        if n_periods > 0 or self._ready is not None:
+            commands = [self._ready, *[None] * (n_periods - 1)]
+            self._ready = mine
+        for command in commands:
             for step in self._period(command):
                 yield step
                 if step.is_over:
@@ -125,13 +125,9 @@ class RealTime:
     def _period(self, command: _Command | None) -> Iterator[WorldStep]:
         """One control period, with a new command or none."""
         self._count(command)
-        step = self._wait() if command is None else _world_step(command.values, self._env.step(command.values))
-        yield step
+        yield self._wait() if command is None else _world_step(command.values, self._env.step(command.values))
         for _ in range(self._steps_per_period - 1):  # the controller keeps its goal between commands, however slow
-            if step.is_over:
-                return
-            step = _world_step(self._values(), self._env.wait())
-            yield step
+            yield _world_step(self._values(), self._env.wait())
 
     def _count(self, command: _Command | None) -> None:
         pacing, self._in_force = self._pacing, command or self._in_force

@@ -10,6 +10,7 @@ from typing import Any
 
 from heisd.bench.charts import STAGE_CLASSES, histogram_svg, interval_svg, stacked_svg
 from heisd.bench.overhead import overhead_text
+from heisd.bench.report_belt import on_the_belt
 from heisd.bench.report_calibration import calibrations
 from heisd.bench.report_films import films, timelines
 from heisd.bench.report_realtime import in_real_time
@@ -42,6 +43,7 @@ def render_page(runs: Sequence[Run]) -> str:
         _comparison(runs),
         shifts(runs),
         in_real_time(runs),
+        on_the_belt(runs),
         timelines(runs),
         films(runs),
         _success(runs),

@@ -50,6 +50,11 @@ class Run:
         """The first method."""
         return next(iter(self.methods))
 
+    def asset(self, what: str, method: str) -> str | None:
+        """sha256 of the drafter, store or calibration (its settings for this method) that was in use, where known."""
+        found = self.result.get("assets", {}).get(what)
+        return found.get(method) if isinstance(found, dict) else found
+
 
 def load_run(path: Path) -> Run:
     """A finished run; BadArtifact when it is not one, or not finished."""

@@ -9,10 +9,11 @@ from heisd.bench.charts_xy import PlanePoint, Span, cdf_svg, legend_html, plane_
 from heisd.bench.report_run import Run
 
 # What has to agree before the speed of one run may stand beside the success of another.
-_SAME = (
+SAME = (
     "suite",
     "split",
     "condition",
+    "shift",
     "fresh",
     "protocol",
     "rendering",
@@ -37,12 +38,12 @@ def plane(runs: Sequence[Run]) -> str:
     )
 
 
-def comparable(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs of the same policy, baseline and conditions, together: one may give the times, another the successes."""
+def comparable(runs: Sequence[Run], same: Sequence[str] = SAME) -> list[list[Run]]:
+    """Runs of the same policy, baseline and settings, together: one may give the times, another the successes."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         config, policy = run.result["config"], run.result.get("policy", {})
-        settings = {name: config.get(name) for name in _SAME}
+        settings = {name: config.get(name) for name in same}
         key = json.dumps([settings, policy.get("sha256"), run.baseline], sort_keys=True)
         groups.setdefault(key, []).append(run)
     return list(groups.values())

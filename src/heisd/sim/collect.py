@@ -28,7 +28,9 @@ from heisd.sim.demonstrate import Attempt, AttemptResult, run_attempt
 from heisd.sim.pool import run_pool
 from heisd.sim.protocols import parse_protocol
 from heisd.sim.rendering import NONE, parse_rendering
+from heisd.sim.splits import Condition
 from heisd.sim.suites import suite_info
+from heisd.sim.targets import require_carriable
 
 log = logging.getLogger(__name__)
 
@@ -153,12 +155,14 @@ def collect(
     rendering: str = "fast",
     protocol: str = "openvla",
     driver: Path | str | None = None,
+    condition: Condition = Condition.SHIPPED,
     execute: Execute | None = None,
 ) -> CollectSummary:
     """Fill ``out`` up to ``n_episodes`` demonstrations, evenly over ``tasks`` (all of the suite by default).
 
     Run again with the same arguments, it goes on where it stopped. With ``driver``, the name or directory of a
     policy, that policy drives first and the expert takes over wherever it is then (DAgger, with whole corrections).
+    ``condition`` is that of every start; a belt's directions are drawn anew for every attempt.
     ``execute`` replaces the pool of ``workers`` processes (0: this process). Raises UnknownName, IncompleteSuite or
     BadInput for bad arguments, DatasetError for an unusable directory, a full disk or a task the expert cannot do.
     """
@@ -167,9 +171,12 @@ def collect(
     parse_protocol(protocol)
     if parse_rendering(rendering) is NONE:
         raise BadInput("demonstrations need pictures: rendering is fast or stock, not none")
+    _check_condition(condition, suite, chosen)
     # Demonstrations of two versions of the experts or of the simulator do not belong in one data set.
     code = {"versions": versions(), "code": _code_hash()}
     settings = {"seed": seed, "rendering": rendering, "protocol": protocol} | code
+    if condition is not Condition.SHIPPED:
+        settings["condition"] = condition.value
     if driver is not None:
         driver = str(resolve_weights(str(driver), suite))
         settings["driver"] = describe_weights(Path(driver))["sha256"]
@@ -177,7 +184,7 @@ def collect(
 
     def attempt(task_index: int, number: int) -> Attempt:
         return Attempt(suite, task_index, number, seed, cameras=tuple(cameras), image_size=image_size,
-                       rendering=rendering, protocol=protocol, driver=driver)  # fmt: skip
+                       rendering=rendering, protocol=protocol, condition=condition, driver=driver)  # fmt: skip
 
     with DatasetWriter(out, spec) as writer:
         return Collector(writer, chosen, n_episodes, attempt, execute or _pool(workers)).run()
@@ -268,6 +275,15 @@ def _code_hash() -> str:
     for path in sorted(home.rglob("*.py")):
         digest.update(path.relative_to(home).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def _check_condition(condition: Condition, suite: str, tasks: Sequence[int]) -> None:
+    if condition.jitter_m:
+        raise BadInput(
+            f"every demonstration displaces its targets anyway: give shipped, or moving2 to moving12, not {condition}"
+        )
+    if condition.belt_m_s:
+        require_carriable(suite, tasks)
 
 
 def _checked_tasks(suite: str, n_tasks: int, tasks: Sequence[int] | None, n_episodes: int) -> list[int]:

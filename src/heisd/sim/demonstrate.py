@@ -17,8 +17,7 @@ from heisd.sim.lerobot_format import encode_jpeg
 from heisd.sim.libero import LiberoEnv
 from heisd.sim.protocols import parse_protocol
 from heisd.sim.rendering import parse_rendering
-from heisd.sim.scene import Scene
-from heisd.sim.splits import FRESH_SEEDS, SHIPPED_STATES, EpisodeStart, Split, require_train
+from heisd.sim.splits import FRESH_SEEDS, SHIPPED_STATES, Condition, EpisodeStart, Split, require_train
 from heisd.types import FloatArray, Observation
 
 STEPS_AFTER_SUCCESS = 3  # so that the opening hand is seen
@@ -43,6 +42,7 @@ class Attempt:
     image_size: int = 128
     rendering: str = "fast"
     protocol: str = "openvla"
+    condition: Condition = Condition.SHIPPED
     driver: str | None = None  # directory of a policy that drives first, so that its own mistakes are recovered from
 
     def rngs(self, n: int) -> list[np.random.Generator]:
@@ -92,9 +92,10 @@ def draw_start(attempt: Attempt, rng: np.random.Generator) -> EpisodeStart:
     """A train start: a fresh seed or a shipped state. Raises LeakError should it belong to another split."""
     fresh, shipped = FRESH_SEEDS[Split.TRAIN], SHIPPED_STATES[Split.TRAIN]
     if rng.random() < attempt.fresh_share:
-        start = EpisodeStart(attempt.suite, attempt.task_index, None, int(rng.integers(fresh.start, fresh.stop)))
+        state, seed = None, int(rng.integers(fresh.start, fresh.stop))
     else:
-        start = EpisodeStart(attempt.suite, attempt.task_index, int(rng.integers(shipped.start, shipped.stop)), None)
+        state, seed = int(rng.integers(shipped.start, shipped.stop)), None
+    start = EpisodeStart(attempt.suite, attempt.task_index, state, seed, attempt.condition)
     require_train(start)
     return start
 
@@ -116,7 +117,7 @@ def run_attempt(attempt: Attempt) -> AttemptResult:
             return AttemptResult(None, SOLVED, n_driven)
         observation = driven
     style = Style.sample(style_rng)
-    expert = build_expert(Scene(env.robosuite_env), style, expert_rng)
+    expert = build_expert(env.scene, style, expert_rng)
     recording, succeeded = _perform(env, expert, observation, attempt.cameras)
     proprio = np.stack(recording.proprio)
     reason = FAILED if not succeeded else RETRIED if expert.n_retries else STALLED if is_stalled(proprio) else ""

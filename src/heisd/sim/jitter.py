@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from heisd.sim.targets import targets, with_carriers
 from heisd.types import FloatArray, IntArray
 
 _TRIES_PER_RANGE = 10
@@ -21,18 +22,7 @@ class TargetJitter:
 
     def __init__(self, env: Any) -> None:
         self._env = env
-        carried_by = {s[1]: s[2] for s in env.parsed_problem["initial_state"] if s[0] == "on"}
-        self._groups = {name: self._carriers(name, carried_by) for name in self._targets()}
-
-    def _targets(self) -> list[str]:
-        return [name for name in self._env.obj_of_interest if name in self._env.objects_dict]
-
-    def _carriers(self, name: str, carried_by: dict[str, str]) -> tuple[str, ...]:
-        """``name`` and the chain of movable objects it stands on, short of another target."""
-        group = [name]
-        while (below := carried_by.get(group[-1], "")) in self._env.objects_dict and below not in self._targets():
-            group.append(below)
-        return tuple(group)
+        self._groups = {name: with_carriers(env.parsed_problem, name) for name in targets(env.parsed_problem)}
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -16,10 +16,12 @@ import numpy as np
 
 from heisd.errors import BadInput
 from heisd.sim import robosuite_env
+from heisd.sim.belt import Belt
 from heisd.sim.gl import choose_backend, choose_backend_if_any
 from heisd.sim.jitter import TargetJitter
 from heisd.sim.protocols import OPENVLA, Protocol
 from heisd.sim.rendering import FAST, NONE, STOCK, Renderer, Rendering, make_renderer
+from heisd.sim.scene import Scene
 from heisd.sim.splits import EpisodeStart
 from heisd.sim.suites import init_states, suite_info
 from heisd.types import FloatArray, ImageArray, Observation, Proprioception
@@ -54,7 +56,7 @@ class LiberoEnv:
         self._env = robosuite_env.build(self.task.bddl_file, stock_rendering=rendering is STOCK)
         self._shipped = init_states(self.task)
         self._soft_reset = robosuite_env.SoftReset(self._env)
-        self._jitter = TargetJitter(self._env)
+        self._jitter, self._belt = TargetJitter(self._env), Belt(self._env)
         self._sensors = _Sensors(self._env)
         self._renderer = make_renderer(rendering, backend, self._env.sim, tuple(cameras), image_size)
         self._draws = False
@@ -78,15 +80,22 @@ class LiberoEnv:
         """The inner robosuite environment, for privileged experts only."""
         return self._env
 
+    @property
+    def scene(self) -> Scene:
+        """What the simulator knows of the task, for privileged experts only."""
+        return Scene(self._env, self._belt)
+
     def reset(
         self, start: EpisodeStart, *, extra_jitter_m: float = 0.0, rng: np.random.Generator | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Set up ``start`` and settle; the same start gives bit-identical results after any history.
 
-        The start's condition moves the targets with its own seed; ``extra_jitter_m`` moves them once more
-        with ``rng`` (for demonstrations). Raises BadInput for a start of another task or a missing state.
+        The start's condition moves the targets with its own seed; ``extra_jitter_m`` moves them once more with ``rng``
+        (for demonstrations), which then draws a belt's direction as well. A belt sets off with the first step. Raises
+        BadInput for a start of another task, a missing state or a target that no belt can carry.
         """
         self._draws = False
+        self._belt.stop()
         self._place(start)
         offsets = self._jitter.apply(start.condition.jitter_m, np.random.default_rng(start.jitter_seed))
         if extra_jitter_m > 0:
@@ -99,7 +108,11 @@ class LiberoEnv:
             self._draws = remaining == 0
             self._advance(SETTLE_ACTION)
         self._draws, self._step, self._command = True, 0, SETTLE_ACTION
-        return self._observation(), {"start": start.key, "target_offsets_m": offsets}
+        info = {"start": start.key, "target_offsets_m": offsets}
+        if start.condition.belt_m_s:
+            belt_rng = np.random.default_rng(start.belt_seed) if rng is None else rng
+            info["belt"] = self._belt.start(start.condition.belt_m_s, belt_rng)
+        return self._observation(), info
 
     def step(self, action: FloatArray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """One control step of 50 ms: observation, reward (1.0 on success), terminated, truncated, info.
@@ -154,7 +167,8 @@ class LiberoEnv:
             env._update_observables(force=True)
 
     def _advance(self, action: FloatArray) -> bool:
-        substeps = contextlib.nullcontext() if self.rendering is STOCK else robosuite_env.fused_substeps(self._env)
+        plain = self.rendering is STOCK and not self._belt.is_running  # the belt needs a step in two halves
+        substeps = contextlib.nullcontext() if plain else robosuite_env.fused_substeps(self._env, self._belt.drive)
         with substeps:
             _, _, success, _ = self._env.step(action)
         return bool(success)

@@ -127,12 +127,13 @@ class SoftReset:
 
 
 @contextlib.contextmanager
-def fused_substeps(env: Any) -> Iterator[None]:
+def fused_substeps(env: Any, before_solving: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Let ``env.step`` evaluate the dynamics once per substep instead of three times, bit for bit the same.
 
     robosuite calls ``forward`` twice before every ``step``, which begins with the same computation again. MuJoCo splits
     a step in two so that a controller can act in between: here the first ``forward`` is the first half, further ones
     find it done, and ``step`` is the second half. (Only the force sensors lag one substep; nothing reads them.)
+    ``before_solving`` is called between the halves.
     """
     import mujoco
 
@@ -151,6 +152,7 @@ def fused_substeps(env: Any) -> Iterator[None]:
 
     def step(with_udd: bool = True) -> None:  # noqa: ARG001 - robosuite's signature
         nonlocal is_current
+        before_solving()
         mujoco.mj_step2(model, data)
         is_current = False
 

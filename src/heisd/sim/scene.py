@@ -5,7 +5,7 @@ LIBERO's world frame, metres, z up.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import mujoco
 import numpy as np
@@ -42,11 +42,19 @@ class Goal:
     arguments: tuple[str, ...]
 
 
+class Carrier(Protocol):
+    """What moves objects beside the robot."""
+
+    def ahead_m(self, name: str, after_s: float) -> FloatArray:
+        """(3,) how far it will have carried an object in so many seconds."""
+        ...
+
+
 class Scene:
     """A live view on one simulated task; every call reads the present state."""
 
-    def __init__(self, robosuite_env: Any) -> None:
-        self._env = robosuite_env
+    def __init__(self, robosuite_env: Any, carrier: Carrier | None = None) -> None:
+        self._env, self._carrier = robosuite_env, carrier
         self._geoms: dict[str, list[tuple[int, FloatArray]]] = {}
 
     @property
@@ -91,6 +99,10 @@ class Scene:
         if self.is_site(name):
             return Pose(data.get_site_xpos(name).copy(), data.get_site_xmat(name).reshape(3, 3).copy())
         raise UnknownName("object", name, (*self.solids, *self._env.object_sites_dict))
+
+    def ahead_m(self, name: str, after_s: float) -> FloatArray:
+        """(3,) how far an object will have gone by itself in so many seconds, if nothing holds it back."""
+        return np.zeros(3) if self._carrier is None else self._carrier.ahead_m(name, after_s)
 
     def points(self, name: str) -> FloatArray:
         """(V, 3) points that cover the collision surface of an object or fixture, drawers included."""

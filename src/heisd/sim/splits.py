@@ -21,16 +21,26 @@ class Split(StrEnum):
 
 
 class Condition(StrEnum):
-    """How far target objects are moved from where the start puts them."""
+    """What happens to target objects beside what the start says: displaced at once, or carried along by a belt."""
 
     SHIPPED = "shipped"
     JITTER = "jitter"
     JITTER4 = "jitter4"
+    MOVING2 = "moving2"
+    MOVING4 = "moving4"
+    MOVING6 = "moving6"
+    MOVING8 = "moving8"
+    MOVING12 = "moving12"
 
     @property
     def jitter_m(self) -> float:
         """Half-width of the uniform xy offset of every target object [m]."""
-        return {"shipped": 0.0, "jitter": 0.02, "jitter4": 0.04}[self.value]
+        return {"jitter": 0.02, "jitter4": 0.04}.get(self.value, 0.0)
+
+    @property
+    def belt_m_s(self) -> float:
+        """Speed at which the target is carried along the table [m/s]; its number is centimetres a second."""
+        return int(self.value.removeprefix("moving")) / 100 if self.value.startswith("moving") else 0.0
 
 
 SHIPPED_STATES: dict[Split, range] = {
@@ -73,9 +83,18 @@ class EpisodeStart:
     @property
     def jitter_seed(self) -> int:
         """Seed of the target offsets: differs per task and start, never one used in training."""
+        return 9_000_000_000 + self._number
+
+    @property
+    def belt_seed(self) -> int:
+        """Seed of the belt's direction: differs per task and start, never one used in training."""
+        return 90_000_000_000 + self._number
+
+    @property
+    def _number(self) -> int:
         base = self.seed if self.init_state is None else self.init_state
         assert base is not None
-        return 9_000_000_000 + base * 1_000 + self.task_index
+        return base * 1_000 + self.task_index
 
     @property
     def key(self) -> str:

@@ -1,12 +1,13 @@
-"""Pure geometry of moving a hand over a table: funnels, arcs, corridors, the arm's reach."""
+"""Pure geometry of moving a hand over a table: funnels, arcs, corridors, meeting what is carried along."""
 
 import numpy as np
 
+from heisd.sim.reach import REACH_M, stretch_m
 from heisd.types import FloatArray
 
-# The Panda with its hand pointing down: the wrist centre sits above and, towards the base, behind the grasp point,
-# and a straight elbow lets it come this far from the shoulder.
-_WRIST_UP_M, _WRIST_BACK_M, _REACH_M = 0.21, 0.088, 0.69
+LAG_S = 0.125  # at the expert's gain the hand trails a moving point by what that point covers in this time
+_PACE_M_S = 0.24  # of the hand on a free way
+_LONGEST_LEAD_S = 1.5
 
 
 def up(height_m: float) -> FloatArray:
@@ -52,28 +53,15 @@ def corridor_height(obstacles: FloatArray, start_m: FloatArray, end_m: FloatArra
     return float(obstacles[(gap < radius_m) & (ahead > 0.02), 2].max(initial=-np.inf))
 
 
-def reach_excess(hand_m: FloatArray, shoulder_m: FloatArray, *, margin_m: float = 0.0) -> float:
-    """How far [m] beyond the arm's reach, less a margin, a position (3,) of the down-pointing hand is; 0 inside."""
-    return max(0.0, _stretch_m(hand_m, shoulder_m) - _REACH_M + margin_m)
-
-
 def trap(hand_m: FloatArray, move_m: FloatArray, shoulder_m: FloatArray) -> float:
     """0 to 1: how much straighter the elbow is here than where ``move_m`` leads.
 
     With the elbow at its stop the controller balances position against orientation and stays where it is.
     """
-    here, there = (ramp(_stretch_m(at, shoulder_m), _REACH_M - 0.025, _REACH_M) for at in (hand_m, hand_m + move_m))
+    here, there = (ramp(stretch_m(at, shoulder_m), REACH_M - 0.025, REACH_M) for at in (hand_m, hand_m + move_m))
     return max(0.0, here - there)
 
 
-def _stretch_m(hand_m: FloatArray, shoulder_m: FloatArray) -> float:
-    """Distance from the shoulder to the wrist of the down-pointing hand."""
-    across = np.linalg.norm(hand_m[:2] - shoulder_m[:2]) - _WRIST_BACK_M
-    return float(np.hypot(across, hand_m[2] + _WRIST_UP_M - shoulder_m[2]))
-
-
-def ceiling(hand_m: FloatArray, shoulder_m: FloatArray) -> float:
-    """Greatest height [m] the arm reaches right above or below the hand (3,); never below where the hand is."""
-    across = np.linalg.norm(hand_m[:2] - shoulder_m[:2]) - _WRIST_BACK_M
-    rise = np.sqrt(np.maximum(0.0, _REACH_M**2 - across**2))
-    return float(max(hand_m[2], shoulder_m[2] - _WRIST_UP_M + rise))
+def lead_s(apart_m: float) -> float:
+    """How far ahead [s] to aim at something carried along, this far away on the plane, so that the hand meets it."""
+    return min(LAG_S + apart_m / _PACE_M_S, _LONGEST_LEAD_S)

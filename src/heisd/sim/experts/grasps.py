@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from heisd.sim.experts.geometry import reach_excess, up, wrap_yaw
+from heisd.sim.experts.geometry import up, wrap_yaw
 from heisd.sim.experts.style import Style
+from heisd.sim.reach import reach_excess
 from heisd.sim.scene import Pose, Scene
 from heisd.types import FloatArray
 

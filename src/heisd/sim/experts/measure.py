@@ -15,8 +15,7 @@ import numpy as np
 from heisd.sim.experts import Style, build_expert, start_displacement
 from heisd.sim.libero import LiberoEnv
 from heisd.sim.rendering import NONE
-from heisd.sim.scene import Scene
-from heisd.sim.splits import FRESH_SEEDS, EpisodeStart, Split
+from heisd.sim.splits import FRESH_SEEDS, Condition, EpisodeStart, Split, parse_condition
 from heisd.sim.suites import suite_info
 
 
@@ -41,6 +40,7 @@ class Trial:
     is_fresh: bool  # freshly sampled resets instead of shipped states
     jitter_m: float
     seed: int
+    condition: Condition = Condition.SHIPPED
 
 
 def run_episode(env: LiberoEnv, start: EpisodeStart, trial: Trial, rng: np.random.Generator) -> Outcome:
@@ -50,7 +50,7 @@ def run_episode(env: LiberoEnv, start: EpisodeStart, trial: Trial, rng: np.rando
         for action in start_displacement(rng):
             observation, *_ = env.step(action)
     style = Style.sample(rng) if trial.is_sampled else Style.nominal()
-    expert = build_expert(Scene(env.robosuite_env), style, rng)
+    expert = build_expert(env.scene, style, rng)
     for n_steps in count(1):
         observation, _, is_success, is_over, _ = env.step(expert.act(observation.proprio).executed)
         if is_success or is_over:
@@ -74,9 +74,9 @@ def _starts(trial: Trial, task_index: int) -> Iterator[EpisodeStart]:
     first_seed = FRESH_SEEDS[Split.TRAIN].start + trial.seed
     for i in range(trial.n_states):
         if trial.is_fresh:
-            yield EpisodeStart(trial.suite, task_index, None, first_seed + i)
+            yield EpisodeStart(trial.suite, task_index, None, first_seed + i, trial.condition)
         else:
-            yield EpisodeStart(trial.suite, task_index, i, None)
+            yield EpisodeStart(trial.suite, task_index, i, None, trial.condition)
 
 
 def summary(outcomes: list[Outcome]) -> str:
@@ -100,11 +100,13 @@ def main() -> None:
     parser.add_argument("--sampled", action="store_true", help="sampled styles, disturbances, displaced start")
     parser.add_argument("--fresh", action="store_true", help="freshly sampled resets instead of shipped states")
     parser.add_argument("--jitter", type=float, default=0.0, help="half-width of target offsets [m]")
+    parser.add_argument("--condition", default="shipped", help="shipped, or a belt's: moving4 …")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="print every outcome as one JSON object")
     args = parser.parse_args()
-    trial = Trial(args.suite, args.states, args.sampled, args.fresh, args.jitter, args.seed)
+    trial = Trial(args.suite, args.states, args.sampled, args.fresh, args.jitter, args.seed,
+                  parse_condition(args.condition))  # fmt: skip
     tasks = range(suite_info(args.suite).n_tasks) if args.tasks is None else [int(t) for t in args.tasks.split(",")]
     outcomes: dict[int, list[Outcome]] = {}
     with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:

@@ -12,9 +12,10 @@ from typing import Protocol
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from heisd.sim.experts.geometry import ceiling, corridor_height, ramp, travel, up, wrap_yaw
+from heisd.sim.experts.geometry import LAG_S, corridor_height, lead_s, ramp, travel, up, wrap_yaw
 from heisd.sim.experts.grasps import Grasp, plan_grasp
 from heisd.sim.experts.style import Style
+from heisd.sim.reach import ceiling
 from heisd.sim.scene import Scene
 from heisd.types import FloatArray, Proprioception
 
@@ -133,8 +134,10 @@ class Approach:
     def command(self, scene: Scene, hand: Hand) -> Command:
         """Head for the grasp at the height the horizontal and angular distance allow."""
         point, turn = self._target(scene, hand)
+        # Heights follow where the object is, the way where it will be: nobody descends ahead of what is carried along.
+        distance = float(np.linalg.norm((point - hand.position_m)[:2]))
+        point = point + scene.ahead_m(self._hold.name, lead_s(distance))
         move = point - hand.position_m
-        distance = float(np.linalg.norm(move[:2]))
         openness = max(ramp(distance, 0.010, self._style.funnel_m), ramp(float(np.linalg.norm(turn)), 0.10, 0.5))
         # The root keeps the fingers above a rim until they are nearly in place, should the hand be pushed aside.
         height = point[2] + self._style.hover_m * openness**0.5
@@ -182,7 +185,7 @@ class CloseUntilStill:
         assert grasp is not None, "closing comes after an approach"
         move = grasp.point(scene.pose(self._hold.name)) - hand.position_m
         axis = np.array([-np.sin(grasp.yaw_rad), np.cos(grasp.yaw_rad), 0.0])
-        move = move - axis * (axis @ move)
+        move = move - axis * (axis @ move) + scene.ahead_m(self._hold.name, LAG_S)
         return Command(move, hand.turn_to(grasp.yaw_rad), CLOSED, is_delicate=True)
 
 
