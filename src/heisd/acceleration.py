@@ -4,12 +4,14 @@
     robot.reset()
     action = robot.act(observation)
 
+A policy that denoises chunks is accelerated by the same call (:mod:`heisd.acceleration_chunks`).
+
 (This module is not called ``accelerate``: loading a module of that name would put it in the place of the function.)
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, overload
 
 import numpy as np
 from pydantic import (
@@ -29,7 +31,7 @@ from heisd.codec import ActionCodec
 from heisd.engine import MAX_NODES, Engine
 from heisd.errors import BadInput, BrokenContract, UnknownName
 from heisd.kinematics import bin_sizes
-from heisd.policies.protocol import CacheT, ContextT, TargetPolicy
+from heisd.policies.protocol import CacheT, ChunkContextT, ChunkPolicy, ContextT, PrefixT, TargetPolicy
 from heisd.propose import registry
 from heisd.propose.base import Proposer
 from heisd.route.base import Always, Router
@@ -38,13 +40,17 @@ from heisd.telemetry import Sink
 from heisd.types import Scores
 from heisd.verify import merge
 
+if TYPE_CHECKING:
+    from heisd.acceleration_chunks import AccelerateChunksConfig
+    from heisd.engine import ChunkEngine
+
 POLICY_CALLS = ("encode", "prefill", "extend")
 PROPOSER_CALLS = ("reset", "propose", "observe")
 
 Bins = Annotated[StrictInt, Field(ge=0)]
 
 
-class _Options(BaseModel):
+class Options(BaseModel):
     """Frozen options that are refused in one line: which keys are unknown, which are known, which values are wrong."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -65,7 +71,7 @@ class _Options(BaseModel):
             raise BadInput(f"{cls.what}: {'; '.join(problems)}; known keys: {known}") from None
 
 
-class _Rule(_Options):
+class _Rule(Options):
     def router(self, codec: ActionCodec) -> Router:  # noqa: ARG002 (of rules that follow the motion)
         """Everything is checked, by this rule."""
         return Always()
@@ -136,7 +142,7 @@ def _default_proposers() -> dict[str, Any]:
     return {"persistence": {}, "kalman": {}}
 
 
-class AccelerateConfig(_Options):
+class AccelerateConfig(Options):
     """How a policy is accelerated. Every field can be left out. Raises BadInput, in one line, for anything else."""
 
     what = "accelerate's configuration"
@@ -151,48 +157,77 @@ class AccelerateConfig(_Options):
     @field_validator("proposers")
     @classmethod
     def _options_or_objects(cls, proposers: Mapping[str, Any]) -> Mapping[str, Any]:
-        for name, given in proposers.items():
-            missing = [call for call in PROPOSER_CALLS if not callable(getattr(given, call, None))]
-            if missing and not isinstance(given, Mapping):
-                raise BadInput(
-                    f"proposer {name!r} is {given!r}; give its options as a mapping ({{}} for none), or an object "
-                    f"with {', '.join(PROPOSER_CALLS)} (here without {', '.join(missing)})"
-                )
-        return proposers
+        return options_or_objects(proposers)
 
     @field_validator("rule", mode="before")
     @classmethod
     def _rule_by_name(cls, rule: Any) -> Any:
-        if isinstance(rule, tuple(RULES.values())):
-            return rule
-        if not isinstance(rule, (str, Mapping)):
-            raise BadInput(f'the rule is {rule!r}; give its name, or a mapping as {{"name": "relaxed", …}}')
-        options = {"name": rule} if isinstance(rule, str) else rule
-        name = str(options.get("name", ""))
-        if name not in RULES:
-            raise UnknownName("rule", name, RULES)
-        return options
+        return rule_by_name(rule, RULES)
 
 
+def options_or_objects(proposers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The proposers of a configuration; BadInput for what is neither options nor a proposer."""
+    for name, given in proposers.items():
+        missing = [call for call in PROPOSER_CALLS if not callable(getattr(given, call, None))]
+        if missing and not isinstance(given, Mapping):
+            raise BadInput(
+                f"proposer {name!r} is {given!r}; give its options as a mapping ({{}} for none), or an object "
+                f"with {', '.join(PROPOSER_CALLS)} (here without {', '.join(missing)})"
+            )
+    return proposers
+
+
+def rule_by_name(rule: Any, known: Mapping[str, type[Any]]) -> Any:
+    """A rule of a configuration as its options, or as it is; BadInput for anything else, UnknownName for its name."""
+    if isinstance(rule, tuple(known.values())):
+        return rule
+    if not isinstance(rule, (str, Mapping)):
+        raise BadInput(f'the rule is {rule!r}; give its name, or a mapping as {{"name": "{list(known)[1]}", …}}')
+    options = {"name": rule} if isinstance(rule, str) else rule
+    name = str(options.get("name", ""))
+    if name not in known:
+        raise UnknownName("rule", name, known)
+    return options
+
+
+@overload
 def accelerate(
     policy: TargetPolicy[ContextT, CacheT],
     config: AccelerateConfig | Mapping[str, Any] | None = None,
     *,
     sink: Sink | None = None,
-) -> Engine[ContextT, CacheT]:
+) -> Engine[ContextT, CacheT]: ...
+
+
+@overload
+def accelerate(
+    policy: ChunkPolicy[ChunkContextT, PrefixT],
+    config: "AccelerateChunksConfig | Mapping[str, Any] | None" = None,
+    *,
+    sink: Sink | None = None,
+) -> "ChunkEngine[ChunkContextT, PrefixT]": ...
+
+
+def accelerate(policy: Any, config: Any = None, *, sink: Sink | None = None) -> Any:
     """A policy that answers sooner: ``act(observation)`` for every control step, ``reset()`` for every episode.
 
     Args:
-        policy: any object with the :class:`~heisd.policies.protocol.TargetPolicy` protocol; run
-            :func:`heisd.testing.check_target` on a new one.
+        policy: any object with the :class:`~heisd.policies.protocol.TargetPolicy` protocol, or with that of a
+            :class:`~heisd.policies.protocol.ChunkPolicy`; run :func:`heisd.testing.check_target`, or
+            :func:`heisd.testing.check_chunk_policy`, on a new one.
         config: an :class:`AccelerateConfig` or a mapping of its fields. None: rule ``exact``, with the proposers
-            ``persistence`` and ``kalman``, which need no training and no data.
+            ``persistence`` and ``kalman``, which need no training and no data. Of a chunk policy an
+            :class:`~heisd.acceleration_chunks.AccelerateChunksConfig`; None: every round in full.
         sink: gets one record per control step (stage times, forwards, origins of the tokens).
 
     Raises:
         BrokenContract: the policy lacks a member, or its codec cannot decode every action id.
-        BadInput: the configuration has an unknown key, name or option, or a rule that does not fit the codec.
+        BadInput: the configuration has an unknown key, name or option, or a rule that does not fit the policy.
     """
+    if is_chunk_policy(policy):
+        from heisd.acceleration_chunks import accelerate_chunks
+
+        return accelerate_chunks(policy, config, sink=sink)
     check_members(policy)
     chosen = AccelerateConfig.model_validate({} if config is None else config)
     if not chosen.enabled:
@@ -212,15 +247,25 @@ def accelerate(
     )
 
 
+def is_chunk_policy(policy: object) -> bool:
+    """Whether an object denoises chunks; what it then lacks is said by its own check."""
+    return callable(getattr(policy, "denoise", None))
+
+
 def check_members(policy: object) -> None:
     """Raise BrokenContract unless ``policy`` has every member of a target policy and a codec that can be used.
 
     Costs no forward; whether the members do what they promise is :func:`heisd.testing.check_target`'s business.
     """
+    check_calls_and_codec(policy, POLICY_CALLS)
+
+
+def check_calls_and_codec(policy: object, calls: Sequence[str]) -> None:
+    """Raise BrokenContract unless ``policy`` has these methods and a codec that decodes every action id."""
     who = f"policy {type(policy).__name__}"
-    missing = [call for call in POLICY_CALLS if not callable(getattr(policy, call, None))]
+    missing = [call for call in calls if not callable(getattr(policy, call, None))]
     if missing:
-        raise BrokenContract(who, f"it has the methods {', '.join(POLICY_CALLS)}", f"no {', '.join(missing)}")
+        raise BrokenContract(who, f"it has the methods {', '.join(calls)}", f"no {', '.join(missing)}")
     codec = getattr(policy, "codec", None)
     if not isinstance(codec, ActionCodec):
         wanted = "it has a heisd.codec.ActionCodec called codec (ActionCodec.from_stats(vocab_size, q01, q99))"
@@ -236,11 +281,15 @@ def check_members(policy: object) -> None:
 
 
 def _proposer(name: str, given: Any, codec: ActionCodec) -> Proposer:
+    return made_or_given(name, given, lambda options: registry.create(name, codec, **options))  # type: ignore[no-any-return]
+
+
+def made_or_given(name: str, given: Any, make: Callable[[Mapping[str, Any]], Any]) -> Any:
+    """An object as it is; options made into a proposer, BadInput for some that it cannot use."""
     if not isinstance(given, Mapping):
-        proposer: Proposer = given
-        return proposer
+        return given
     try:
-        return registry.create(name, codec, **given)
+        return make(given)
     except (TypeError, ValueError) as error:  # an option of the wrong kind, met by the factory itself
         raise BadInput(f"proposer {name!r} cannot use the options {dict(given)}: {error}") from error
 

@@ -20,11 +20,13 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from heisd.codec import GRIPPER
+from heisd.accept import HEISD_PAPER
+from heisd.codec import GRIPPER, N_BINS
 from heisd.errors import BadInput
 from heisd.types import ChunkVerdict, FloatArray, StopReason
 
 MAX_LEVELS = 8
+GOOD_BINS = HEISD_PAPER.max_token_bins  # as for tokens: no motion number further from the policy's own
 
 
 class ChunkRule(Protocol):
@@ -137,3 +139,15 @@ def first_crossing(gripper: FloatArray, before: float) -> int | None:
     closes = np.concatenate([[before], gripper]) >= 0.0
     changes = np.flatnonzero(closes[1:] != closes[:-1])
     return int(changes[0]) if len(changes) else None
+
+
+def deviation_bins(chunks: FloatArray, truth: FloatArray) -> FloatArray:
+    """(…, H) largest distance over an action's six motion numbers, in bins: 256 of them make up [-1, 1]."""
+    gap = np.clip(chunks[..., :GRIPPER], -1.0, 1.0) - np.clip(truth[..., :GRIPPER], -1.0, 1.0)
+    return np.asarray(np.abs(gap).max(axis=-1) * (N_BINS - 1) / 2)
+
+
+def good_actions(chunks: FloatArray, truth: FloatArray, max_bins: float = GOOD_BINS) -> npt.NDArray[np.bool_]:
+    """(…, H) whether executing an action in place of the true one is right: every motion number near, gripper equal."""
+    is_near = deviation_bins(chunks, truth) <= max_bins
+    return np.asarray(is_near & ((chunks[..., GRIPPER] >= 0.0) == (truth[..., GRIPPER] >= 0.0)))

@@ -15,6 +15,7 @@ from heisd import cli_bench, cli_calibrate, cli_drafter, cli_flow, cli_index, cl
 from heisd.cli_base import (
     Blind,
     Data,
+    Delay,
     Dtype,
     EulerSteps,
     Executed,
@@ -114,6 +115,7 @@ def evaluate(
     dtype: Dtype = "float32",
     euler_steps: EulerSteps = None,
     executed: Executed = None,
+    delay: Delay = None,
     workers: Workers = 1,
     ray: Annotated[str | None, typer.Option(help="Play on a Ray cluster: its address, or local.")] = None,
     videos: Annotated[int, typer.Option(min=0, help="Film the first success of this many tasks, and failures.")] = 0,
@@ -129,7 +131,7 @@ def evaluate(
         tasks=_indices(tasks), condition=parse_condition(condition), fresh=fresh, shift=shift, shard=shard,
         protocol=protocol, rendering=rendering, timing=timing, weights=weights, dtype=dtype, workers=workers,
         ray=ray, videos=videos, calibration=None if calibration is None else str(calibration),
-        euler_steps=euler_steps, executed=executed,
+        euler_steps=euler_steps, executed=executed, delay_steps=delay,
         realtime=cli_realtime.realtime_config(realtime, latency_profile, control_hz, meanwhile),
     )  # fmt: skip
     from heisd import cli_run

@@ -21,6 +21,12 @@ EulerSteps = Annotated[
 Executed = Annotated[
     int | None, typer.Option("--executed", help="Actions of a chunk before the next round; the bundle's if left out.")
 ]
+Delay = Annotated[
+    int | None,
+    typer.Option(
+        "--delay", min=0, help="Of *_rtc: control steps that a round takes; by --latency-profile if left out, else 0."
+    ),
+]
 Data = Annotated[list[Path], typer.Option("--data", help="Demonstration data sets (repeat the option for several).")]
 Recipe = Annotated[
     Path | None, typer.Option("--config", help="JSON file with the recipe; the shipped one if left out.")

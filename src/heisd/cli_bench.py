@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from heisd import cli_index
-from heisd.cli_base import Dtype, EulerSteps, Executed, Json, Weights, emit, fail, guarded
+from heisd.cli_base import Delay, Dtype, EulerSteps, Executed, Json, Weights, emit, fail, guarded
 
 if TYPE_CHECKING:
     from heisd.bench.latency import BenchConfig
@@ -37,6 +37,7 @@ def bench(
     threads: Annotated[int, typer.Option(min=0, help="Policy threads; 0 leaves torch's choice.")] = 0,
     euler_steps: EulerSteps = None,
     executed: Executed = None,
+    delay: Delay = None,
     index: Annotated[bool, typer.Option("--index", help="Time the experience store's look-up instead.")] = False,
     costs: Annotated[bool, typer.Option("--costs", help="Measure the table of costs that predictions use.")] = False,
     check_exact: Annotated[
@@ -71,7 +72,7 @@ def bench(
     from heisd.bench.methods import parse_methods
 
     methods = parse_methods(method or "ar")
-    result = cli_run.bench(methods, file, suite, steps, warmup, weights, dtype, threads, euler_steps, executed)
+    result = cli_run.bench(methods, file, suite, steps, warmup, weights, dtype, threads, euler_steps, executed, delay)
     emit(result, json, lambda: cli_run.show_bench(result))
 
 

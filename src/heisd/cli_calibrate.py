@@ -20,7 +20,9 @@ ALL = "all"
 @guarded
 def calibrate(
     suite: Annotated[str, typer.Option(help="LIBERO suite, e.g. libero_object.")],
-    method: Annotated[str, typer.Option(help="Methods whose skips are calibrated.")] = "hybrid,hold_calibrated",
+    method: Annotated[
+        str, typer.Option(help="Methods whose skips are calibrated; of a flow-matching policy: flow_hybrid.")
+    ] = "hybrid,hold_calibrated",
     episodes: Annotated[int, typer.Option(min=1, help="Fresh starts that every setting is tried on.")] = 200,
     observe: Annotated[int, typer.Option(min=2, help="Episodes of plain decoding that scores are fitted to.")] = 60,
     stage: Annotated[str, typer.Option(help="observe, fit, ladder or all.")] = ALL,
@@ -37,7 +39,7 @@ def calibrate(
 ) -> None:
     """Observe plain decoding, fit scores and ranges, try settings with skipping on; write the file presets load."""
     from heisd.bench.calibrate import STAGES, CalibrationPlan, run
-    from heisd.bench.weights import resolve_weights
+    from heisd.bench.weights import weights_for
     from heisd.errors import BadInput, UnknownName
 
     if stage not in (*STAGES, ALL):
@@ -46,7 +48,7 @@ def calibrate(
         suite=suite, out=out or Path("runs") / f"calibrate-{suite}", presets=_names(method), n_observed=observe,
         n_trials=episodes, workers=workers, weights=weights, command=command_line(),
     )  # fmt: skip
-    policy = resolve_weights(weights, suite)
+    policy = weights_for(weights, suite, plan.presets)
     from heisd.presets.assets import place_of
 
     stages = STAGES if stage == ALL else (stage,)
@@ -82,10 +84,10 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _target(policy: Path) -> "Target":
     from heisd.bench.suite_fit import Target
-    from heisd.policies.bundle import load_policy
     from heisd.policies.identity import describe_weights
+    from heisd.policies.loading import load_any
 
-    codec = load_policy(policy).codec
+    codec = load_any(policy).codec
     return Target(describe_weights(policy)["sha256"], codec.q01, codec.q99)
 
 
@@ -112,7 +114,11 @@ def show(result: dict[str, Any]) -> None:
     if result["file"] is None:
         typer.echo(f"{result['suite']}: {result['observed_steps']} control steps observed in {result['out']}")
         return
-    typer.echo(f"{result['suite']}: HeiSD's least similarity {result['adaptive_similarity']:.4f}")
+    if result["acceptance"] is None:
+        typer.echo(f"{result['suite']}: HeiSD's least similarity {result['adaptive_similarity']:.4f}")
+    else:
+        stdout.print(_rates_table(result["evidence"]["verification"]))
+        typer.echo(_acceptance_line(result["acceptance"]))
     for note in result["evidence"].get("notes", []):
         typer.echo(f"note: {note}")
     for name, setting in result["presets"].items():
@@ -129,6 +135,40 @@ def show(result: dict[str, Any]) -> None:
             "on starts like those of the trials"
         )
     typer.echo(f"{'result' if result['is_complete'] else 'without skips yet'}: {result['file']}")
+
+
+def _rates_table(presets: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    table = Table(title="verification beside the chunk denoised from zero noise", title_justify="left")
+    table.add_column("method")
+    for column in ("rounds", "accepted", "false accepts", "false rejects", "off by, 95 %"):
+        table.add_column(column, justify="right")
+    for name, found in presets.items():
+        off = found["deviation"]
+        table.add_row(
+            name,
+            str(found["n_rounds"]),
+            *(_percent(found[f"{part}_share"]) for part in ("accepted", "false_accept", "false_reject")),
+            "-"
+            if off is None
+            else f"{off['bins']['p95']:.0f} bins, {off['mm']['p95']:.1f} mm, {off['deg']['p95']:.1f} deg",
+        )
+    return table
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def _acceptance_line(acceptance: dict[str, Any]) -> str:
+    if not acceptance["residual"]:
+        return "drafts are never executed: no bound on the residual accepts good actions alone (95 %)"
+    allowed = acceptance["evidence"]["tolerance"]
+    return (
+        f"drafts are executed up to a residual of {acceptance['residual']:g}: an endpoint within {allowed['bins']:.0f} "
+        f"bins (x, y, z {_axes(allowed['mm'])} mm, rotation {_axes(allowed['deg'])} degrees); what passes: above"
+    )
 
 
 def _axes(values: Sequence[float]) -> str:

@@ -196,13 +196,13 @@ def show_latencies(name: str, block: dict[str, Any]) -> None:
 def bench(
     methods: Sequence[str], observations: Path | None, suite: str, steps: int, warmup: int,
     weights: str, dtype: str, threads: int, euler_steps: int | None = None, executed: int | None = None,
+    delay: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Latencies on recorded observations, recorded first when no file is given."""
     from heisd.bench.latency import BenchConfig, measure
 
-    return measure(
-        BenchConfig(tuple(methods), suite, steps, warmup, weights, dtype, threads, euler_steps, executed), observations
-    )
+    config = BenchConfig(tuple(methods), suite, steps, warmup, weights, dtype, threads, euler_steps, executed, delay)
+    return measure(config, observations)
 
 
 def show_bench(result: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from heisd.errors import BadInput, UnknownName
-from heisd.presets import require_exact_dtype
+from heisd.presets import PRESETS, require_exact_dtype
 from heisd.sim.shifts import canonical
 from heisd.sim.splits import Condition, Split
 
@@ -24,6 +24,7 @@ _YOUNGER_FIELDS: dict[str, Any] = {
     "shard": None,
     "euler_steps": None,
     "executed": None,
+    "delay_steps": None,
 }
 SIMULATION_HZ = 20  # LIBERO's control rate: one step of the simulation is one period of it
 
@@ -87,6 +88,7 @@ class EvalConfig(BaseModel):
     calibration: str | None = None  # file used in place of the policy's own
     euler_steps: int | None = None  # of a flow-matching policy, in place of its own
     executed: int | None = None  # actions of a chunk before the next round, in place of the policy's own
+    delay_steps: int | None = None  # that a round takes, of methods that do not wait for it; None: by the profile
     timing: bool = False
     realtime: RealtimeConfig | None = None  # None: the world waits for every answer
     workers: int = Field(default=1, ge=1)
@@ -108,6 +110,11 @@ class EvalConfig(BaseModel):
             raise BadInput("--timing is of one machine: leave --shard out, or --timing")
         if self.shard is not None and parse_shard(self.shard)[1] > self.episodes:
             raise BadInput(f"--shard {self.shard}: there are only {self.episodes} episodes to share out")
+        if self.delay_steps is not None and not any(m in PRESETS and PRESETS[m].is_delayed for m in self.methods):
+            delayed = ", ".join(name for name, preset in PRESETS.items() if preset.is_delayed)
+            raise BadInput(
+                f"--delay is of methods that do not wait for their rounds ({delayed}); name one, or leave it out"
+            )
         if len(set(self.methods)) != len(self.methods):
             raise BadInput(f"every method may be named once; given: {', '.join(self.methods)}")
         require_exact_dtype(self.methods, self.dtype)

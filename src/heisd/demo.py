@@ -36,11 +36,14 @@ def demo_config(suite: str, weights: str, episodes: int | None, methods: tuple[s
 def methods_for(suite: str, weights: str) -> tuple[tuple[str, ...], dict[str, str]]:
     """Plain decoding and what has all it needs beside the policy; and why each of the others is left out.
 
-    Raises UnknownName or BadArtifact when the policy itself is not there.
+    Raises UnknownName or BadArtifact when the policy itself is not there, BadInput for a flow-matching one.
     """
-    from heisd.bench.weights import resolve_weights
+    from heisd.bench.weights import require_policy, resolve_weights
+    from heisd.policies.manifest import FORMAT
 
     directory, chosen, missing = resolve_weights(weights, suite), [PLAIN], {}
+    instead = f"play it: heisd eval --suite {suite} --method full --weights {weights} --out DIR"
+    require_policy(directory, FORMAT, "the demo", instead)
     for method in ACCELERATED:
         try:
             _require(directory, suite, method)

@@ -18,7 +18,7 @@ from heisd.inference.base import Answer, Encoder, Inference
 from heisd.inference.chunks import ChunkInference
 from heisd.inference.tokens import TokenInference
 from heisd.policies.config import SamplingConfig
-from heisd.policies.protocol import CacheT, ChunkContextT, ChunkPolicy, ContextT, PrefixT, TargetPolicy
+from heisd.policies.protocol import CacheT, ChunkContextT, ChunkPolicy, ContextT, Inpaints, PrefixT, TargetPolicy
 from heisd.propose.base import ChunkProposer, History, Proposer
 from heisd.route.base import Always, Router
 from heisd.route.fixed import Full
@@ -59,6 +59,8 @@ class ControlLoop:
         clock.start()
         self._panel.asked.clear()
         self._history = self._history.observed(observation.proprio)
+        with clock("route"):  # also where an action is in hand: a picture is compared with the one before
+            self._memory = self._router.see(observation, self._memory)
         answer = self._inference.in_hand() or self._decide(observation)
         with clock("act"):
             action, outcome = answer.action(), answer.outcome()
@@ -79,7 +81,6 @@ class ControlLoop:
         with clock("encode"):
             context = self._encoder.encode(observation)
         with clock("route"):
-            self._memory = self._router.see(observation, self._memory)
             phase = self._router.read(history)
             plan = self._router.plan(phase, self._memory)
         with clock("propose"):
@@ -121,8 +122,10 @@ class Engine(ControlLoop, Generic[ContextT, CacheT]):
 class ChunkEngine(ControlLoop, Generic[ChunkContextT, PrefixT]):
     """Receding horizon over the chunks of a flow-matching policy. Without proposers every round is a full one.
 
-    ``rule`` judges drafts; ``router`` decides whether a round skips, verifies or denoises. Raises BadInput for more
-    executed actions than a chunk has, and for more noise levels than fit in one forward of the target.
+    ``rule`` judges drafts; ``router`` decides whether a round skips, verifies or denoises. With ``delay_steps`` of d
+    the next round begins while d actions are in hand, and keeps them (RTC, arXiv 2506.07339); 0 is the plain loop.
+    Raises BadInput for more executed actions than a chunk has, for a delay that :func:`require_delay` refuses or the
+    target cannot in-paint, and for more noise levels than fit in one forward of it.
     """
 
     def __init__(
@@ -133,6 +136,7 @@ class ChunkEngine(ControlLoop, Generic[ChunkContextT, PrefixT]):
         proposers: Mapping[str, ChunkProposer] | None = None,
         rule: ChunkRule | None = None,
         router: Router | None = None,
+        delay_steps: int = 0,
         sink: Sink | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -140,11 +144,25 @@ class ChunkEngine(ControlLoop, Generic[ChunkContextT, PrefixT]):
             raise BadInput(
                 f"a chunk of this policy has {target.horizon} actions; {sampling.executed} cannot be executed"
             )
+        require_delay(delay_steps, sampling.executed, target.horizon)
+        if delay_steps and not isinstance(target, Inpaints):
+            raise BadInput(f"{type(target).__name__} has no inpaint(), which chunks that come late need; use no delay")
         if rule is not None and len(rule.levels) > target.max_chunks:
             raise BadInput(
                 f"{len(rule.levels)} noise levels are more than the {target.max_chunks} chunks of one forward"
             )
         self.target = target
         clock = Clock() if clock is None else clock
-        inference = ChunkInference(target, proposers or {}, clock, sampling=sampling, rule=rule)
+        inference = ChunkInference(
+            target, proposers or {}, clock, sampling=sampling, rule=rule, delay_steps=delay_steps
+        )
         super().__init__(target, inference, target.codec.length, Full() if router is None else router, sink, clock)
+
+
+def require_delay(delay_steps: int, executed: int, horizon: int) -> None:
+    """BadInput unless a round may take so many control steps: RTC's d <= s <= H - d, s of H actions executed."""
+    if not 0 <= delay_steps <= min(executed, horizon - executed):
+        raise BadInput(
+            f"a delay of {delay_steps} control steps with {executed} of a chunk's {horizon} actions executed; it is 0 "
+            "or more, at most the executed ones and at most those behind them: change --executed, or answer sooner"
+        )

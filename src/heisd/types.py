@@ -201,6 +201,8 @@ class RoundRecord:
     stop: str = StopReason.NO_DRAFT  # why no more were
     source: str = ""  # proposer of the draft that was judged best, or executed unchecked
     prefix_age_steps: int = 0  # control steps since the observation behind the keys and values that were read
+    n_frozen: int = 0  # leading actions of its chunk that were settled before: executed while the round is computed
+    vouched_for: str = ""  # of an audit, a full round: the proposer all of whose actions were good beside this chunk
 
     @property
     def is_rejected(self) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 from fake_target import CODEC
 
 from heisd.codec import ActionCodec
+from heisd.policies.guidance import Guide
 from heisd.testing import synthetic_observations
 from heisd.types import ChunkDraft, FloatArray, Observation, Round
 
@@ -32,6 +33,8 @@ class FakeChunkPolicy:
     calls: list[str] = field(default_factory=list)
     noises: list[FloatArray] = field(default_factory=list)
     n_full: int = 0
+    guides: list[Guide] = field(default_factory=list)
+    drafts: list[FloatArray] = field(default_factory=list)  # of every verification
 
     def encode(self, observation: Observation) -> FakeContext:
         self.calls.append("encode")
@@ -49,11 +52,18 @@ class FakeChunkPolicy:
         self.n_full += 1
         return chunk(self.n_full / 100)
 
+    def inpaint(self, prefix: int, context: FakeContext, noise: FloatArray, n_steps: int, guide: Guide) -> FloatArray:
+        made = self.denoise(prefix, context, noise, n_steps)
+        self.calls[-1] = f"inpaint {n_steps}"
+        self.guides.append(guide)
+        return made
+
     def endpoints(
         self, prefix: int, context: FakeContext, drafts: FloatArray, noise: FloatArray, levels: Sequence[float]
     ) -> FloatArray:
         self.calls.append(f"endpoints {prefix}<-{context.number} {len(drafts)}x{len(levels)}")
         self.noises.append(noise)
+        self.drafts.append(drafts)
         found = np.repeat(drafts[:, None], len(levels), axis=1)
         found[..., :6] += self.gap
         return found

@@ -17,7 +17,7 @@ LAYERS = [
     {"propose", "accept", "accept_chunk", "verify", "policies", "index"},
     {"route"},
     {"partial_action", "inference", "engine"},
-    {"presets", "acceleration"},
+    {"presets", "acceleration", "acceleration_chunks"},
     {"sim", "train", "bench", "serve", "testing", "doctor", "config"},
     {
         "cli",

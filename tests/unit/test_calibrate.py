@@ -16,7 +16,7 @@ from heisd.bench.speculation import SpeculationCounts
 from heisd.cli_calibrate import _verdict
 from heisd.config import EvalConfig, content_hash
 from heisd.errors import BadArtifact, BadInput, HeisdError, UnknownName
-from heisd.policies.manifest import sha256_of
+from heisd.policies.manifest import Manifest, dump, sha256_of
 from heisd.presets.calibration import Calibration
 from heisd.route.costs import Costs
 from heisd.sim.splits import Condition, Split, episode_starts
@@ -138,7 +138,7 @@ def policy(tmp_path):
     directory = tmp_path / "weights" / "tiny"
     for name in ("tiny", "tiny-drafter", "tiny-store"):
         (tmp_path / "weights" / name).mkdir(parents=True)
-        (tmp_path / "weights" / name / "manifest.json").write_text(name)
+        (tmp_path / "weights" / name / "manifest.json").write_text(dump(Manifest(name=name, files={})))
     return directory
 
 
@@ -362,9 +362,9 @@ def test_rows_that_are_missing_are_not_fitted_over(tmp_path, policy):
 
 
 def test_a_plan_says_what_it_cannot_do(tmp_path):
-    with pytest.raises(UnknownName, match="'exact'; known: hold_calibrated, hybrid"):
+    with pytest.raises(UnknownName, match="'exact'; known: flow_hybrid, hold_calibrated, hybrid"):
         a_plan(tmp_path, presets=("hybrid", "exact"))
-    with pytest.raises(UnknownName, match="known: hold_calibrated, hybrid"):
+    with pytest.raises(UnknownName, match="known: flow_hybrid, hold_calibrated, hybrid"):
         a_plan(tmp_path, presets=())
     with pytest.raises(BadInput, match="at least 2"):
         a_plan(tmp_path, n_observed=1)
@@ -412,7 +412,10 @@ def test_the_stages_of_the_command_one_by_one(command, place):
     ("arguments", "message"),
     [
         (["--stage", "climb"], "unknown stage 'climb'; known: all, fit, ladder, observe"),
-        (["--method", "exact"], "unknown method with calibrated skips 'exact'; known: hold_calibrated, hybrid"),
+        (
+            ["--method", "exact"],
+            "unknown method with calibrated skips 'exact'; known: flow_hybrid, hold_calibrated, hybrid",
+        ),
         (["--method", ""], "unknown method with calibrated skips ''"),
         (["--stage", "fit"], "is not complete; run --stage observe"),
     ],

@@ -1,6 +1,7 @@
 """Presets of flow-matching policies: what they are made of; each kind of policy refuses the other's methods."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from heisd.bench.weights import weights_for
 from heisd.cli import app
 from heisd.config import EvalConfig
 from heisd.errors import BadArtifact, BadInput
+from heisd.kinematics.defaults import LIBERO
 from heisd.policies.bundle import save_policy
 from heisd.policies.config import ConvTowerConfig
 from heisd.policies.drafter_bundle import save_drafter
@@ -28,10 +30,13 @@ from heisd.policies.identity import describe_weights
 from heisd.policies.manifest import FLOW_FORMAT
 from heisd.presets import PRESETS, builder
 from heisd.presets.assets import require
+from heisd.presets.calibration import Acceptance, Calibration, SkipSetting
 from heisd.presets.flash import STRICTEST, SUITES, suite_setting
 from heisd.presets.flow_assets import FlowAssets, chosen_sampling
+from heisd.route.calibrated import SkipScore
 from heisd.telemetry import MemorySink
 from heisd.types import Observation
+from heisd.watch import DEFAULT, Watch
 
 FLOW_METHODS = [name for name, preset in PRESETS.items() if preset.policy == FLOW_FORMAT]
 
@@ -63,7 +68,8 @@ def one_episode(rng: np.random.Generator, n_steps: int) -> list[Observation]:
 
 
 def test_every_flow_preset_that_has_what_it_needs_acts(home: Path, rng: np.random.Generator) -> None:
-    assert FLOW_METHODS == ["full", "full_naive", "flash", "flash_retrieval", "flow_hybrid"]
+    plain = ["full", "full_naive", "flash", "flash_retrieval", "flow_hybrid"]
+    assert [*plain, "full_rtc", "flash_rtc", "flow_hybrid_rtc"] == FLOW_METHODS
     seen = one_episode(rng, 10)
     config = BenchConfig(("full", "full_naive", "flash", "flow_hybrid"), steps=10, warmup=0)
     agents: dict[str, Any] = {name: EngineAgent(builder(name), assets(home)) for name in config.methods}
@@ -107,6 +113,67 @@ def test_one_setting_for_all_suites_is_ours(home: Path) -> None:
     assert fallbacks.max_age_steps == 3 * 4
     assert fallbacks.min_similarity > 0
     assert fallbacks.gripper_margin_steps > 0
+    assert engines[0]._router.watch == DEFAULT
+    assert DEFAULT.hold_steps > 12  # more than a chunk's executed actions: the round behind an alarm cannot miss it
+
+
+def calibrated(home: Path, directory: Path, **changes: Any) -> Path:
+    """A calibration of the flow policy."""
+    score = SkipScore(("agreement_bins",), (1.0,), (1.0,), (-1.0,), 0.0)
+    values: dict[str, Any] = {
+        "suite": "libero_goal", "policy_hash": describe_weights(home / "flow")["sha256"],
+        "motion_paper": LIBERO.as_dict(), "motion_code": LIBERO.as_dict(), "kalman_process": (1.0,) * 7,
+        "kalman_measurement": (1.0,) * 7, "adaptive_similarity": 1.0, "watch": Watch(hold_steps=33),
+        "skips": {"flow_hybrid": SkipSetting(score=score, threshold=0.9, n_skips=2)},
+        "acceptance": Acceptance(residual=0.75),
+    }  # fmt: skip
+    path = directory / "calibration.json"
+    Calibration(**(values | changes)).save(path)
+    return path
+
+
+def test_the_calibration_says_what_is_accepted_skipped_and_withdrawn(
+    home: Path, tmp_path: Path, rng: np.random.Generator
+) -> None:
+    def built(name: str = "flow_hybrid", delay_steps: int = 0, **changes: Any) -> Any:
+        config = EvalConfig(suite="libero_goal", methods=(name,), weights=str(home / "flow"))
+        mine = load_assets(config.model_copy(update={"calibration": str(calibrated(home, tmp_path, **changes))}))
+        mine._delay_steps = delay_steps
+        return builder(name)(mine)
+
+    engine = built()
+    router, skip = engine._router, engine._router.skip
+    assert engine._inference._rule.tolerances == pytest.approx((0.075,))
+    assert (skip.source, skip.scouts, skip.n_skips, skip.threshold) == ("draft_head", ("draft_head", "tail"), 2, 0.9)
+    assert skip.n_actions == 4
+    assert router.watch.hold_steps == 33
+    for _ in range(9):
+        assert np.isfinite(engine.act(tiny.observation(rng)).values).all()
+    never = SkipSetting(score=skip.score, threshold=0.9, n_skips=0)
+    assert built(skips={"flow_hybrid": never})._router.skip is None
+    assert built(skips={})._router.skip is None
+    assert built(acceptance=None)._inference._rule.tolerances == pytest.approx((0.15,))
+    nothing = built(acceptance=Acceptance(residual=0.0), skips={})
+    assert (nothing._router.sources, nothing._router.asked) == ((), ())
+    late = built("flow_hybrid_rtc", delay_steps=2)
+    assert late._router.skip.n_actions == 4 + 2
+    with pytest.raises(BadArtifact, match="was made for policy 000"):
+        built(policy_hash="0" * 64)
+
+
+def test_a_delay_is_of_presets_that_do_not_wait(home: Path) -> None:
+    mine = assets(home)
+    mine._delay_steps = 2
+    delays = {name: builder(name)(mine)._inference._delay_steps for name in ("full", "flash", "full_rtc", "flash_rtc")}
+    assert delays == {"full": 0, "flash": 0, "full_rtc": 2, "flash_rtc": 2}
+    config = EvalConfig(suite="libero_goal", methods=("full", "full_rtc"), weights=str(home / "flow"), delay_steps=1)
+    assert load_assets(config, "full_rtc").delay(True) == 1
+    assert load_assets(config, "full").delay(True) == 0
+    assert libero_world.sampling_in_use(config, home / "flow")["delay_steps"] == {"full_rtc": 1}
+
+
+def test_published_presets_watch_no_camera(home: Path) -> None:
+    assert builder("flash")(assets(home))._router.watch is None
 
 
 def test_what_a_method_needs_and_lacks_is_named_with_its_command(home: Path) -> None:
@@ -149,6 +216,56 @@ def test_the_command_line_says_so_in_one_line(home: Path, tmp_path: Path, comman
     )
     assert done.exit_code == 2
     assert "--executed is 1 to 6 of a chunk's 6 actions; got 9" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given", "message"),
+    [
+        (["train", "drafter", "--rollouts", "r", "--out", "OUT"], "flow", "a drafter of tokens needs .*draft-head"),
+        (["train", "draft-head", "--data", "d", "--out", "OUT"], "tokens", "a draft head needs .*heisd train drafter"),
+        (["index", "build", "--rollouts", "r", "--out", "OUT"], "flow", "--rollouts needs .*--data DIR"),
+        (["calibrate", "--suite", "libero_goal", "--out", "OUT"], "flow", "method 'hybrid' runs .* which runs: full"),
+        (["bench", "--costs"], "flow", "--costs needs .*heisd bench --method full,flash"),
+        (["bench", "--check-exact"], "flow", "--check-exact needs .*promises no equal actions"),
+        (["bench"], "flow", "method 'ar' runs .* which runs: full"),
+        (["demo", "--out", "OUT"], "flow", "the demo needs .*heisd eval .*--method full"),
+    ],
+)
+def test_every_command_refuses_a_policy_of_the_other_kind_at_once(
+    home: Path, tmp_path: Path, arguments: list[str], given: str, message: str
+) -> None:
+    """In one line, that names the policy and what to do instead; nothing is written, simulated or loaded."""
+    given_out = [str(tmp_path / "run") if argument == "OUT" else argument for argument in arguments]
+    done = CliRunner().invoke(app, [*given_out, "--weights", str(home / given)])
+    assert done.exit_code == 2
+    assert re.search(f"^error: {message}", done.stderr), done.stderr
+    assert str(home / given) in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["flow", "--eyes", "HOME/flow"], "--eyes needs a policy that decodes tokens.*--from RUN"),
+        (["flow", "--from", "HOME/run-tokens"], "--from needs a flow-matching policy.*--eyes POLICY"),
+        (["policy", "--from", "HOME/run-flow"], "--from needs a policy that decodes tokens.*heisd train flow"),
+        (["flow", "--from", "HOME/nothing"], "unknown policy .*nothing/policy"),
+    ],
+)
+def test_training_refuses_to_begin_with_the_other_kind(
+    home: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    for name in ("flow", "tokens"):
+        (tmp_path / f"run-{name}").mkdir()
+        (tmp_path / f"run-{name}" / "policy").symlink_to(home / name)
+    places = {"HOME/flow": str(home / "flow")}
+    given = [places.get(a, a.replace("HOME", str(tmp_path))) for a in arguments]
+    done = CliRunner().invoke(app, ["train", *given, "--data", "no-data", "--out", str(tmp_path / "run")])
+    assert done.exit_code == 2
+    assert re.search(message, done.stderr), done.stderr
+    assert done.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 

@@ -6,14 +6,22 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import route_fakes as fakes
-from fake_chunks import FakeContext, chunk
+from fake_chunks import FakeChunkPolicy, FakeContext, Scripted, chunk
+from scene_fakes import observed, picture, table_top, texture
 
+from heisd.accept_chunk import EndpointTest
+from heisd.engine import ChunkEngine
 from heisd.errors import BadInput
 from heisd.kinematics import PhaseSignal
 from heisd.kinematics.gripper import GripperState
-from heisd.route.base import Memory, Outcome, Reason, RoundMemory, Route, RouteKind
+from heisd.policies.config import SamplingConfig
+from heisd.policies.flow.policy import glance
+from heisd.route.base import Memory, Outcome, Plan, Reason, RoundMemory, Route, RouteKind
+from heisd.route.chunk_skips import TwoToOne
 from heisd.route.chunks import Fallbacks, Rounds
-from heisd.types import ChunkDraft, RoundRecord
+from heisd.telemetry import MemorySink
+from heisd.types import ChunkDraft, ImageArray, RoundRecord, StepRecord
+from heisd.watch import Alarm, Sight, Watch
 
 FULL = RoundRecord(8, n_prefills=1)
 ACCEPTED = RoundRecord(8, n_chunks=2, n_judged=8, n_accepted=8, stop="complete")
@@ -28,8 +36,8 @@ def context(similarity: float = 1.0) -> FakeContext:
 
 
 def rounds(*, n_skips: int = 0, **fallbacks: Any) -> Rounds:
-    skips = {"skips_with": "retrieval", "n_skips": n_skips} if n_skips else {}
-    return Rounds(("retrieval", "tail"), Fallbacks(**fallbacks), fakes.ranges(), **skips)
+    skip = TwoToOne("retrieval", n_skips, fakes.ranges()) if n_skips else None
+    return Rounds(("retrieval", "tail"), Fallbacks(**fallbacks), fakes.ranges(), skip)
 
 
 def after(router: Rounds, *came: RoundRecord, kind: RouteKind = RouteKind.SPECULATE) -> Memory:
@@ -125,3 +133,75 @@ def test_fallbacks_below_zero_are_refused() -> None:
     for wrong in ({"period": -1}, {"max_age_steps": -1}, {"gripper_margin_steps": -1}):
         with pytest.raises(BadInput, match="from 0 on"):
             Fallbacks(**wrong)
+
+
+def test_an_alarm_withdraws_whatever_else_holds_and_nobody_is_asked() -> None:
+    router = replace(rounds(n_skips=2, min_similarity=0.8), watch=Watch())
+    for alarm in (Alarm.DARK, Alarm.FROZEN, Alarm.NOISY, Alarm.JUMP, Alarm.NOVEL):
+        memory = replace(after(router, FULL), sight=Sight(alarm=alarm))
+        assert reason(router, memory) == ("full", alarm.value)
+        assert reason(router, memory, context(0.1)) == ("full", alarm.value)
+        assert reason(router, replace(memory, rounds=RoundMemory())) == ("full", alarm.value)
+        assert router.plan(None, memory) == Plan(())
+    assert router.plan(None, after(router, FULL)).drafters == ("tail",)
+
+
+def watched(images: list[ImageArray], watch: Watch | None, *, executed: int = 4) -> list[StepRecord]:
+    """An episode in which every round may speculate, and the cameras show these pictures."""
+    policy, sink = FakeChunkPolicy(), MemorySink()
+    router = Rounds(("scripted",), Fallbacks(), fakes.ranges(), watch=watch)
+    loop = ChunkEngine(
+        policy, sampling=SamplingConfig(euler_steps=1, executed=executed), router=router, sink=sink,
+        proposers={"scripted": Scripted(chunk(0.5))}, rule=EndpointTest.uniform((0.1,), 0.15),
+    )  # fmt: skip
+    for seen in observed(images):
+        loop.act(seen)
+    return sink.records
+
+
+N_SEEN = 48
+PLAIN = [table_top(i) for i in range(N_SEEN)]
+FAULTS = {  # picture of a faulty camera, the alarm, and how many steps behind the onset it comes
+    "dark": (lambda i: np.zeros_like(PLAIN[i]), "camera dark", 0),
+    "frozen": (lambda i: PLAIN[9], "camera frozen", 1),  # noqa: ARG005
+    "noisy": (lambda i: np.random.default_rng(i).integers(0, 256, PLAIN[i].shape, dtype=np.uint8), "camera noisy", 0),
+    "jumped": (lambda i: picture(texture(8, 128)), "picture jumped", 0),  # noqa: ARG005
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_the_midst_of_a_chunk_makes_the_next_rounds_full_as_long_as_the_watch_says(fault: str) -> None:
+    """It is seen at its own control step, although nothing is decided there; two steps of it are enough."""
+    broken, alarm, delay = FAULTS[fault]
+    images = [broken(i) if 10 <= i < 12 else PLAIN[i] for i in range(N_SEEN)]
+    records = watched(images, Watch(hold_steps=9))
+    routes = {i: (r.route, r.reason) for i, r in enumerate(records) if r.route != "chunk"}
+    assert sorted(routes) == list(range(0, N_SEEN, 4))
+    assert routes[0] == ("full", "no prefix yet")
+    assert routes[4] == routes[8] == ("speculate", "always")
+    # The last odd step is 12, where the picture jumps back; frozen cameras are noticed one step late.
+    last = 12 if fault != "frozen" else 11
+    held = [i for i in routes if 10 + delay <= i <= last + 9]
+    assert {routes[i][0] for i in held} == {"full"}
+    assert routes[held[0]][1] in {alarm, "picture jumped"}
+    assert all(records[i].asked == {} for i in held)
+    after_it = [i for i in routes if i > last + 9]
+    assert {routes[i] for i in after_it} == {("speculate", "always")}
+    # What is read from then on is no picture of the fault: the hold is longer than a chunk.
+    first = records[after_it[0]].round
+    assert first is not None
+    assert after_it[0] - first.prefix_age_steps > last
+
+
+def test_without_a_watch_no_picture_is_looked_at() -> None:
+    images = [np.zeros_like(PLAIN[0])] * 12
+    assert {r.route for r in watched(images, None)[4:]} == {"speculate", "chunk"}
+    assert {r.reason for r in watched(images, Watch())} == {"camera dark", "action in hand"}
+
+
+def test_a_scene_that_turns_slowly_into_another_is_the_prefixs_check_alone() -> None:
+    """Why both are there: no step of a slow change is an alarm, and its sum is a picture unlike the prefix's."""
+    elsewhere = picture(texture(8, 128)).astype(np.float64)
+    images = [np.round((1 - i / 40) * PLAIN[0] + i / 40 * elsewhere).astype(np.uint8) for i in range(41)]
+    assert {r.reason for r in watched(images, Watch())[1:]} == {"always", "action in hand"}
+    assert float((glance(images[0]) * glance(images[-1])).sum()) < 0.1

@@ -4,6 +4,8 @@ OUT/observe/shipped, OUT/observe/jitter   two evaluations of plain decoding; OUT
 OUT/fit.json                              everything fitted, with settings that never skip
 OUT/ladder/…                              evaluations of plain decoding and of every candidate, and their files
 
+Of a chunk policy ``full`` is the plain decoding; how near a draft must be to be executed is fitted beside the score.
+
 Every stage resumes. All starts are fresh ones of the calibration split, half of them jittered; the starts of the
 observation come first and those of the trials behind them, so that no score is tried on what it was fitted to.
 """
@@ -23,12 +25,11 @@ from heisd.bench.results import EpisodeRecord, RunDirectory
 from heisd.bench.suite_fit import Target, fit_suite
 from heisd.bench.summary import outcomes
 from heisd.config import EvalConfig
-from heisd.errors import BadArtifact, BadInput, UnknownName
+from heisd.errors import BadArtifact, BadInput
 from heisd.presets.calibration import Calibration, SkipSetting
-from heisd.presets.skippers import SKIPPERS
+from heisd.presets.skippers import CHUNKS, SKIPPERS, Family, family_of
 from heisd.sim.splits import Condition, Split
 
-BASELINE = "ar"
 FIT_NAME = "fit.json"
 STAGES = ("observe", "fit", "ladder")
 AND = " && "  # between the commands that made a file's settings
@@ -54,14 +55,17 @@ class CalibrationPlan:
     command: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        unknown = [preset for preset in self.presets if preset not in SKIPPERS]
-        if unknown or not self.presets:
-            raise UnknownName("method with calibrated skips", unknown[0] if unknown else "", SKIPPERS)
+        family_of(self.presets)
         if self.n_observed < 2 or self.n_trials < 1:
             raise BadInput(
                 f"{self.n_observed} observed episodes and {self.n_trials} trials; at least 2 (half of them are held "
                 "out) and 1 are needed"
             )
+
+    @property
+    def family(self) -> Family:
+        """Of the presets' policies."""
+        return family_of(self.presets)
 
     @property
     def fit_path(self) -> Path:
@@ -75,7 +79,7 @@ class CalibrationPlan:
 
     def observation(self) -> dict[Path, EvalConfig]:
         """Run directory -> configuration, of the observation."""
-        parts = self._parts(BASELINE, self.n_observed, 0)
+        parts = self._parts(self.family.baseline, self.n_observed, 0)
         return {self.out / "observe" / condition: config for condition, config in parts.items()}
 
     def trial(self, method: str, name: str, look: int, calibration: Path | None = None) -> dict[Path, EvalConfig]:
@@ -101,15 +105,23 @@ class CalibrationPlan:
 
 def observe(plan: CalibrationPlan, policy: Path, play: Play) -> int:
     """Play the observation; returns its control steps. Presets without their scouts are left out, with a warning."""
-    scouts = present_scouts(policy, plan.suite)
-    presets = observable(tuple(SKIPPERS), scouts)  # also those not asked for now: they cost nothing beside the target
-    worlds = ObservingWorlds(plan.rows_dir, tuple(scouts), presets)
+    known = plan.family.scouts
+    scouts = present_scouts(policy, plan.suite, known)
+    # Also the presets not asked for now: they cost nothing beside the target.
+    presets = observable(tuple(plan.family.skippers), scouts, known)
+    worlds = _worlds(plan)(plan.rows_dir, tuple(scouts), presets)
 
     def watched(setting: Setting) -> Setting:
         # The scouts' hashes are part of what must agree when the observation is resumed.
         return replace(setting, world_factory=worlds, provenance={**setting.provenance, "scouts": scouts})
 
     return sum(record.n_steps for out, config in plan.observation().items() for record in play(config, out, watched))
+
+
+def _worlds(plan: CalibrationPlan) -> type[ObservingWorlds]:
+    from heisd.bench.observe_chunks import ObservingChunkWorlds
+
+    return ObservingChunkWorlds if plan.family is CHUNKS else ObservingWorlds
 
 
 def read_observation(plan: CalibrationPlan) -> list[ObservedEpisode]:
@@ -139,11 +151,23 @@ def fit(plan: CalibrationPlan, target: Target, place: Path) -> Calibration:
     fitted = fit_suite(plan.suite, target, episodes).model_copy(
         update={"command": plan.command, "provenance": _provenance(episodes)}
     )
+    if plan.family is CHUNKS:
+        fitted = _with_acceptance(fitted, target, episodes)
     before = _existing(place, target.sha256)
     fitted.save(plan.fit_path)
     if before is None or not before.skips:
         _with_table(fitted, before).model_copy(update={"skips": {}}).save(place)
     return fitted
+
+
+def _with_acceptance(fitted: Calibration, target: Target, episodes: Sequence[ObservedEpisode]) -> Calibration:
+    """``fitted`` with how near drafts of chunks must be, and how often each preset's test errs."""
+    from heisd.bench.chunk_fit import fit_acceptance, preset_rates, rounds_of
+
+    rounds, sizes = rounds_of(episodes), target.bin_sizes
+    acceptance = fit_acceptance(rounds, sizes)
+    evidence = {**fitted.evidence, "verification": preset_rates(rounds, fitted.suite, acceptance.residual, sizes)}
+    return fitted.model_copy(update={"acceptance": acceptance, "evidence": evidence})
 
 
 def run_ladder(plan: CalibrationPlan, target: Target, place: Path, play: Play) -> Calibration:
@@ -167,8 +191,8 @@ def run_ladder(plan: CalibrationPlan, target: Target, place: Path, play: Play) -
         setting = fitted.skips[preset]
         rungs = LADDER if reached_share(setting) >= MIN_REACHED else ()
         choice = climb(
-            preset, SKIPPERS[preset].source, partial(_decode_plainly, plan, play),
-            partial(_try_rung, plan, fitted, preset, play), ladder=rungs,
+            preset, plan.family.skippers[preset].source, partial(_decode_plainly, plan, play),
+            partial(_try_rung, plan, fitted, preset, play), ladder=rungs, plain=plan.family.baseline,
         )  # fmt: skip
         chosen[preset] = _settled(setting, choice)
     is_same = before is not None and before.motion_code == fitted.motion_code  # the scores' F is then the same too
@@ -192,7 +216,8 @@ def reached_share(setting: SkipSetting) -> float:
 
 def _decode_plainly(plan: CalibrationPlan, play: Play, look: int) -> Sequence[EpisodeRecord]:
     """Play plain decoding on the starts of a look; what was played for one preset is read for the next."""
-    return _played(plan.trial(BASELINE, BASELINE, look), play)
+    name = plan.family.baseline
+    return _played(plan.trial(name, name, look), play)
 
 
 def _try_rung(
@@ -287,6 +312,7 @@ def run(
         "is_complete": "ladder" in stages,
         "adaptive_similarity": calibration.adaptive_similarity,
         "evidence": calibration.evidence,
+        "acceptance": None if calibration.acceptance is None else calibration.acceptance.model_dump(mode="json"),
         "presets": {
             name: calibration.skips[name].model_dump(mode="json") for name in plan.presets if name in calibration.skips
         },

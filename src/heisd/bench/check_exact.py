@@ -17,9 +17,10 @@ from heisd.bench.latency import BenchConfig, recorded_observations, torch_thread
 from heisd.bench.observations import is_first_of_episode, load_observations
 from heisd.bench.provenance import checkout_root, git_commit, machine, versions
 from heisd.bench.rollout import observation_hash
-from heisd.bench.weights import describe_weights, weights_for
+from heisd.bench.weights import describe_weights, require_policy, resolve_weights
 from heisd.engine import Engine
 from heisd.errors import BadInput, UnknownName
+from heisd.policies.manifest import FORMAT
 from heisd.presets import EXACT_DTYPE, PRESETS, builder
 from heisd.presets import assets as assets_
 from heisd.presets.assets import Assets, hashes
@@ -105,7 +106,8 @@ def check_exact(
 
     from heisd.policies.bundle import load_policy
 
-    directory = weights_for(config.weights, config.suite, ("exact",))
+    directory = resolve_weights(config.weights, config.suite)
+    require_policy(directory, FORMAT, "--check-exact", "speculation on chunks promises no equal actions")
     policy = describe_weights(directory)
     names = chosen(config.methods, directory, config.suite)
     if config.threads:

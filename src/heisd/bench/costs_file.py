@@ -108,7 +108,10 @@ def _compared(table: CostsFile, path: Path) -> dict[str, Any]:
             f"{path} is no result of heisd bench or heisd eval ({type(error).__name__}: {error}); give one with methods"
         ) from None
     if unknown:
-        raise BadInput(f"{path} has methods of chunk policies ({', '.join(unknown)}); the model is of token policies")
+        raise BadInput(
+            f"{path} has methods of chunk policies ({', '.join(unknown)}); the model predicts methods of policies that "
+            "decode tokens: leave it out (the rounds of chunk policies are in the result itself)"
+        )
     table.require_policy(policy, f"that of {path}")
     _require_same(table, path, "dtype", dtype)
     _require_same(table, path, "threads", result.get("threads"))

@@ -53,7 +53,10 @@ class Choice:
         return next((row for row in reversed(self.rungs) if row["passes"]), None)
 
 
-def climb(preset: str, source: str, baseline: Baseline, trial: Trial, *, ladder: Sequence[Rung] = LADDER) -> Choice:
+def climb(
+    preset: str, source: str, baseline: Baseline, trial: Trial,
+    *, ladder: Sequence[Rung] = LADDER, plain: str = BASELINE,
+) -> Choice:  # fmt: skip
     """Try one rung after the other until paired success is more than half a point below plain decoding's.
 
     Two hundred pairs tell a small loss from none badly, so a near miss is played once more, on as many other
@@ -65,14 +68,16 @@ def climb(preset: str, source: str, baseline: Baseline, trial: Trial, *, ladder:
         baseline: plays plain decoding on the starts of a look.
         trial: plays a rung on them.
         ladder: strict to loose.
+        plain: method of the baseline's records.
     """
     kept: Rung | None = None
     rows: list[dict[str, Any]] = []
     for number, rung in enumerate(ladder, 1):
-        plain, mine = list(baseline(FIRST)), list(trial(number, rung, FIRST))
-        row = judge(preset, source, rung, plain, mine)
+        theirs, mine = list(baseline(FIRST)), list(trial(number, rung, FIRST))
+        row = judge(preset, source, rung, theirs, mine, plain=plain)
         if -NEAR_MISS_POINTS <= row["difference_points"] < -MAX_LOSS_POINTS:
-            row = judge(preset, source, rung, [*plain, *baseline(SECOND)], [*mine, *trial(number, rung, SECOND)])
+            theirs, mine = [*theirs, *baseline(SECOND)], [*mine, *trial(number, rung, SECOND)]
+            row = judge(preset, source, rung, theirs, mine, plain=plain)
         rows.append(row)
         if not row["passes"]:
             break
@@ -81,22 +86,24 @@ def climb(preset: str, source: str, baseline: Baseline, trial: Trial, *, ladder:
 
 
 def judge(
-    preset: str, source: str, rung: Rung, baseline: Sequence[EpisodeRecord], records: Sequence[EpisodeRecord]
-) -> dict[str, Any]:
+    preset: str, source: str, rung: Rung, baseline: Sequence[EpisodeRecord], records: Sequence[EpisodeRecord],
+    *, plain: str = BASELINE,
+) -> dict[str, Any]:  # fmt: skip
     """The figures of one rung. Raises BadArtifact when it shares no start with the baseline.
 
     An audit is a step that could have been skipped and was verified instead. It counts as bad unless the target kept
-    the whole action, gripper and all, of the proposer whose guess the skip would have executed.
+    the whole action, gripper and all, of the proposer whose guess the skip would have executed. Of a chunk policy a
+    step is a round, and an audit a full one that the whole draft was good beside.
     """
     suite = baseline[0].suite if baseline else ""
-    config = EvalConfig(suite=suite, methods=(BASELINE, preset))
+    config = EvalConfig(suite=suite, methods=(plain, preset))
     methods = summarise(config, [*baseline, *records])["methods"]
-    plain, mine = methods[BASELINE], methods[preset]
+    theirs, mine = methods[plain], methods[preset]
     paired, speculation = mine["paired"], mine["speculation"]
     if paired is None:
-        raise BadArtifact(f"{preset} and {BASELINE} have no start in common: calibrate again into another --out")
-    n_skips = sum(count["n"] for route, count in speculation["routes"].items() if _is_skip(route))
-    n_steps = sum(count["n"] for count in speculation["routes"].values())
+        raise BadArtifact(f"{preset} and {plain} have no start in common: calibrate again into another --out")
+    n_skips = sum(count["n"] for route, count in speculation["routes"].items() if _is(RouteKind.SKIP, route))
+    n_steps = sum(count["n"] for route, count in speculation["routes"].items() if not _is(RouteKind.CHUNK, route))
     n_audits = speculation["audits"]["n"]
     n_bad = n_audits - speculation["audits"]["kept_by_source"].get(source, 0)
     skips_per_episode = n_skips / mine["n_episodes"]
@@ -107,11 +114,11 @@ def judge(
         "passes": paired["difference_points"] >= -MAX_LOSS_POINTS,
         "n_pairs": paired["n_pairs"],
         "pc_success": mine["pc_success"],
-        "pc_success_baseline": plain["pc_success"],
+        "pc_success_baseline": theirs["pc_success"],
         "difference_points": paired["difference_points"],
         "difference_ci95": list(paired["ci95"]),
         "mean_steps": mine["mean_steps"],
-        "mean_steps_baseline": plain["mean_steps"],
+        "mean_steps_baseline": theirs["mean_steps"],
         "lm_forwards_per_action": speculation["lm_forwards_per_action"],
         "skip_share": n_skips / n_steps if n_steps else 0.0,
         "skips_per_episode": skips_per_episode,
@@ -122,5 +129,5 @@ def judge(
     }
 
 
-def _is_skip(route: str) -> bool:
-    return route.split("/")[0] == RouteKind.SKIP
+def _is(kind: RouteKind, route: str) -> bool:
+    return route.split("/")[0] == kind

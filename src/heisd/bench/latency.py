@@ -47,6 +47,7 @@ class BenchConfig:
     threads: int = 0  # 0: torch's own choice
     euler_steps: int | None = None  # of a flow-matching policy, in place of its own
     executed: int | None = None  # actions of a chunk before the next round, in place of the policy's own
+    delay_steps: int | None = None  # that a round takes, of methods that do not wait for it
 
 
 @dataclass(slots=True)
@@ -146,7 +147,7 @@ def recorded_observations(config: BenchConfig, n_steps: int) -> Path:
 
     path = _cached(config, describe_weights(resolve_weights(config.weights, config.suite))["sha256"], n_steps)
     if not path.is_file():
-        plain = replace(config, methods=("ar",), dtype="float32")
+        plain = replace(config, methods=("ar",), dtype="float32", delay_steps=None)
         world = LiberoWorld(_world_config(plain), n_threads=config.threads or None)
         _save_recorded(path, world, plain, n_steps)
         world.close()
@@ -175,7 +176,7 @@ def _save_recorded(path: Path, world: World, config: BenchConfig, n_steps: int) 
 def _world_config(config: BenchConfig) -> EvalConfig:
     return EvalConfig(
         suite=config.suite, methods=config.methods, weights=config.weights, dtype=config.dtype, split=Split.VALIDATION,
-        euler_steps=config.euler_steps, executed=config.executed,
+        euler_steps=config.euler_steps, executed=config.executed, delay_steps=config.delay_steps,
     )  # fmt: skip
 
 

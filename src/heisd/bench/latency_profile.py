@@ -30,7 +30,8 @@ LIST = "list"  # asked for in place of a name
 TOKEN_STAGES, OTHER_TOKEN_STAGES = ("vision", "prefill", "decode", "row", "overhead"), ("tree", "check")
 ASKED_STAGES = {"retrieval": ("lookup",), "parallel": ("drafter", "redraft"), "eagle": ("eagle",)}
 # Chunk policies: the clock's own names, each counted once in a step in which it ran; and what is asked for drafts.
-CHUNK_STAGES, OTHER_CHUNK_STAGES = ("encode", "prefill", "denoise"), ("verify",)
+CHUNK_STAGES, OTHER_CHUNK_STAGES = ("encode", "prefill", "denoise"), ("verify", "inpaint")
+INPAINT_DENOISES = 2.0  # what a pass back to the input costs a step more is about its forward; no weight has a gradient
 ASKED_CHUNK_STAGES = {"retrieval": ("lookup",), "draft_head": ("draft",)}
 FREE_STAGES = frozenset({*OVERHEAD_STAGES, "propose"})
 
@@ -113,6 +114,20 @@ class LatencyProfile(BaseModel):
             return sum(self.stages[stage].ms for stage in ("encode", "prefill", "denoise"))
         return 0.0 if self.is_instant else self.costs().plain_ms(n_tokens=7)
 
+    def longest_round_ms(self, method: str) -> float:
+        """Of a chunk policy's round that keeps frozen actions: drafts that are refused, then all of a full round.
+
+        Raises BadInput as :meth:`require_priced`.
+        """
+        self.require_priced([method])
+        if self.is_instant:
+            return 0.0
+        ms = {name: stage.ms for name, stage in self.stages.items()}
+        asked = [stage for proposer in proposers_of(method) for stage in ASKED_CHUNK_STAGES[proposer]]
+        checked = [*asked, "verify"] if asked else []
+        inpaint_ms = ms.get("inpaint", INPAINT_DENOISES * ms["denoise"])
+        return ms["encode"] + ms["prefill"] + inpaint_ms + sum(ms.get(stage, 0.0) for stage in checked)
+
     def costs(self) -> Costs:
         """The stages of a token policy as the cost model's table; BadInput for an instant one."""
         return Costs(**{f"{name}_ms": stage.ms for name, stage in self.stages.items()})
@@ -168,6 +183,7 @@ class ChunkMeter:
 
     def __init__(self, profile: LatencyProfile) -> None:
         self._name, self._ms = profile.name, {name: stage.ms for name, stage in profile.stages.items()}
+        self._ms.setdefault("inpaint", INPAINT_DENOISES * self._ms["denoise"])
 
     def charge_ms(self, record: StepRecord) -> float:
         """Raises BadInput for a stage or a proposer that has no latency."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from heisd.bench.evaluate import Setting
 from heisd.bench.methods import parse_methods
-from heisd.bench.realtime import charged_costs
+from heisd.bench.realtime import charged_costs, foreseen_delay
 from heisd.bench.replay import Agent
 from heisd.bench.weights import describe_weights, weights_for
 from heisd.config import EvalConfig
@@ -137,7 +137,7 @@ class LiberoWorld:
     def agent(self, method: str) -> Agent:
         """An engine and a policy of its own for every method: none pays for what another asks of one."""
         if method not in self._agents:
-            self._agents[method] = EngineAgent(builder(method), load_assets(self._config))
+            self._agents[method] = EngineAgent(builder(method), load_assets(self._config, method))
         return self._agents[method]
 
     def close(self) -> None:
@@ -147,26 +147,29 @@ class LiberoWorld:
             self._env = self._played = None
 
 
-def load_assets(config: EvalConfig) -> Any:
-    """The policy of a configuration with what lies beside it."""
+def load_assets(config: EvalConfig, method: str = "") -> Any:
+    """The policy of a configuration with what lies beside it, for a method whose rounds may have a delay."""
     from heisd.policies.bundle import load_policy
     from heisd.presets.assets import Assets
 
     directory, calibration = weights_for(config.weights, config.suite, config.methods), _given_calibration(config)
     suite = calibrated_suite(directory, config.suite)
     if policy_format(directory) == FLOW_FORMAT:
-        return _load_flow_assets(config, directory, suite, calibration)
+        return _load_flow_assets(config, directory, suite, calibration, foreseen_delay(config, method))
     horizon = parse_protocol(config.protocol).horizon(config.suite)
     target = load_policy(directory, config.dtype)
     return Assets(target, directory, suite, horizon=horizon, calibration=calibration, costs=charged_costs(config))
 
 
-def _load_flow_assets(config: EvalConfig, directory: Path, suite: str, calibration: Path | None) -> Any:
+def _load_flow_assets(
+    config: EvalConfig, directory: Path, suite: str, calibration: Path | None, delay_steps: int
+) -> Any:
     from heisd.policies.flow.bundle import load_flow
     from heisd.presets.flow_assets import FlowAssets
 
     target = load_flow(directory, config.dtype)
-    return FlowAssets(target, directory, suite, sampling=_sampling(config, directory), calibration=calibration)
+    sampling = _sampling(config, directory)
+    return FlowAssets(target, directory, suite, sampling=sampling, calibration=calibration, delay_steps=delay_steps)
 
 
 def _sampling(config: EvalConfig, directory: Path) -> SamplingConfig:
@@ -182,10 +185,23 @@ def _sampling(config: EvalConfig, directory: Path) -> SamplingConfig:
 def sampling_in_use(config: EvalConfig, directory: Path) -> dict[str, Any]:
     """What a result says about a flow-matching policy's chunks; BadInput for numbers given to a token policy."""
     if policy_format(directory) == FLOW_FORMAT:
-        return {"sampling": _sampling(config, directory).model_dump()}
+        return {"sampling": _sampling(config, directory).model_dump(), **_delays_in_use(config, directory)}
     if config.euler_steps is not None or config.executed is not None:
         raise BadInput(f"--euler-steps and --executed are for flow-matching policies; {directory.name} decodes tokens")
     return {}
+
+
+def _delays_in_use(config: EvalConfig, directory: Path) -> dict[str, Any]:
+    """Of methods that do not wait for their rounds, how many control steps each has; BadInput for too many."""
+    from heisd.engine import require_delay
+    from heisd.policies.bundle import read_config
+    from heisd.policies.flow.config import FlowConfig
+
+    delays = {method: foreseen_delay(config, method) for method in config.methods if PRESETS[method].is_delayed}
+    executed, horizon = _sampling(config, directory).executed, read_config(directory, FlowConfig).horizon
+    for delay_steps in delays.values():
+        require_delay(delay_steps, executed, horizon)
+    return {"delay_steps": delays} if delays else {}
 
 
 class EngineAgent:

@@ -28,11 +28,12 @@ from heisd.bench.provenance import checkout_root, git_commit, machine, versions
 from heisd.bench.replay import Agent
 from heisd.bench.rollout import observation_hash
 from heisd.bench.stats import distribution
-from heisd.bench.weights import describe_weights, weights_for
+from heisd.bench.weights import describe_weights, require_policy, resolve_weights
 from heisd.codec import ActionCodec
 from heisd.engine import Engine
 from heisd.errors import BadInput
 from heisd.kinematics.defaults import LIBERO
+from heisd.policies.manifest import FORMAT
 from heisd.policies.protocol import Context
 from heisd.presets.assets import hashes
 from heisd.propose.base import History, Stateless
@@ -173,7 +174,8 @@ def measure_costs(config: BenchConfig, observations: Path | None = None) -> dict
     """The result object of ``heisd bench --costs``: the table, the times behind it and where they come from."""
     import torch
 
-    directory = weights_for(config.weights, config.suite, ("ar",))
+    directory = resolve_weights(config.weights, config.suite)
+    require_policy(directory, FORMAT, "--costs", "time its rounds: heisd bench --method full,flash --json")
     policy = describe_weights(directory)
     if config.threads:
         torch.set_num_threads(config.threads)

@@ -51,6 +51,9 @@ def _chunk_stages(methods: Mapping[str, Any]) -> dict[str, float]:
     stages = {"encode": costs.encode_ms, "prefill": costs.prefill_ms, "denoise": costs.denoise_ms}
     if "flash" in methods:
         stages |= {"draft": costs.draft_ms, "verify": costs.verify_ms}
+    if "full_rtc" in methods:
+        inpaint = methods["full_rtc"]["stages"].get("inpaint")  # none at a delay of 0
+        stages |= {"inpaint": inpaint["mean"]} if inpaint else {}
     if "flash_retrieval" in methods:  # it looks up in every round
         stages["lookup"] = methods["flash_retrieval"]["stages"]["propose"]["mean"]
     return stages

@@ -24,7 +24,7 @@ from heisd.kinematics import PhaseSignal
 from heisd.kinematics.defaults import LIBERO as ONLOOKER
 from heisd.policies.manifest import sha256_of
 from heisd.policies.protocol import Context
-from heisd.presets.skippers import MEMORY, SCOUTS, SKIPPERS, Skipper
+from heisd.presets.skippers import ALL_SKIPPERS, MEMORY, SCOUTS, Scout, Skipper
 from heisd.propose.base import History
 from heisd.route.base import Memory, Outcome, Plan, Reason, Route, RouteKind, counted
 from heisd.route.calibrated import GRIPPER_MARGIN_STEPS, is_gripper_near, motion_distance_bins, skip_features
@@ -38,25 +38,27 @@ from heisd.watch import DEFAULT
 log = logging.getLogger(__name__)
 
 
-def present_scouts(policy: Path, suite: str) -> dict[str, str]:
+def present_scouts(policy: Path, suite: str, known: Mapping[str, Scout] = SCOUTS) -> dict[str, str]:
     """Scouts whose files are there, with the hash of the manifest they are known by ("" for those without files)."""
     from heisd.presets.assets import place_of
 
     places = {
-        name: None if scout.needs is None else place_of(policy, suite, scout.needs) for name, scout in SCOUTS.items()
+        name: None if scout.needs is None else place_of(policy, suite, scout.needs) for name, scout in known.items()
     }
     return {
         name: "" if path is None else sha256_of(path) for name, path in places.items() if path is None or path.is_file()
     }
 
 
-def observable(presets: Sequence[str], scouts: Mapping[str, str]) -> tuple[str, ...]:
+def observable(
+    presets: Sequence[str], scouts: Mapping[str, str], known: Mapping[str, Scout] = SCOUTS
+) -> tuple[str, ...]:
     """The presets all of whose scouts are there; a warning names each of the others and what it lacks."""
     chosen = []
     for preset in presets:
-        missing = [name for name in SKIPPERS[preset].scouts if name not in scouts]
+        missing = [name for name in ALL_SKIPPERS[preset].scouts if name not in scouts]
         if missing:
-            needs = ", ".join(str(SCOUTS[name].needs) for name in missing)
+            needs = ", ".join(str(known[name].needs) for name in missing)
             log.warning("%s is left out: there is no %s for this policy", preset, needs)
         else:
             chosen.append(preset)
@@ -108,7 +110,7 @@ class Witness:
             "cases": {
                 preset: case
                 for preset in self._presets
-                if (case := _case(SKIPPERS[preset], drafts, phase, memory)) is not None
+                if (case := _case(ALL_SKIPPERS[preset], drafts, phase, memory)) is not None
             },
         }
         return Route(RouteKind.FULL, Reason.ALWAYS)

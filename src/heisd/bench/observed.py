@@ -47,6 +47,22 @@ class SkipCase:
     is_gripper_near: bool  # then the rule never skips
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ObservedRound:
+    """What a chunk policy's verification would have read at a control step on which a round began.
+
+    n actions may be executed, D drafts of all proposers, K noise levels, T numbers of an action, all normalised.
+    """
+
+    age_steps: int  # control steps since the observation behind the keys and values that the endpoints were read from
+    last_gripper: float  # of the action executed last
+    levels: tuple[float, ...]  # (K,)
+    truth: FloatArray  # (n, T) of the chunk denoised in full from zero noise, on the same observation
+    sources: tuple[str, ...]  # (D,) proposers of the drafts
+    drafts: FloatArray  # (D, n, T)
+    endpoints: FloatArray  # (D, K, n, T)
+
+
 @dataclass(frozen=True, slots=True)
 class ObservedStep:
     """One control step of plain decoding."""
@@ -58,6 +74,7 @@ class ObservedStep:
     similarity: float  # of the nearest remembered key; NaN without a memory
     cases: Mapping[str, SkipCase]  # preset -> its case, where its source had a guess
     views: Mapping[str, View]  # camera -> what its picture said; none in rows of older versions
+    round: ObservedRound | None = None  # of a chunk policy, where there was something to verify
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +182,18 @@ def _parse(row: Mapping[str, Any]) -> ObservedStep:
             for preset, case in row["cases"].items()
         },
         views={camera: View(**view) for camera, view in row.get("views", {}).items()},
+        round=_parse_round(row["round"]) if "round" in row else None,
     )
+
+
+def _parse_round(row: Mapping[str, Any]) -> ObservedRound:
+    truth, drafts, endpoints = (np.asarray(row[name], dtype=np.float32) for name in ("truth", "drafts", "endpoints"))
+    levels, sources = tuple(map(float, row["levels"])), tuple(map(str, row["sources"]))
+    (n, size), n_drafts = truth.shape, len(sources)
+    if drafts.shape != (n_drafts, n, size) or endpoints.shape != (n_drafts, len(levels), n, size):
+        raise ValueError(f"drafts {drafts.shape} and endpoints {endpoints.shape} for {n_drafts} of {truth.shape}")
+    age_steps, last_gripper = int(row["age_steps"]), float(row["last_gripper"])
+    return ObservedRound(age_steps, last_gripper, levels, truth, sources, drafts, endpoints)
 
 
 def _number(value: float | None) -> float:

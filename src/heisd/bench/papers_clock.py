@@ -21,7 +21,8 @@ _SEARCH = "propose"
 
 def papers_ms(record: StepRecord) -> float:
     """What one control step takes on the papers' clock [ms]."""
-    if TokenOrigin.SKIPPED in record.origins:
+    is_thinking = record.round is not None and record.round.n_frozen > 0  # behind an action that was settled before
+    if TokenOrigin.SKIPPED in record.origins and not is_thinking:
         return record.stage_ms.get(_SEARCH, 0.0)
     return sum(ms for stage, ms in record.stage_ms.items() if stage not in _AROUND)
 

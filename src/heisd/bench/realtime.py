@@ -7,7 +7,8 @@ seen then; until the next answer the robot does what :class:`~heisd.config.Meanw
 time is in force at once: with a profile of zeros this is the ordinary loop, step for step.
 
 Nothing here knows what an action is made of. A policy with actions in hand answers for nothing, and the robot begins
-one of them in every period.
+one of them in every period. A round that keeps the first of them (real-time chunking) is computed while they are
+executed: its own answer is there at once, and the first action that it made must not be needed sooner than it is there.
 """
 
 import math
@@ -21,6 +22,7 @@ from heisd.bench.latency_profile import Family, Meter, load_profile, profile_has
 from heisd.bench.results import EpisodePacing, EpisodeRecord
 from heisd.bench.stats import distribution
 from heisd.config import SIMULATION_HZ, EvalConfig, Meanwhile, RealtimeConfig
+from heisd.presets import PRESETS
 from heisd.route.costs import Costs
 from heisd.types import FloatArray, Observation, StepRecord
 
@@ -100,6 +102,8 @@ class RealTime:
         self._steps_per_period = SIMULATION_HZ // settings.control_hz
         self._ready: _Command | None = None  # an answer whose time has come
         self._in_force: _Command | None = None
+        self._busy_until = 0  # period in which the round that is computed behind actions in hand will be there
+        self._n_covered = 0  # actions in hand that do not wait for it
 
     @property
     def pacing(self) -> EpisodePacing:
@@ -110,7 +114,8 @@ class RealTime:
         """The periods from the one in which the policy was asked up to the one at which this answer is there."""
         charged_ms = self._meter.charge_ms(record)
         self._pacing.charged_ms.append(round(charged_ms, 4))
-        n_periods = math.ceil((charged_ms - _ROUNDING_MS) / self._period_ms)
+        n_frozen = 0 if record.round is None else record.round.n_frozen
+        n_periods = self._periods_until_ready(delay_steps(charged_ms, self._period_ms), n_frozen)
         mine = _Command(values, self._pacing.n_control_steps)
         commands: list[_Command | None] = [mine]
         if n_periods > 0 or self._ready is not None:
@@ -121,6 +126,20 @@ class RealTime:
                 yield step
                 if step.is_over:
                     return
+
+    def _periods_until_ready(self, n_charged: int, n_frozen: int) -> int:
+        """Periods before the answer can be in force; one whose first actions are frozen is computed behind them.
+
+        The first action that is not waits until the round is there (RTC: none does if the delay was foreseen).
+        """
+        waits = 0 if self._n_covered else max(self._busy_until - self._pacing.n_control_steps, 0)
+        self._n_covered = max(self._n_covered - 1, 0)
+        if not n_frozen:
+            return waits + n_charged
+        self._pacing.n_in_time += 1 < n_charged <= n_frozen
+        self._busy_until = self._pacing.n_control_steps + waits + n_charged
+        self._n_covered = n_frozen - 1
+        return waits
 
     def _period(self, command: _Command | None) -> Iterator[WorldStep]:
         """One control period, with a new command or none."""
@@ -154,6 +173,11 @@ def _world_step(values: FloatArray, outcome: tuple[Observation, float, bool, boo
     return WorldStep(values, observation, reward, bool(success), bool(truncated))
 
 
+def delay_steps(charged_ms: float, period_ms: float) -> int:
+    """Whole control periods that pass until an answer is there."""
+    return math.ceil((charged_ms - _ROUNDING_MS) / period_ms)
+
+
 def pacer(env: Env, config: EvalConfig) -> Pacer:
     """How an episode of this evaluation goes on."""
     if config.realtime is None:
@@ -181,12 +205,26 @@ def charged_costs(config: EvalConfig) -> Costs | None:
     return None if profile.is_instant or profile.family is not Family.TOKENS else profile.costs()
 
 
+def foreseen_delay(config: EvalConfig, method: str) -> int:
+    """Control steps that a method's rounds may take while the robot goes on; 0 for one that is waited for.
+
+    What was asked for, or the longest round by the profile: drafts that are refused and then all of a full round.
+    """
+    if method not in PRESETS or not PRESETS[method].is_delayed:
+        return 0
+    if config.delay_steps is not None or config.realtime is None:
+        return config.delay_steps or 0
+    longest_ms = load_profile(config.realtime.latency_profile).longest_round_ms(method)
+    return delay_steps(longest_ms, 1000.0 / config.realtime.control_hz)
+
+
 def pacing_block(records: Sequence[EpisodeRecord], settings: RealtimeConfig | None) -> dict[str, Any] | None:
     """The ``realtime`` block of a method's result; None for runs in which the world waited.
 
     ``stale_action_ratio``: share of control steps in which the robot went on with an older command because no answer
     came. ``mean_action_age_steps``: control steps from what a command answers to, over the steps in which one is in
-    force; 0 in the ordinary loop. ``deadline_misses``: answers charged more than a control period.
+    force; 0 in the ordinary loop. ``deadline_misses``: answers charged more than a control period, or
+    more than the actions in hand behind which they were computed.
     """
     if settings is None:
         return None
@@ -195,6 +233,7 @@ def pacing_block(records: Sequence[EpisodeRecord], settings: RealtimeConfig | No
     n_steps = sum(episode.n_control_steps for episode in episodes)
     n_new, n_commanded = (sum(getattr(e, name) for e in episodes) for name in ("n_new_actions", "n_commanded_steps"))
     n_missed = sum(ms - _ROUNDING_MS > 1000.0 / settings.control_hz for ms in charged_ms)
+    n_missed -= sum(episode.n_in_time for episode in episodes)
     return {
         "n_control_steps": n_steps,
         "n_new_actions": n_new,

@@ -10,6 +10,7 @@ from heisd.bench.report_run import Run, table_html
 from heisd.bench.stats import wilson
 from heisd.errors import HeisdError
 from heisd.presets import PRESETS
+from heisd.presets.skippers import ALL_SKIPPERS
 
 if TYPE_CHECKING:
     from heisd.presets.calibration import Calibration, SkipSetting
@@ -30,7 +31,7 @@ def calibrations(runs: Sequence[Run]) -> str:
 
 
 def _blocks(run: Run) -> list[str]:
-    if not any(name in PRESETS and "calibration" in PRESETS[name].needs for name in run.methods):
+    if not any(name in ALL_SKIPPERS or "calibration" in PRESETS[name].needs for name in run.methods if name in PRESETS):
         return []
     calibration = _calibration_of(run)
     if isinstance(calibration, str):

@@ -47,6 +47,7 @@ class EpisodePacing:
     n_commanded_steps: int = 0  # … with any answer in force: all but those before the first
     sum_age_steps: int = 0  # over those: control steps since the policy saw what the action in force answers to
     charged_ms: list[float] = field(default_factory=list)  # of every answer, by the latency profile
+    n_in_time: int = 0  # answers charged more than a period that were there before the actions in hand had ended
 
 
 @dataclass(frozen=True, slots=True)

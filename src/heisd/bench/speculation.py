@@ -180,6 +180,8 @@ def _by_position(verifications: Mapping[tuple[int, ...], int]) -> list[dict[str,
 
 def _audited_source(step: StepRecord) -> str:
     """The proposer of whose guess an audit kept all, the gripper too; "" when it kept nobody's."""
+    if step.round is not None:
+        return step.round.vouched_for
     if not step.verifications or step.verifications[0] != (0, FULL_ACTION):
         return ""
     return max(step.kept_by_source, key=lambda source: step.kept_by_source[source])

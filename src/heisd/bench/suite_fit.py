@@ -17,14 +17,18 @@ from heisd.bench.watch_fit import fit_watch, watch_evidence
 from heisd.errors import BadInput
 from heisd.kinematics import Distance, MotionRanges, bin_sizes, fit_ranges, fit_variability_high
 from heisd.presets.calibration import Calibration, SkipSetting
-from heisd.presets.skippers import MEMORY, SKIPPERS
+from heisd.presets.skippers import ALL_SKIPPERS, MEMORY
 from heisd.propose.kalman import fit_noise
 from heisd.route.base import MOTION_TOKENS
 from heisd.types import FloatArray, IntArray
 
-# What a score may weigh, of heisd.route.calibrated.skip_features. ``n_skips`` is not among them: plain decoding, which
-# the scores are fitted to, never skips. Those that a preset has no proposer for never change and drop out.
-FEATURES = ("similarity", "spread_bins", "agreement_bins", "change_bins", "confidence", "fused", "speed_mm")
+# What a score may weigh, of skip_features (heisd.route.calibrated) and chunk_features (heisd.route.chunk_skips).
+# ``n_skips`` is not among them: plain decoding, which the scores are fitted to, never skips. Those that a preset has no
+# proposer for never change and drop out.
+FEATURES = (
+    "similarity", "spread_bins", "agreement_bins", "change_bins", "confidence", "fused", "speed_mm",
+    "prefix_similarity", "age_steps",
+)  # fmt: skip
 MIN_KNOWN_SHARE = 0.9  # of eligible steps that must have a feature: a step without one is never skipped
 SIMILARITY_PERCENTILE = 1.0  # below it a scene is not what memory knows
 VARIABILITY_SOURCES = ("parallel", "persistence")  # whose deviations stand for KERV's, the first that was observed
@@ -88,7 +92,8 @@ def good_action(sizes: FloatArray) -> dict[str, Any]:
         "bins": GOOD_BINS,
         "mm": [round(float(size) * GOOD_BINS * MM_PER_UNIT, 3) for size in sizes[:3]],
         "deg": [round(float(size) * GOOD_BINS * DEG_PER_UNIT, 3) for size in sizes[3:MOTION_TOKENS]],
-        "definition": "every motion token at most so many bins from the target's own, and the gripper equal",
+        "definition": "every motion token at most so many bins from the target's own, and the gripper equal; of a "
+        "chunk, every action that would be executed, beside the chunk denoised from zero noise",
     }
 
 
@@ -154,7 +159,7 @@ def _table(preset: str, episodes: Sequence[ObservedEpisode], fused: Mapping[str,
             case = step.cases.get(preset)
             if case is not None and not case.is_gripper_near:
                 rows.append({**case.features, "fused": f})
-                labels.append(step.guesses[SKIPPERS[preset].source].is_good)
+                labels.append(step.guesses[ALL_SKIPPERS[preset].source].is_good)
     return _Table(rows, np.asarray(labels, dtype=np.bool_))
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from heisd.errors import BadArtifact
+from heisd.errors import BadArtifact, BadInput
 from heisd.policies.identity import describe_weights, policy_format
 from heisd.policies.manifest import FLOW_FORMAT, FORMAT, KINDS
 from heisd.presets import require_kind, require_one_kind
 
-__all__ = ["DEFAULT", "TRAIN_COMMANDS", "describe_weights", "resolve_weights", "weights_for"]
+__all__ = ["DEFAULT", "TRAIN_COMMANDS", "describe_weights", "require_policy", "resolve_weights", "weights_for"]
 
 DEFAULT = "default"
 TRAIN_COMMANDS = {
@@ -40,3 +40,12 @@ def weights_for(weights: str, suite: str, methods: Iterable[str]) -> Path:
     directory = resolve_weights(weights, suite, require_one_kind(methods))
     require_kind(methods, weights, policy_format(directory))
     return directory
+
+
+def require_policy(directory: Path, wanted: str, who: str, instead: str) -> None:
+    """BadInput unless a policy is of the format ``wanted``; reads its manifest alone, so that it is said at once.
+
+    ``who`` needs that format; ``instead`` says what to do with a policy of the other kind.
+    """
+    if (found := policy_format(directory)) != wanted:
+        raise BadInput(f"{who} needs {KINDS[wanted]}, and {directory} is {KINDS[found]}; {instead}")

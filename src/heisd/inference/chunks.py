@@ -1,11 +1,14 @@
 """Rounds of a chunk policy: a chunk is denoised, or a draft of one verified, and some of its actions are executed.
 
     full       prefill, then Euler steps from noise; the first ``executed`` actions are taken
+               (an audit sees whether a draft that might have been skipped to is good beside that chunk)
     speculate  drafts are checked in one pass of the action expert behind the keys and values of the last full round;
                the accepted actions are taken. None accepted: a full round in the same call, with the same context
     skip       a draft's actions are taken unchecked
 
 The control steps in between take the next action of the chunk in hand and cost next to nothing (receding horizon).
+With a delay a round begins while that many actions are in hand, and its chunk begins with them (real-time chunking,
+:mod:`heisd.inference.overlap`): the robot executes them while the round is computed.
 FLASH (arXiv 2605.13778) runs a rejected round's full one at the next call, on the same picture, and encodes it again.
 """
 
@@ -17,10 +20,11 @@ from typing import Generic
 
 import numpy as np
 
-from heisd.accept_chunk import ChunkRule
+from heisd.accept_chunk import ChunkRule, good_actions
 from heisd.codec import GRIPPER
+from heisd.inference.overlap import Overlap
 from heisd.policies.config import SamplingConfig
-from heisd.policies.protocol import ChunkContextT, ChunkPolicy, PrefixT
+from heisd.policies.protocol import ChunkContextT, ChunkPolicy, Inpaints, PrefixT
 from heisd.propose.base import ChunkProposer, History, check_chunk_draft
 from heisd.propose.panel import Panel
 from heisd.route.base import Outcome, Plan, Reason, Route, RouteKind
@@ -81,7 +85,8 @@ class ChunkAnswer:
 class ChunkInference(Generic[ChunkContextT, PrefixT]):
     """Receding horizon over the chunks of one policy. Noise repeats exactly: it is seeded by the episode's first state.
 
-    ``rule`` verifies drafts; without one every round that may not skip is a full one.
+    ``rule`` verifies drafts; without one every round that may not skip is a full one. With ``delay_steps`` above 0 that
+    many actions of a chunk are left in hand when the next round begins, and a target that :class:`Inpaints` is needed.
     """
 
     def __init__(
@@ -92,23 +97,26 @@ class ChunkInference(Generic[ChunkContextT, PrefixT]):
         *,
         sampling: SamplingConfig,
         rule: ChunkRule | None,
+        delay_steps: int = 0,
     ) -> None:
         self._target, self._codec, self._clock = target, target.codec, clock
-        self._sampling, self._rule = sampling, rule
+        self._sampling, self._rule, self._delay_steps = sampling, rule, delay_steps
+        self._executable = sampling.executed + delay_steps  # leading actions of a chunk that may be executed
         self.panel: Panel[ChunkDraft] = Panel(proposers, self._checked)
         self.reset()
 
     def reset(self) -> None:
         """Begin an episode: no chunk, no prefix, noise from the start."""
         self._queue: deque[Action] = deque()
+        self._overlap: Overlap | None = None  # with the last chunk; None without a delay
         self._prefix: PrefixT | None = None
         self._prefix_age_steps = 0
         self._last_gripper = 0.0  # normalised, of the action executed last (FLASH begins with 0)
         self._rng: np.random.Generator | None = None
 
     def in_hand(self) -> ChunkAnswer | None:
-        """The next action of the chunk, if any is left of those that were to be executed."""
-        return ChunkAnswer(self._queue.popleft()) if self._queue else None
+        """The next action of the chunk, if any is left of those that come before the next round."""
+        return ChunkAnswer(self._queue.popleft()) if len(self._queue) > self._delay_steps else None
 
     def answer(
         self, context: ChunkContextT, plan: Plan, route: Route, drafts: Sequence[ChunkDraft], history: History
@@ -135,8 +143,8 @@ class ChunkInference(Generic[ChunkContextT, PrefixT]):
             if drafts:
                 verdict, n_chunks = self._verify(context, self._prefix, drafts)
         if verdict is None:
-            return self._full(context, RoundRecord(self._sampling.executed))
-        n = verdict.n_accepted
+            return self._audited(self._full(context, RoundRecord(self._sampling.executed)), route.chunk)
+        n = max(verdict.n_accepted - self._delay_steps, 0)  # no more than what is in hand anyway is nothing
         record = RoundRecord(
             n_actions=n,
             n_expert_passes=1,
@@ -160,40 +168,62 @@ class ChunkInference(Generic[ChunkContextT, PrefixT]):
         assert rule is not None
         with self._clock("verify"):
             n_fit = self._target.max_chunks // len(rule.levels)
-            chunks = np.concatenate([draft.chunks for draft in drafts])[:n_fit]
+            chunks = self._as_executed(np.concatenate([draft.chunks for draft in drafts])[:n_fit])
             sources = [draft.source for draft in drafts for _ in draft.chunks][:n_fit]
             shape = chunks.shape[1:] if rule.shares_noise else (len(rule.levels), *chunks.shape[1:])
             found = self._target.endpoints(prefix, context, chunks, self._noise(shape), rule.levels)
         with self._clock("accept"):
-            verdict = rule.judge(chunks, sources, found, self._sampling.executed, self._last_gripper)
+            verdict = rule.judge(chunks, sources, found, self._executable, self._last_gripper)
         return verdict, len(chunks) * len(rule.levels)
 
     def _full(self, context: ChunkContextT, record: RoundRecord) -> Round:
         with self._clock("prefill"):
             self._prefix = self._target.prefill(context)
             self._prefix_age_steps = 0
-        with self._clock("denoise"):
-            noise = self._noise((self._target.horizon, self._codec.length)) * np.float32(self._sampling.noise_scale)
-            chunk = self._target.denoise(self._prefix, context, noise, self._sampling.euler_steps)
+        noise = self._noise((self._target.horizon, self._codec.length)) * np.float32(self._sampling.noise_scale)
+        chunk = self._denoised(self._prefix, context, noise)
         n_passes = record.n_expert_passes + self._sampling.euler_steps
         record = replace(record, n_actions=self._sampling.executed, n_prefills=1, n_expert_passes=n_passes)
         return Round(chunk, TokenOrigin.DECODED, record)
 
+    def _audited(self, came: Round, draft: ChunkDraft | None) -> Round:
+        """The full round, and whether the draft, as it would have been executed, was as good."""
+        if draft is None:
+            return came
+        n = self._executable
+        is_good = good_actions(self._as_executed(draft.chunks[0])[:n], came.chunk[:n]).all()
+        return replace(came, record=replace(came.record, vouched_for=draft.source if is_good else ""))
+
+    def _as_executed(self, chunks: FloatArray) -> FloatArray:
+        """Drafts with the actions in hand in front of them."""
+        return chunks if self._overlap is None else self._overlap.blended(chunks)
+
+    def _denoised(self, prefix: PrefixT, context: ChunkContextT, noise: FloatArray) -> FloatArray:
+        """From noise, pulled towards the chunk in hand if there is one."""
+        if self._overlap is None:
+            with self._clock("denoise"):
+                return self._target.denoise(prefix, context, noise, self._sampling.euler_steps)
+        assert isinstance(self._target, Inpaints), "asked when the engine was built"
+        with self._clock("inpaint"):
+            guide = self._overlap.guide()
+            return self._overlap.kept(self._target.inpaint(prefix, context, noise, self._sampling.euler_steps, guide))
+
     def _skipped(self, draft: ChunkDraft) -> Round:
         record = RoundRecord(self._sampling.executed, source=draft.source, prefix_age_steps=self._prefix_age_steps)
-        return Round(draft.chunks[0], TokenOrigin.SKIPPED, record)
+        return Round(self._as_executed(draft.chunks[0]), TokenOrigin.SKIPPED, record)
 
     def _take(self, came: Round, route: Route) -> ChunkAnswer:
-        """Un-normalise what will be executed; the first action is this step's, the others are in hand."""
-        n = came.record.n_actions
-        values = self._codec.denormalise_chunk(came.chunk[:n])
+        """Un-normalise what will be executed; the first action in hand is this step's."""
+        n, n_frozen = came.record.n_actions, len(self._queue)
+        came = replace(came, record=replace(came.record, n_frozen=n_frozen))
+        values = self._codec.denormalise_chunk(came.chunk[n_frozen : n + self._delay_steps])
         tokens, origins = self._codec.encode(values), (came.origin,) * self._codec.length
-        first, *rest = (Action(v, t, origins) for v, t in zip(values, tokens, strict=True))
-        self._queue.extend(rest)
-        self._last_gripper = float(came.chunk[n - 1, GRIPPER])
+        self._queue.extend(Action(v, t, origins) for v, t in zip(values, tokens, strict=True))
+        self._last_gripper = float(came.chunk[n - 1, GRIPPER])  # of the last action before the next round
         self._prefix_age_steps += n
+        self._overlap = Overlap.of(came, self._delay_steps) if self._delay_steps else None
         self.panel.observe(came)
-        return ChunkAnswer(first, route, came.record)
+        return ChunkAnswer(self._queue.popleft(), route, came.record)
 
     def _noise(self, shape: tuple[int, ...]) -> FloatArray:
         assert self._rng is not None

@@ -1,9 +1,10 @@
 """What the engine asks of a target policy. Any object with these members can be accelerated."""
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from heisd.codec import ActionCodec
+from heisd.policies.guidance import Guide
 from heisd.types import FloatArray, Observation, Scores, TokenTree
 
 
@@ -117,4 +118,13 @@ class ChunkPolicy(Protocol[ChunkContextT, PrefixT]):
 
         ``noise`` is (H, T), shared by all levels, or (K, H, T).
         """
+        ...
+
+
+@runtime_checkable
+class Inpaints(Protocol):
+    """What a chunk policy has beside that if its chunks may come late (RTC)."""
+
+    def inpaint(self, prefix: Any, context: Any, noise: FloatArray, n_steps: int, guide: Guide) -> FloatArray:
+        """A chunk (H, T) as ``denoise`` makes it, pulled towards ``guide``."""
         ...

@@ -26,6 +26,11 @@ class Preset:
     changes: str = ""  # … and that part, in words
 
     @property
+    def is_delayed(self) -> bool:
+        """Whether its rounds are computed while the robot goes on with the chunk in hand."""
+        return bool(self.options.get("is_delayed", False))
+
+    @property
     def reads(self) -> tuple[str, ...]:
         """All that may lie beside the policy and change what it does."""
         return (*self.needs, *self.may_use)
@@ -50,8 +55,10 @@ PRESETS: dict[str, Preset] = {
     "full_naive": Preset("heisd.presets.flow:full_naive", policy=FLOW_FORMAT),
     "flash": Preset("heisd.presets.flash:flash", ("draft_head",), policy=FLOW_FORMAT),
     "flash_retrieval": Preset("heisd.presets.flash:flash_retrieval", ("store",), policy=FLOW_FORMAT),
-    "flow_hybrid": Preset("heisd.presets.flash:flow_hybrid", ("draft_head",), policy=FLOW_FORMAT),
+    "flow_hybrid": Preset("heisd.presets.flash:flow_hybrid", ("draft_head",), ("calibration",), policy=FLOW_FORMAT),
 }
+DELAYED = {"is_delayed": True}  # real-time chunking: rounds begin while actions are in hand, and keep them
+PRESETS |= {f"{name}_rtc": replace(PRESETS[name], options=DELAYED) for name in ("full", "flash", "flow_hybrid")}
 
 
 def _ablation(parent: str, function: str, changes: str, **options: Any) -> Preset:

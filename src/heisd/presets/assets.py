@@ -153,6 +153,11 @@ class Beside:
             self._calibration = Calibration.load(self._calibration_path, describe_weights(self.policy)["sha256"])
         return self._calibration
 
+    @property
+    def has_calibration(self) -> bool:
+        """Whether there is a calibration to load."""
+        return self._calibration_path.is_file()
+
     def bin_sizes(self) -> tuple[float, ...]:
         """(T,) action units per bin."""
         return tuple(bin_sizes(self.codec.q01, self.codec.q99).tolist())
@@ -192,9 +197,7 @@ class Assets(Beside):
         """What a forward and a guess cost where this runs; None without a calibration or a table in it."""
         if self._costs is not None:
             return self._costs
-        if not self._calibration_path.is_file():
-            return None
-        return self.calibration().costs
+        return self.calibration().costs if self.has_calibration else None
 
     def _drafter(self, name: str) -> Any:
         if name not in self._weights:

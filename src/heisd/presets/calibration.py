@@ -34,6 +34,13 @@ class SkipSetting(Frozen):
         return -math.inf if self.min_similarity is None else self.min_similarity
 
 
+class Acceptance(Frozen):
+    """How near a draft's endpoints must be for a chunk policy to execute it, and what that lets pass."""
+
+    residual: float = Field(ge=0)  # of the velocity: at level t an endpoint is within residual * t; 0: nothing passes
+    evidence: dict[str, Any] = Field(default_factory=dict)  # residuals tried, what the chosen one allows
+
+
 class Calibration(Frozen):
     """One suite's calibration for one policy."""
 
@@ -46,6 +53,7 @@ class Calibration(Frozen):
     kalman_measurement: tuple[float, ...]
     adaptive_similarity: float  # HeiSD's minimum acceptable similarity, on this project's keys
     skips: dict[str, SkipSetting] = Field(default_factory=dict)  # preset -> its setting
+    acceptance: Acceptance | None = None  # of chunk policies
     watch: Watch = Field(default_factory=Watch)  # what withdraws skips; files of older versions have none: the defaults
     costs: Costs | None = None  # ``heisd bench --costs``; with it ``exact`` stops speculating where that loses time
     command: str = ""

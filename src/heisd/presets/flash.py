@@ -1,6 +1,6 @@
 """FLASH (arXiv 2605.13778), its fork with retrieved drafts, and this project's one setting for all suites."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from heisd.accept_chunk import EndpointTest
@@ -8,12 +8,16 @@ from heisd.engine import ChunkEngine
 from heisd.kinematics import MotionRanges, with_heisd_code_bounds
 from heisd.kinematics.defaults import LIBERO
 from heisd.presets.flow_assets import FlowAssets
+from heisd.presets.skippers import CHUNKS
+from heisd.route.chunk_skips import CalibratedChunkSkip, TwoToOne
 from heisd.route.chunks import Fallbacks, Rounds
 from heisd.telemetry import Sink
+from heisd.watch import DEFAULT
 
 LEVELS, TOLERANCE = (0.10, 0.05), 0.15  # FLASH's main table
 RETRIEVAL_TOLERANCE, RETRIEVAL_SKIPS = 0.3, 2  # the fork's defaults
 HYBRID_LEVEL, HYBRID_RESIDUAL = 0.10, 1.5  # as strict as FLASH's pair, whose larger level decides, at half the rows
+HYBRID_SOURCES = ("draft_head", "tail")
 HYBRID_ROUNDS = 3  # the prefix may be so many rounds old
 HYBRID_GRIPPER_STEPS = 3  # after a gripper command nothing is drafted
 HYBRID_SIMILARITY = 0.1  # to the prefix's picture: less than motion leaves of it, more than a dark camera does
@@ -42,14 +46,14 @@ def suite_setting(suite: str) -> SuiteSetting:
     return next(found, STRICTEST)
 
 
-def flash(assets: FlowAssets, sink: Sink | None = None) -> ChunkEngine[Any, Any]:
+def flash(assets: FlowAssets, sink: Sink | None = None, *, is_delayed: bool = False) -> ChunkEngine[Any, Any]:
     """The draft head's chunk, checked at two levels with one tolerance; fallbacks as published for each suite.
 
     Unlike there a rejected round runs its full one in the same call, on the same encoding.
     """
     setting = suite_setting(assets.suite)
-    rule = EndpointTest.uniform(LEVELS, TOLERANCE, verify_stop=setting.guards_gripper, post_cut=setting.guards_gripper)
-    return _engine(assets, rule, Rounds(("draft_head",), Fallbacks(period=setting.period), LIBERO), sink)
+    router = Rounds(("draft_head",), Fallbacks(period=setting.period), LIBERO)
+    return _engine(assets, flash_rule(assets.suite), router, sink, is_delayed=is_delayed)
 
 
 def flash_retrieval(assets: FlowAssets, sink: Sink | None = None) -> ChunkEngine[Any, Any]:
@@ -59,38 +63,73 @@ def flash_retrieval(assets: FlowAssets, sink: Sink | None = None) -> ChunkEngine
     constants were made, and an unverified chunk must leave the gripper alone.
     """
     setting = suite_setting(assets.suite)
-    rule = EndpointTest.uniform(
-        LEVELS, RETRIEVAL_TOLERANCE, verify_stop=setting.guards_gripper, post_cut=setting.guards_gripper
-    )
+    ranges = _released_ranges(assets.suite)
     router = Rounds(
         ("retrieval",),
         Fallbacks(period=setting.period),
-        _released_ranges(assets.suite),
-        skips_with="retrieval",
-        n_skips=RETRIEVAL_SKIPS,
+        ranges,
+        TwoToOne("retrieval", RETRIEVAL_SKIPS, ranges),
     )
-    return _engine(assets, rule, router, sink)
+    return _engine(assets, flash_rule(assets.suite, RETRIEVAL_TOLERANCE), router, sink)
 
 
-def flow_hybrid(assets: FlowAssets, sink: Sink | None = None) -> ChunkEngine[Any, Any]:
-    """One setting for all suites: the draft head or what is left of the last chunk, whichever the expert prefers.
+def flow_hybrid(assets: FlowAssets, sink: Sink | None = None, *, is_delayed: bool = False) -> ChunkEngine[Any, Any]:
+    """One rule for all suites: the draft head or what is left of the last chunk, whichever the expert prefers.
 
     One level with a bound on the velocity's residual; full rounds after gripper commands, once the prefix is older than
-    three rounds, and when a camera's picture is unlike the prefix's.
+    three rounds, when a camera's picture is unlike the prefix's, and while an alarm of the watch holds. The bound, what
+    may be skipped and the watch's limits are the suite's calibration's; without one a first guess, nothing, and what is
+    unmistakable.
     """
-    rule = EndpointTest.in_velocity((HYBRID_LEVEL,), HYBRID_RESIDUAL)
     fallbacks = Fallbacks(
         max_age_steps=HYBRID_ROUNDS * assets.sampling.executed,
         min_similarity=HYBRID_SIMILARITY,
         gripper_margin_steps=HYBRID_GRIPPER_STEPS,
     )
-    return _engine(assets, rule, Rounds(("draft_head", "tail"), fallbacks, LIBERO), sink)
+    router, residual = Rounds(HYBRID_SOURCES, fallbacks, LIBERO, watch=DEFAULT), HYBRID_RESIDUAL
+    if assets.has_calibration:
+        router, residual = _calibrated(router, assets, assets.delay(is_delayed))
+    return _engine(assets, hybrid_rule(residual), router, sink, is_delayed=is_delayed)
 
 
-def _engine(assets: FlowAssets, rule: EndpointTest, router: Rounds, sink: Sink | None) -> ChunkEngine[Any, Any]:
-    proposers = {name: assets.proposer(name) for name in router.sources}
+def flash_rule(suite: str, tolerance: float = TOLERANCE) -> EndpointTest:
+    """FLASH's test: two levels, one tolerance, the gripper's guards where they are published for a suite."""
+    guards = suite_setting(suite).guards_gripper
+    return EndpointTest.uniform(LEVELS, tolerance, verify_stop=guards, post_cut=guards)
+
+
+def hybrid_rule(residual: float) -> EndpointTest:
+    """Ours: one level, a bound on the velocity's residual."""
+    return EndpointTest.in_velocity((HYBRID_LEVEL,), residual)
+
+
+def _calibrated(router: Rounds, assets: FlowAssets, delay_steps: int) -> tuple[Rounds, float]:
+    """The rule with what its suite's calibration says, and the bound on the residual."""
+    calibration, skipper = assets.calibration(), CHUNKS.skippers["flow_hybrid"]
+    setting, skip = calibration.skips.get("flow_hybrid"), None
+    if setting is not None and setting.n_skips:
+        n_actions = assets.sampling.executed + delay_steps
+        skip = CalibratedChunkSkip(
+            setting.score, setting.threshold, skipper.source, skipper.scouts, n_actions, setting.n_skips
+        )
+    residual = HYBRID_RESIDUAL if calibration.acceptance is None else calibration.acceptance.residual
+    sources = router.sources if residual else ()  # nothing would pass: nobody is asked
+    return replace(
+        router, sources=sources, ranges=calibration.code_ranges(), skip=skip, watch=calibration.watch
+    ), residual
+
+
+def _engine(
+    assets: FlowAssets, rule: EndpointTest, router: Rounds, sink: Sink | None, *, is_delayed: bool = False
+) -> ChunkEngine[Any, Any]:
     return ChunkEngine(
-        assets.target, sampling=assets.sampling, proposers=proposers, rule=rule, router=router, sink=sink
+        assets.target,
+        sampling=assets.sampling,
+        proposers={name: assets.proposer(name) for name in router.asked},
+        rule=rule,
+        router=router,
+        delay_steps=assets.delay(is_delayed),
+        sink=sink,
     )
 
 

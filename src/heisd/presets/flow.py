@@ -10,9 +10,12 @@ from heisd.telemetry import Sink
 NAIVE_STEPS = 10  # Euler steps of openpi, LeRobot and FLASH's baseline
 
 
-def full(assets: FlowAssets, sink: Sink | None = None) -> ChunkEngine[Any, Any]:
-    """Every round encodes, prefills and denoises, optimised: cached prefix, folded levels, the policy's own steps."""
-    return ChunkEngine(assets.target, sampling=assets.sampling, sink=sink)
+def full(assets: FlowAssets, sink: Sink | None = None, *, is_delayed: bool = False) -> ChunkEngine[Any, Any]:
+    """Every round encodes, prefills and denoises, optimised: cached prefix, folded levels, the policy's own steps.
+
+    Delayed (``full_rtc``) it is real-time chunking (arXiv 2506.07339): the baseline where the world does not wait.
+    """
+    return ChunkEngine(assets.target, sampling=assets.sampling, delay_steps=assets.delay(is_delayed), sink=sink)
 
 
 def full_naive(assets: FlowAssets, sink: Sink | None = None) -> ChunkEngine[Any, Any]:

@@ -24,12 +24,21 @@ class FlowAssets(Beside):
         *,
         sampling: SamplingConfig | None = None,
         calibration: Path | None = None,
+        delay_steps: int = 0,
     ) -> None:
-        """``policy`` is the directory that ``target`` was loaded from; ``sampling`` replaces what its bundle says."""
+        """``policy`` is the directory that ``target`` was loaded from; ``sampling`` replaces what its bundle says.
+
+        ``delay_steps`` is how many control steps a round takes where presets do not wait for it.
+        """
         super().__init__(target.codec, policy, suite, calibration)
         self.target = target
         self.sampling = target.config.sampling if sampling is None else sampling
+        self._delay_steps = delay_steps
         self._draft_head: DraftHeadRuntime | None = None
+
+    def delay(self, is_delayed: bool) -> int:
+        """Control steps that a preset's rounds are computed behind; 0 for one that waits for them."""
+        return self._delay_steps if is_delayed else 0
 
     def proposer(self, name: str, **options: Any) -> ChunkProposer:
         """A fresh proposer with its store or weights; BadArtifact when those are missing or of another policy."""

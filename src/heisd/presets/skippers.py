@@ -1,8 +1,13 @@
-"""The presets whose skips are calibrated, as a table: the presets are built from it, and calibration observes by it."""
+"""The presets whose skips are calibrated, as tables: the presets are built from them, and calibration observes by them.
 
-from collections.abc import Mapping
+One table for each family of policies; a family's plain method drives while its presets are observed and tried.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from heisd.errors import BadInput, UnknownName
 
 MEMORY = "retrieval"  # the scout whose evidence is the similarity of the nearest remembered frame
 
@@ -37,3 +42,35 @@ SKIPPERS: dict[str, Skipper] = {
     # The same rule for the last action. As with the others, what a skip would execute is among what is checked.
     "hold_calibrated": Skipper("persistence", ("persistence",), drafters=("parallel",), later=("parallel",)),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What is calibrated for one kind of policy."""
+
+    baseline: str  # the method that loses nothing
+    scouts: Mapping[str, Scout]
+    skippers: Mapping[str, Skipper]
+
+
+TOKENS = Family("ar", SCOUTS, SKIPPERS)
+CHUNKS = Family(
+    "full",
+    {"draft_head": Scout("draft_head"), "tail": Scout(), MEMORY: Scout("store")},
+    {"flow_hybrid": Skipper("draft_head", ("draft_head", "tail"))},
+)
+ALL_SKIPPERS: Mapping[str, Skipper] = {**TOKENS.skippers, **CHUNKS.skippers}
+
+
+def family_of(presets: Iterable[str]) -> Family:
+    """The family of presets with calibrated skips; UnknownName for another one or none, BadInput for both families."""
+    names = list(presets)
+    unknown = [name for name in names if name not in ALL_SKIPPERS]
+    if unknown or not names:
+        raise UnknownName("method with calibrated skips", unknown[0] if unknown else "", ALL_SKIPPERS)
+    family = next(each for each in (TOKENS, CHUNKS) if names[0] in each.skippers)
+    if other := [name for name in names if name not in family.skippers]:
+        raise BadInput(
+            f"{names[0]} and {other[0]} are of policies of different kinds; calibrate {', '.join(other)} by itself"
+        )
+    return family

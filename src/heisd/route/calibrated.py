@@ -20,8 +20,9 @@ from heisd.policies.protocol import Context
 from heisd.propose.base import History
 from heisd.route.base import MOTION_TOKENS, Memory, Outcome, Plan, Reason, Route, RouteKind, counted
 from heisd.route.motion import read_motion
-from heisd.types import Draft, Observation
-from heisd.watch import DEFAULT, Alarm, Watch
+from heisd.route.watching import Watching, withdrawal
+from heisd.types import Draft
+from heisd.watch import DEFAULT, Watch
 
 GRIPPER_MARGIN_STEPS = 3  # before and after a gripper event
 AUDITED_SHARE = 0.05  # of the eligible steps are verified all the same
@@ -54,7 +55,7 @@ class SkipScore:
 
 
 @dataclass(frozen=True, slots=True)
-class CalibratedSkip:
+class CalibratedSkip(Watching):
     """Skip with the best guess of ``source`` when its score reaches ``threshold``; otherwise check everything.
 
     With ``source="persistence"`` and no other scout this is the control ``hold_calibrated``.
@@ -81,10 +82,6 @@ class CalibratedSkip:
     def begin(self) -> Memory:
         """Nothing skipped yet, nothing executed yet."""
         return Memory()
-
-    def see(self, observation: Observation, memory: Memory) -> Memory:
-        """Whether the cameras can be believed."""
-        return replace(memory, sight=self.watch.see(memory.sight, observation))
 
     def read(self, history: History) -> PhaseSignal | None:
         """Speed, F and gripper events."""
@@ -119,17 +116,15 @@ class CalibratedSkip:
 
     def remember(self, memory: Memory, outcome: Outcome) -> Memory:
         """Count skips and keep the last action; what memory did not know withdraws skips as an alarm does."""
-        is_novel = outcome.route.reason is Reason.NOVEL and memory.sight.alarm is None
-        sight = self.watch.alarmed(memory.sight, Alarm.NOVEL) if is_novel else memory.sight
-        return replace(counted(memory, outcome), last_tokens=outcome.tokens, sight=sight)
+        return replace(counted(self.noted(memory, outcome), outcome), last_tokens=outcome.tokens)
 
     def _check(self, reason: Reason, score: float = math.nan) -> Route:
         return Route(RouteKind.SPECULATE, reason, rule=self.rule, score=score)
 
     def _ruled_out(self, phase: PhaseSignal | None, memory: Memory) -> Reason | None:
         """What forbids a skip before anybody is asked."""
-        if memory.sight.alarm is not None:
-            return Reason(memory.sight.alarm.value)
+        if (withdrawn := withdrawal(memory)) is not None:
+            return withdrawn
         if not memory.last_tokens:
             return Reason.NO_GUESS
         if phase is not None and phase.gripper.changed_within(self.gripper_margin_steps):
@@ -143,7 +138,7 @@ class CalibratedSkip:
         features: Mapping[str, float], score: float,
     ) -> Reason | None:  # fmt: skip
         """The first thing that speaks against a skip; the audit comes last, so that it samples eligible steps."""
-        if self.watch.is_novel(features.get("similarity", math.nan)):
+        if self.is_novel(features.get("similarity", math.nan)):
             return Reason.NOVEL
         if is_gripper_near(source, drafts, phase, memory, self.gripper_margin_steps):
             return Reason.GRIPPER

@@ -3,20 +3,26 @@
 Speculation reads keys and values of an earlier picture, so what ages or changes speaks against it: the number of rounds
 and of control steps since they were computed, a picture unlike theirs (a camera that went dark among them), a gripper
 that has just moved. Rejection needs no rule: a rejected round is a full one already.
+
+Two looks at the pictures do not replace each other. The watch compares each with the one a control step before, and
+finds faults of a camera; a scene that has slowly become another one raises no alarm. ``Fallbacks.min_similarity``
+compares with the picture behind the cached prefix, which is what a verification reads.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from heisd.codec import GRIPPER
 from heisd.errors import BadInput
 from heisd.kinematics import MotionRanges, PhaseSignal
 from heisd.policies.protocol import ChunkContext
 from heisd.propose.base import History
-from heisd.route.base import Memory, Outcome, Plan, Reason, RoundMemory, Route, RouteKind, Sightless, counted
+from heisd.route.base import Memory, Outcome, Plan, Reason, RoundMemory, Route, RouteKind, counted
+from heisd.route.chunk_skips import SkipRule
 from heisd.route.motion import read_motion
+from heisd.route.watching import Watching, withdrawal
 from heisd.types import ChunkDraft, StopReason
+from heisd.watch import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +63,22 @@ class Fallbacks:
 
 
 @dataclass(frozen=True, slots=True)
-class Rounds(Sightless):
-    """Verify what ``sources`` draft, unless a fallback asks for a full round.
+class Rounds(Watching):
+    """Verify what ``sources`` draft, unless a fallback asks for a full round, or an alarm of the watch holds.
 
-    With ``n_skips`` above 0 this is the composite 2:1 pattern of HeiSD's authors: on tolerant motion the best guess of
-    ``skips_with`` is executed unverified, so many rounds in a row at most; a skip counts as a round without a full one.
-    Only rounds without a fallback skip, and only guesses that leave the gripper as it is.
+    ``skip`` may execute a guess unverified where no fallback speaks; a skip counts as a round without a full one.
     """
 
     sources: tuple[str, ...]
     fallbacks: Fallbacks
     ranges: MotionRanges  # of the readings: fused motion, gripper events
-    skips_with: str = ""
-    n_skips: int = 0
+    skip: SkipRule | None = None  # None: nothing goes unverified
+    watch: Watch | None = None  # what withdraws speculation and skips, and for how long; None: nothing does
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Everybody who may be asked."""
+        return tuple(dict.fromkeys((*self.sources, *(() if self.skip is None else self.skip.scouts))))
 
     def begin(self) -> Memory:
         """No prefix yet."""
@@ -79,32 +88,27 @@ class Rounds(Sightless):
         """Readings over the last control steps, not over the last rounds."""
         return read_motion(history, self.ranges)
 
-    def plan(self, phase: PhaseSignal | None, memory: Memory) -> Plan:  # noqa: ARG002 (the protocol's)
-        """Whose chunk may be executed is asked first; the others only where a verification will run."""
-        if not self.n_skips:
+    def plan(self, phase: PhaseSignal | None, memory: Memory) -> Plan:
+        """Whose chunk may be executed is asked first; the others only where a verification will run.
+
+        Where a skip is ruled out, everybody is asked for the verification alone; under an alarm nobody is.
+        """
+        if withdrawal(memory) is not None:
+            return Plan(())
+        if self.skip is None or self.skip.ruled_out(phase, memory) is not None:
             return Plan((), drafters=self.sources)
-        return Plan((self.skips_with,), drafters=tuple(s for s in self.sources if s != self.skips_with))
+        return Plan(self.skip.scouts, drafters=tuple(s for s in self.sources if s not in self.skip.scouts))
 
     def decide(
         self, context: ChunkContext, phase: PhaseSignal | None, drafts: Sequence[ChunkDraft], memory: Memory
     ) -> Route:
-        """Full if something asks for it; skip where that is tolerated; otherwise verify."""
-        reason = self.fallbacks.reason(context, phase, memory.rounds)
+        """Full if something asks for it; skip where that is allowed; otherwise verify."""
+        reason = withdrawal(memory) or self.fallbacks.reason(context, phase, memory.rounds)
         if reason is not None:
             return Route(RouteKind.FULL, reason)
-        if not self.n_skips or phase is None:
+        if self.skip is None or phase is None:
             return Route(RouteKind.SPECULATE, Reason.ALWAYS)
-        fused = phase.fused
-        if not fused > self.ranges.fused_threshold:  # NaN is not tolerant
-            return Route(RouteKind.SPECULATE, Reason.UNKNOWN_MOTION if math.isnan(fused) else Reason.FINE, score=fused)
-        if memory.n_skips >= self.n_skips:
-            return Route(RouteKind.SPECULATE, Reason.ENOUGH_SKIPS, score=fused)
-        guess = next((draft for draft in drafts if draft.source == self.skips_with), None)
-        if guess is None:
-            return Route(RouteKind.SPECULATE, Reason.NO_GUESS, score=fused)
-        if (guess.chunks[0, :, GRIPPER] >= 0.0).tolist() != [phase.gripper.is_commanded_closed] * guess.chunks.shape[1]:
-            return Route(RouteKind.SPECULATE, Reason.GRIPPER, score=fused)  # it is about to move, or nobody knows
-        return Route(RouteKind.SKIP, Reason.TOLERANT, chunk=guess, score=fused)
+        return self.skip.judge(context, phase, drafts, memory)
 
     def remember(self, memory: Memory, outcome: Outcome) -> Memory:
         """Count rounds and control steps since the last prefill; note a gripper that is about to move."""
@@ -119,4 +123,5 @@ class Rounds(Sightless):
                 age_steps=rounds.age_steps + came.n_actions,
                 is_due=came.stop == StopReason.GRIPPER,
             )
-        return replace(counted(memory, outcome), rounds=rounds)
+        is_rejected = came.n_accepted < came.n_judged if came.n_chunks else memory.is_rejected
+        return replace(counted(self.noted(memory, outcome), outcome), rounds=rounds, is_rejected=is_rejected)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from heisd.bench.weights import require_policy
 from heisd.codec import GRIPPER
 from heisd.policies.bundle import find_policy
 from heisd.policies.config import ConvTowerConfig
@@ -21,6 +22,7 @@ from heisd.policies.flow.bundle import load_flow
 from heisd.policies.flow.draft_head import DraftHead, DraftHeadConfig
 from heisd.policies.flow.policy import FlowPolicy
 from heisd.policies.identity import describe_weights
+from heisd.policies.manifest import FLOW_FORMAT
 from heisd.sim.demos import Demos, load_demos
 from heisd.train.cloning import open_run
 from heisd.train.config import DraftHeadRecipe
@@ -96,11 +98,13 @@ def run(
 ) -> dict[str, Any]:
     """Ask the teacher, train (or continue) and write the bundle ``out/drafter``; returns what it scores.
 
-    Raises BadInput when ``out`` holds another run or the policy is blind, UnknownName or BadArtifact for bad weights,
-    DatasetError and LeakError for the data.
+    Raises BadInput when ``out`` holds another run or the policy is blind or decodes tokens, UnknownName or BadArtifact
+    for bad weights, DatasetError and LeakError for the data.
     """
     torch.set_num_threads(recipe.threads)
     directory = find_policy(weights)
+    instead = f"train a drafter: heisd train drafter --weights {directory} --rollouts DIR --out DIR"
+    require_policy(directory, FLOW_FORMAT, "a draft head", instead)
     policy = load_flow(directory)
     return distil(load_demos(data, _picture_size_px(policy)), policy, directory, out, recipe, command, resume=resume)
 

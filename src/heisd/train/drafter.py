@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heisd.bench.weights import resolve_weights
+from heisd.bench.weights import require_policy, resolve_weights
 from heisd.codec import GRIPPER, N_BINS
 from heisd.policies.bundle import load_policy
 from heisd.policies.drafter import MISSING, N_EMBEDDED, N_PAST, ParallelConfig, ParallelDrafter
@@ -21,6 +21,7 @@ from heisd.policies.drafter_bundle import save_drafter
 from heisd.policies.drafter_eagle import EagleDrafter, EagleRuntime
 from heisd.policies.drafter_runtime import ParallelRuntime
 from heisd.policies.identity import describe_weights
+from heisd.policies.manifest import FORMAT
 from heisd.policies.target import OpenVLAPolicy
 from heisd.propose.eagle import Eagle
 from heisd.propose.parallel import ParallelDraft
@@ -178,11 +179,13 @@ def run(
     """Record what is missing, train (or continue) and write the bundle ``out/drafter``; returns what it scores.
 
     ``data`` are demonstrations whose frames the policy labels too; their files go to ``rollouts/labelled``.
-    Raises BadInput when ``out`` holds another run or ``rollouts`` another policy's, UnknownName or BadArtifact for bad
-    weights, LeakError for starts outside the train split.
+    Raises BadInput for a flow-matching policy, when ``out`` holds another run or ``rollouts`` another policy's,
+    UnknownName or BadArtifact for bad weights, LeakError for starts outside the train split.
     """
-    file = open_run(out, resume=resume)
     directory = resolve_weights(weights, suites[0] if suites else "")
+    instead = f"train a draft head: heisd train draft-head --data DIR --weights {directory} --out DIR"
+    require_policy(directory, FORMAT, "a drafter of tokens", instead)
+    file = open_run(out, resume=resume)
     paths = record(weights, rollouts, episodes, suites=suites, workers=workers)
     torch.set_num_threads(recipe.threads)
     policy = load_policy(directory)

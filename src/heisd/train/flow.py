@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from heisd.bench.weights import require_policy
 from heisd.codec import GRIPPER
 from heisd.policies.bundle import find_policy
 from heisd.policies.flow.bundle import load_flow, save_flow
 from heisd.policies.flow.network import Condition, FlowNetwork
 from heisd.policies.flow.schedule import euler_times, integrate, noised
 from heisd.policies.identity import describe_weights
+from heisd.policies.manifest import FLOW_FORMAT, FORMAT
 from heisd.train.borrow import borrow
 from heisd.train.cloning import CloningTrainer, require_same_eyes, run_to_end
 from heisd.train.config import FlowRecipe
@@ -123,6 +125,10 @@ def run(
     Raises BadInput when ``out`` holds another run, when both are given or when nothing of ``eyes`` fits, UnknownName or
     BadArtifact when there is no such policy, DatasetError and LeakError for the data.
     """
+    if eyes is not None:
+        require_policy(find_policy(eyes), FORMAT, "--eyes", "go on with it: --from RUN, the directory of its run")
+    if origin is not None:
+        require_policy(find_policy(origin / "policy"), FLOW_FORMAT, "--from", "begin with its towers: --eyes POLICY")
     torch.set_num_threads(config.threads)
 
     def make() -> FlowTrainer:

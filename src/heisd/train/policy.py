@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from heisd.policies.bundle import load_policy, save_policy
+from heisd.bench.weights import require_policy
+from heisd.policies.bundle import find_policy, load_policy, save_policy
+from heisd.policies.manifest import FORMAT
 from heisd.policies.openvla import OpenVLA
 from heisd.train.augment import bin_smoothing
 from heisd.train.cloning import CloningTrainer, require_same_eyes, run_to_end
@@ -105,6 +107,8 @@ def run(
     Raises BadInput when ``out`` holds another run or ``origin`` another kind of policy, UnknownName or BadArtifact when
     ``origin`` holds none, DatasetError and LeakError for the data.
     """
+    if origin is not None:
+        require_policy(find_policy(origin / "policy"), FORMAT, "--from", "go on with it by heisd train flow")
     torch.set_num_threads(config.threads)
 
     def make() -> Trainer:

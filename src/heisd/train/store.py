@@ -19,6 +19,7 @@ from heisd.index.record import MAX_KEY_DIMS, make_rows
 from heisd.index.routing import normal_form
 from heisd.index.store import read_episodes
 from heisd.index.writer import MAX_STORE_MB, Origin, TaskRows, require_room, write_store
+from heisd.policies.manifest import FORMAT
 from heisd.policies.seeing import SeeingNetwork
 from heisd.sim.dataset import read_spec
 from heisd.sim.demos import load_demos
@@ -77,12 +78,13 @@ def run(
 
 def _experience(data: Sequence[Path], rollouts: Path | None, weights: str) -> tuple[Encoding, Source]:
     """The policy and what it is to remember; rollouts are of token policies, whose prompts they have recorded."""
-    from heisd.bench.weights import resolve_weights
+    from heisd.bench.weights import require_policy, resolve_weights
     from heisd.policies.bundle import load_policy
     from heisd.policies.loading import load_any
 
     directory = resolve_weights(weights, read_spec(data[0]).suite if data else SUITES[0])
     if rollouts is not None:
+        require_policy(directory, FORMAT, "--rollouts", "build its store from demonstrations: --data DIR")
         of_tokens = load_policy(directory)
         return of_tokens, OwnEpisodes.read(rollouts, of_tokens)
     policy = load_any(directory)

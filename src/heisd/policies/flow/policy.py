@@ -1,4 +1,4 @@
-"""A flow-matching policy as a target: ``encode``, ``prefill``, ``denoise``, ``endpoints``. Batch one."""
+"""A flow-matching policy as a target: ``encode``, ``prefill``, ``denoise``, ``inpaint``, ``endpoints``. Batch one."""
 
 import copy
 from collections.abc import Sequence
@@ -12,9 +12,11 @@ from torch import Tensor
 from heisd.codec import ActionCodec
 from heisd.errors import BadInput
 from heisd.policies import proprio
+from heisd.policies.flow.inpaint import guided, training_form
 from heisd.policies.flow.network import FlowNetwork
 from heisd.policies.flow.runtime import ExpertRuntime, PrefixRuntime, level_rows
 from heisd.policies.flow.schedule import endpoint, euler_times, integrate, noised
+from heisd.policies.guidance import Guide
 from heisd.policies.images import ImageStack
 from heisd.policies.packed import rotation_table
 from heisd.policies.seeing import packed_tower
@@ -134,6 +136,27 @@ class FlowPolicy:
             return self._expert.velocity(x, biases[i], n, data, None if i else context.state)
 
         return np.asarray(integrate(velocity, start, n_steps)[0].float().numpy(force=True))
+
+    @torch.inference_mode(False)
+    def inpaint(
+        self, prefix: Prefix, context: FlowContext, noise: FloatArray, n_steps: int, guide: Guide
+    ) -> FloatArray:
+        """As :meth:`denoise`, pulled towards ``guide`` at every step (RTC): each takes a forward and a pass back.
+
+        Raises BadInput for a prefix that another prefill has overwritten.
+        """
+        self._require(prefix)
+        with torch.no_grad():
+            before = training_form(self._data, prefix.n_positions)
+            is_visible = torch.ones((1, prefix.n_positions), dtype=torch.bool, device=self.device)
+            condition = self.model.condition(before, is_visible, context.state.clone()[None])
+        start, times = torch.from_numpy(noise).to(self.device, self.dtype), euler_times(n_steps)
+
+        def velocity(x: Tensor, t: float) -> Tensor:
+            return self.model.velocity(condition, x[None, None], torch.full((1, 1), t, device=self.device))[0, 0]
+
+        made = integrate(guided(velocity, times, guide, start), start, n_steps)
+        return np.asarray(made.float().numpy(force=True))
 
     @torch.inference_mode()
     def endpoints(

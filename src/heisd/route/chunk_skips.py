@@ -1,0 +1,154 @@
+"""When a round of a chunk policy executes a guess unverified, once no fallback asks for a full round.
+
+:class:`TwoToOne` is the composite pattern of HeiSD's authors. :class:`CalibratedChunkSkip` is this project's rule for
+tokens on chunks: the same score, margins, refusals and audits (:mod:`heisd.route.calibrated`), whose steps are rounds.
+Shapes: H horizon, T numbers of an action.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from heisd.accept_chunk import deviation_bins
+from heisd.codec import GRIPPER
+from heisd.kinematics import MotionRanges, PhaseSignal
+from heisd.policies.protocol import ChunkContext
+from heisd.route.base import Memory, Reason, Route, RouteKind
+from heisd.route.calibrated import AUDITED_SHARE, GRIPPER_MARGIN_STEPS, SkipScore, is_audited
+from heisd.types import ChunkDraft
+
+
+class SkipRule(Protocol):
+    """What decides a round that might be skipped."""
+
+    @property
+    def scouts(self) -> tuple[str, ...]:
+        """Who is asked before the decision."""
+        ...
+
+    def ruled_out(self, phase: PhaseSignal | None, memory: Memory) -> Reason | None:
+        """What forbids a skip before anybody is asked."""
+        ...
+
+    def judge(self, context: ChunkContext, phase: PhaseSignal, drafts: Sequence[ChunkDraft], memory: Memory) -> Route:
+        """Skip, verify, or audit."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TwoToOne:
+    """On tolerant motion the best guess of ``source``, so many rounds in a row at most.
+
+    Only guesses that leave the gripper as it is (the released fork looks at no gripper there).
+    """
+
+    source: str
+    n_skips: int
+    ranges: MotionRanges
+
+    @property
+    def scouts(self) -> tuple[str, ...]:
+        """The source alone."""
+        return (self.source,)
+
+    def ruled_out(self, phase: PhaseSignal | None, memory: Memory) -> Reason | None:  # noqa: ARG002 (the protocol's)
+        """Nothing: as published, memory is asked in every round."""
+        return None
+
+    def judge(
+        self,
+        context: ChunkContext,  # noqa: ARG002 (the protocol's)
+        phase: PhaseSignal,
+        drafts: Sequence[ChunkDraft],
+        memory: Memory,
+    ) -> Route:
+        """Skip where the motion tolerates it."""
+        fused = phase.fused
+        if not fused > self.ranges.fused_threshold:  # NaN is not tolerant
+            return Route(RouteKind.SPECULATE, Reason.UNKNOWN_MOTION if math.isnan(fused) else Reason.FINE, score=fused)
+        if memory.n_skips >= self.n_skips:
+            return Route(RouteKind.SPECULATE, Reason.ENOUGH_SKIPS, score=fused)
+        guess = guess_of(self.source, drafts)
+        if guess is None:
+            return Route(RouteKind.SPECULATE, Reason.NO_GUESS, score=fused)
+        if not leaves_gripper(guess, phase, guess.chunks.shape[1]):  # it is about to move, or nobody knows
+            return Route(RouteKind.SPECULATE, Reason.GRIPPER, score=fused)
+        return Route(RouteKind.SKIP, Reason.TOLERANT, chunk=guess, score=fused)
+
+
+@dataclass(frozen=True, slots=True)
+class CalibratedChunkSkip:
+    """The best guess of ``source`` when its score reaches ``threshold``; one eligible round in twenty is audited.
+
+    An audit is a full round: a verification is no certificate, the policy's own chunk is what a skip would have been
+    measured by. ``n_actions`` of a chunk are executed, and looked at.
+    """
+
+    score: SkipScore
+    threshold: float
+    source: str
+    scouts: tuple[str, ...]
+    n_actions: int
+    n_skips: int  # rounds in a row, at most
+    gripper_margin_steps: int = GRIPPER_MARGIN_STEPS
+    audited_share: float = AUDITED_SHARE
+
+    def ruled_out(self, phase: PhaseSignal | None, memory: Memory) -> Reason | None:
+        """A gripper that has just moved, a verification that refused something, enough skips in a row."""
+        if phase is not None and phase.gripper.changed_within(self.gripper_margin_steps):
+            return Reason.GRIPPER
+        if memory.is_rejected:
+            return Reason.REJECTED
+        return Reason.ENOUGH_SKIPS if memory.n_skips >= self.n_skips else None
+
+    def judge(self, context: ChunkContext, phase: PhaseSignal, drafts: Sequence[ChunkDraft], memory: Memory) -> Route:
+        """Skip if nothing speaks against it; the audit comes last, so that it samples eligible rounds."""
+        guess = guess_of(self.source, drafts)
+        ruled_out = self.ruled_out(phase, memory)
+        if ruled_out is not None or guess is None:
+            return Route(RouteKind.SPECULATE, ruled_out or Reason.NO_GUESS)
+        score = self.score(chunk_features(guess, drafts, phase, context, memory, self.n_actions))
+        if not all(leaves_gripper(draft, phase, self.n_actions) for draft in drafts if draft.source in self.scouts):
+            return Route(RouteKind.SPECULATE, Reason.GRIPPER, score=score)
+        if score < self.threshold or score == 0.0:  # 0 is a feature that is missing, whatever the threshold
+            return Route(RouteKind.SPECULATE, Reason.UNSURE, score=score)
+        if is_audited(memory.step, self.audited_share):
+            return Route(RouteKind.FULL, Reason.AUDIT, chunk=guess, score=score)
+        return Route(RouteKind.SKIP, Reason.TOLERANT, chunk=guess, score=score)
+
+
+def guess_of(source: str, drafts: Sequence[ChunkDraft]) -> ChunkDraft | None:
+    """What a proposer has drafted, if it has."""
+    return next((draft for draft in drafts if draft.source == source), None)
+
+
+def leaves_gripper(draft: ChunkDraft, phase: PhaseSignal, n_actions: int) -> bool:
+    """Whether a proposer's best guess keeps the gripper as it was commanded last; not if nobody knows how that was."""
+    closes = draft.chunks[0, :n_actions, GRIPPER] >= 0.0
+    return closes.tolist() == [phase.gripper.is_commanded_closed] * len(closes)
+
+
+def chunk_features(
+    guess: ChunkDraft, drafts: Sequence[ChunkDraft], phase: PhaseSignal, context: ChunkContext, memory: Memory,
+    n_actions: int,
+) -> Mapping[str, float]:  # fmt: skip
+    """What the score may weigh, as far as the first ``n_actions`` go.
+
+    ``agreement_bins`` is the largest distance between the guess and any other proposer's best, over all motion numbers
+    of all actions; ``prefix_similarity`` and ``age_steps`` tell how far the picture behind the cached prefix is; the
+    rest is kinematics and what proposers know (``similarity``).
+    """
+    mine = guess.chunks[0, :n_actions]
+    others = [draft.chunks[0, :n_actions] for draft in drafts if draft is not guess]
+    apart = [float(np.max(deviation_bins(mine, other))) for other in others]
+    return {
+        **{name: value for draft in drafts for name, value in draft.evidence.items()},
+        "agreement_bins": max(apart, default=0.0),
+        "fused": 0.0 if math.isnan(phase.fused) else phase.fused,
+        "speed_mm": 0.0 if math.isnan(phase.speed_mm) else phase.speed_mm,
+        "prefix_similarity": context.prefix_similarity,
+        "age_steps": float(memory.rounds.age_steps),
+    }

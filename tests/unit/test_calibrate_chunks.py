@@ -1,0 +1,417 @@
+"""Calibration of chunk policies: rounds observed, tests fitted and held against the truth, skips by the same rule."""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import route_fakes as fakes
+from calibrate_fakes import SUITE, TARGET, FakePlay, record, rows
+from fake_chunks import HORIZON, FakeChunkPolicy, FakeContext, Scripted, chunk, observations
+from typer.testing import CliRunner
+
+import tiny_flows as flows
+import tiny_policies as tiny
+from heisd import cli
+from heisd.accept_chunk import EndpointTest, deviation_bins, good_actions
+from heisd.bench.calibrate import STAGES, CalibrationPlan, run
+from heisd.bench.chunk_fit import RESIDUALS, allowed_deviation, fit_acceptance, judge_all, preset_rates, rates
+from heisd.bench.ladder import LADDER, judge
+from heisd.bench.observe_chunks import ChunkWitness
+from heisd.bench.observed import ObservedRound, RowWriter, read_episode
+from heisd.bench.speculation import SpeculationCounts
+from heisd.config import EvalConfig
+from heisd.engine import ChunkEngine
+from heisd.errors import BadArtifact, BadInput
+from heisd.kinematics.gripper import GripperState
+from heisd.policies.config import SamplingConfig
+from heisd.policies.manifest import Manifest, dump
+from heisd.presets.calibration import Calibration
+from heisd.presets.flash import HYBRID_ROUNDS, LEVELS, hybrid_rule
+from heisd.presets.skippers import CHUNKS
+from heisd.propose.chunks import ShiftedTail
+from heisd.route.base import Memory, Outcome, Reason, RoundMemory, Route, RouteKind
+from heisd.route.calibrated import SkipScore, is_audited
+from heisd.route.chunk_skips import CalibratedChunkSkip
+from heisd.route.chunks import Fallbacks, Rounds
+from heisd.telemetry import MemorySink
+from heisd.types import ChunkDraft, RoundRecord, StepRecord
+from heisd.watch import Watch
+
+SIZES = np.full(7, 0.008)
+BIN = 2 / 255  # of the normalised range
+OPENED = GripperState(False, None, 0.08, 0.0, False)
+N = 4  # executed actions
+
+
+# --- what good means --------------------------------------------------------------------------------------------------
+
+
+def test_an_action_is_good_within_fifteen_bins_and_with_the_same_gripper() -> None:
+    truth = chunk(0.1)
+    near, far, closed, wild = chunk(0.1 + 14.9 * BIN), chunk(0.1 + 15.1 * BIN), chunk(0.1, 0.2), chunk(np.nan)
+    assert good_actions(near, truth).all()
+    assert not good_actions(far, truth).any()
+    assert not good_actions(closed, truth).any()
+    assert not good_actions(wild, truth).any()
+    one_axis = truth.copy()
+    one_axis[2, 4] += 20 * BIN
+    np.testing.assert_allclose(deviation_bins(one_axis, truth), [0, 0, 20, 0, 0, 0], atol=1e-4)
+    # Beyond the range everything is executed as its end.
+    assert good_actions(chunk(3.0), chunk(1.0)).all()
+
+
+# --- the rule ---------------------------------------------------------------------------------------------------------
+
+
+def skip_rule(**changes: Any) -> CalibratedChunkSkip:
+    score = SkipScore(("agreement_bins",), (10.0,), (1.0,), (-1.0,), 0.0)  # 0.5 at 10 bins, 0.99 at 5.4
+    made = CalibratedChunkSkip(score, 0.9, "draft_head", ("draft_head", "tail"), N, 2, audited_share=0.0)
+    return replace(made, **changes)
+
+
+def router(**changes: Any) -> Rounds:
+    return Rounds(("draft_head", "tail"), Fallbacks(), fakes.ranges(), skip_rule(**changes), watch=Watch())
+
+
+def drafts(apart_bins: float = 0.0, gripper: float = -1.0, other: float = -1.0) -> list[ChunkDraft]:
+    mine, theirs = chunk(0.0, gripper), chunk(apart_bins * BIN, other)
+    return [ChunkDraft(mine[None], "draft_head", (0.0,)), ChunkDraft(theirs[None], "tail", (0.0,))]
+
+
+PREFIXED = Memory(rounds=RoundMemory(has_prefix=True, age_steps=4))
+FREE = fakes.phase(gripper=OPENED)
+
+
+def decided(rule: Rounds, found: list[ChunkDraft], memory: Memory = PREFIXED, phase: Any = FREE) -> tuple[str, str]:
+    route = rule.decide(cast(Any, FakeContext("", cast(Any, None), 1)), phase, found, memory)
+    return str(route.kind), str(route.reason)
+
+
+def test_a_round_is_skipped_where_nothing_speaks_against_it() -> None:
+    rule = router()
+    assert decided(rule, drafts()) == ("skip", "tolerant motion")
+    assert decided(rule, drafts(9.0)) == ("speculate", "score below threshold")
+    assert decided(rule, drafts(np.nan)) == ("speculate", "score below threshold")  # a feature that is missing
+    assert decided(rule, drafts()[1:]) == ("speculate", "no guess")
+    assert decided(rule, drafts(gripper=1.0)) == ("speculate", "gripper event near")
+    assert decided(rule, drafts(other=1.0)) == ("speculate", "gripper event near")
+    late = drafts()
+    late[0].chunks[0, N:, 6] = 1.0
+    assert decided(rule, late) == ("skip", "tolerant motion")  # behind what is executed
+    assert decided(rule, drafts(), replace(PREFIXED, n_skips=2)) == ("speculate", "enough skips in a row")
+    assert decided(rule, drafts(), replace(PREFIXED, is_rejected=True)) == ("speculate", "rejected before")
+    moved = fakes.phase(gripper=GripperState(False, 3, 0.04, 0.0, False))
+    assert decided(rule, drafts(), phase=moved) == ("speculate", "gripper event near")
+    unknown = fakes.phase(gripper=GripperState(None, None, 0.04, 0.0, False))
+    assert decided(rule, drafts(), phase=unknown) == ("speculate", "gripper event near")
+    assert decided(rule, drafts(), Memory()) == ("full", "no prefix yet")
+
+
+def test_a_stricter_threshold_skips_a_subset() -> None:
+    for apart in np.linspace(0, 15, 31):
+        loose, strict = (decided(router(threshold=t), drafts(apart))[0] == "skip" for t in (0.6, 0.95))
+        assert loose or not strict
+
+
+def test_witnesses_are_asked_only_where_a_skip_is_possible() -> None:
+    rule = router()
+    assert rule.plan(FREE, PREFIXED).scouts == ("draft_head", "tail")
+    assert rule.plan(FREE, PREFIXED).drafters == ()
+    refused = rule.plan(FREE, replace(PREFIXED, is_rejected=True))
+    assert (refused.scouts, refused.drafters) == ((), ("draft_head", "tail"))
+
+
+def test_an_audit_is_a_full_round_of_what_could_have_been_skipped() -> None:
+    rule = router(audited_share=0.05)
+    kinds = [decided(rule, drafts(), replace(PREFIXED, step=i)) for i in range(1009)]
+    audits = [i for i, kind in enumerate(kinds) if kind == ("full", "audit")]
+    assert audits == [i for i in range(1009) if is_audited(i, 0.05)]
+    assert {kind for i, kind in enumerate(kinds) if i not in audits} == {("skip", "tolerant motion")}
+    assert ("full", "audit") not in [decided(rule, drafts(9.0), replace(PREFIXED, step=i)) for i in range(1009)]
+
+
+def test_only_a_whole_acceptance_gives_the_right_to_skip_back() -> None:
+    rule, memory = router(), PREFIXED
+    partly = RoundRecord(3, n_chunks=2, n_judged=4, n_accepted=3)
+    whole = replace(partly, n_actions=4, n_accepted=4)
+    full, skipped = RoundRecord(4, n_prefills=1), RoundRecord(4)
+    for came, is_rejected in ((partly, True), (full, True), (whole, False), (skipped, False)):
+        route = Route(RouteKind.SPECULATE, Reason.ALWAYS)
+        memory = rule.remember(memory, Outcome(route, (), (), (), round=came))
+        assert memory.is_rejected is is_rejected
+
+
+@pytest.mark.parametrize(("apart", "vouched"), [(0.0, "draft_head"), (14.0, "draft_head"), (16.0, "")])
+def test_an_audit_tells_whose_whole_draft_was_good(apart: float, vouched: str) -> None:
+    """The second chunk of the fake policy holds 0.02."""
+    policy, sink = FakeChunkPolicy(), MemorySink()
+    loop = ChunkEngine(
+        policy, sampling=SamplingConfig(euler_steps=1, executed=N), rule=EndpointTest.uniform((0.1,), 0.15),
+        proposers={"draft_head": Scripted(chunk(0.02 + apart * BIN), source="draft_head")}, sink=sink,
+        router=Rounds((), Fallbacks(), fakes.ranges(), skip_rule(scouts=("draft_head",), audited_share=1.0)),
+    )  # fmt: skip
+    for seen in observations(N + 1):
+        loop.act(seen)
+    audit = sink.records[N]
+    assert (audit.route, audit.reason) == ("full", "audit")
+    assert audit.round is not None
+    assert (audit.round.vouched_for, audit.round.n_prefills, audit.round.n_chunks) == (vouched, 1, 0)
+    assert policy.calls[-3:] == ["encode", "prefill", "denoise 1"]
+
+
+def test_an_audited_round_is_counted_by_whose_draft_was_good() -> None:
+    counts = SpeculationCounts()
+    for source in ("draft_head", "", "draft_head"):
+        came = RoundRecord(4, n_prefills=1, vouched_for=source)
+        counts.add(StepRecord(0, 1.0, {}, 1, {}, route="full", reason="audit", round=came))
+    assert counts.block({}, 0)["audits"] == {"n": 3, "kept_by_source": {"draft_head": 2}}
+
+
+def test_a_rung_counts_rounds_not_control_steps() -> None:
+    config, plain = EvalConfig(suite="toy", methods=("flow_hybrid",)), EvalConfig(suite="toy", methods=("full",))
+    counts = SpeculationCounts()
+    counts.n_steps = 16
+    counts.routes.update({"skip/tolerant motion": 1, "full/audit": 1, "speculate/always": 2})
+    counts.routes["chunk/action in hand"] = 12
+    counts.audits.update({"draft_head": 1})
+    mine = [record(config, f"toy/{i}", speculation=counts.as_dict()) for i in range(4)]
+    theirs = [record(plain, f"toy/{i}") for i in range(4)]
+    row = judge("flow_hybrid", "draft_head", LADDER[0], theirs, mine, plain="full")
+    assert (row["skip_share"], row["skips_per_episode"]) == (0.25, 1.0)
+    assert (row["n_audits"], row["n_bad_audits"], row["passes"]) == (4, 0, True)
+
+
+# --- the fit ----------------------------------------------------------------------------------------------------------
+
+
+def seen_round(
+    residual: float, off_bins: float, *, age: int = 4, source: str = "draft_head", n: int = 8
+) -> ObservedRound:
+    """A draft whose endpoints leave ``residual`` at both levels, and which is ``off_bins`` from the truth."""
+    draft = chunk(0.0)[0][None].repeat(n, 0)
+    truth = draft.copy()
+    truth[:, 0] += off_bins * BIN
+    endpoints = np.stack([draft, draft])
+    for k, level in enumerate(LEVELS):
+        endpoints[k, :, :6] += residual * level
+    return ObservedRound(age, -1.0, LEVELS, truth, (source,), draft[None], endpoints[None])
+
+
+def test_the_loosest_bound_that_keeps_its_word_is_chosen() -> None:
+    rounds = [seen_round(0.9, 3.0) for _ in range(20)] + [seen_round(1.4, 40.0) for _ in range(20)]
+    made = fit_acceptance(rounds, SIZES)
+    assert made.residual == 1.0
+    tried = made.evidence["tried"]
+    assert [row["residual"] for row in tried] == [1.0, 1.5]  # stricter ones accept nothing: no test
+    assert [row["passes"] for row in tried] == [True, False]
+    assert (tried[1]["n_accepted"], tried[1]["n_false_accepts"]) == (320, 160)
+    assert made.evidence["tolerance"] == allowed_deviation(0.1, SIZES)
+    json.dumps(made.model_dump(mode="json"), allow_nan=False)
+
+
+def test_no_bound_and_too_few_actions_accept_nothing() -> None:
+    assert fit_acceptance([seen_round(0.2, 40.0) for _ in range(20)], SIZES).residual == 0.0
+    few = fit_acceptance([seen_round(0.2, 0.0, n=4)], SIZES)
+    assert (few.residual, few.evidence["tried"]) == (0.0, [])
+    assert fit_acceptance([seen_round(0.2, 0.0) for _ in range(20)], SIZES).residual == RESIDUALS[-1]
+    with pytest.raises(BadInput, match="no draft of flow_hybrid was observed"):
+        fit_acceptance([seen_round(0.2, 0.0, source="retrieval")], SIZES)
+
+
+def test_false_accepts_and_rejects_by_hand() -> None:
+    """Two actions accepted of four, one of them bad; of the three leading good ones, none behind the two is missed …"""
+    seen = seen_round(0.0, 0.0, n=4)
+    seen.truth[1, 0] = 30 * BIN  # the second action is bad: one leading good action
+    seen.endpoints[0, :, 2:, :6] += 1.0  # refused from the third on
+    found = rates(judge_all(hybrid_rule(1.0), ("draft_head",), [seen]), SIZES)
+    assert (found["n_judged"], found["n_accepted"], found["n_false_accepts"]) == (4, 2, 1)
+    assert (found["false_accept_share"], found["n_leading_good"], found["false_reject_share"]) == (0.5, 1, 0.0)
+    assert found["deviation"]["bins"]["max"] == pytest.approx(30, abs=1e-3)
+    assert found["deviation"]["mm"]["max"] == pytest.approx(30 * 0.008 * 50.0, abs=1e-2)
+    seen.truth[1, 0] = 0.0
+    found = rates(judge_all(hybrid_rule(1.0), ("draft_head",), [seen]), SIZES)
+    assert (found["n_false_accepts"], found["n_leading_good"], found["n_false_rejects"]) == (0, 4, 2)
+    assert found["false_reject_share"] == 0.5
+    nothing = rates([], SIZES)
+    assert (nothing["accepted_share"], nothing["false_accept_share"], nothing["deviation"]) == (None, None, None)
+
+
+def test_every_preset_is_judged_by_its_own_rule_and_drafts() -> None:
+    remembered = seen_round(1.6, 0.0, source="retrieval", age=8)
+    rounds = [seen_round(1.6, 0.0), remembered, seen_round(1.6, 0.0, source="tail")]
+    found = preset_rates(rounds, "libero_goal", 2.0, SIZES)
+    # A residual of 1.6 is 0.16 at t = 0.1: beyond flash's 0.15, within the fork's 0.3.
+    assert {name: (row["n_rounds"], row["n_accepted"]) for name, row in found.items()} == {
+        "flash": (1, 0), "flash_retrieval": (1, 8), "flow_hybrid": (2, 16),
+    }  # fmt: skip
+    assert list(found["flash_retrieval"]["by_age_steps"]) == ["8"]
+    assert "flash" not in preset_rates(rounds[1:], "libero_goal", 2.0, SIZES)
+
+
+def test_what_a_tolerance_allows_is_said_in_bins_millimetres_and_degrees() -> None:
+    allowed = allowed_deviation(0.15, SIZES)
+    assert allowed["bins"] == pytest.approx(0.15 * np.sqrt(6) * 127.5, abs=1e-3)
+    assert allowed["mm"] == pytest.approx([allowed["bins"] * 0.008 * 50.0] * 3, abs=1e-2)
+    assert allowed["deg"] == pytest.approx([allowed["bins"] * 0.008 * np.degrees(0.5)] * 3, abs=1e-2)
+
+
+# --- the observation --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class FakeFlowAssets:
+    """A tiny policy with a scripted draft head."""
+
+    target: Any = field(default_factory=flows.policy)
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(euler_steps=2, executed=3))
+
+    def proposer(self, name: str, **options: Any) -> Any:
+        assert options == {}
+        if name == "tail":
+            return ShiftedTail(self.target.codec, self.target.horizon)
+        return Scripted(chunk(0.1), source="draft_head")
+
+
+def test_full_drives_and_the_rows_say_what_would_have_been_seen(tmp_path: Path, rng: np.random.Generator) -> None:
+    assets, writer = FakeFlowAssets(), RowWriter(tmp_path)
+    witness = ChunkWitness(assets, flows.policy(), ("draft_head", "tail"), ("flow_hybrid",), writer.write)
+    plain = ChunkEngine(flows.policy(), sampling=assets.sampling)
+    seen = [tiny.observation(rng) for _ in range(3 * (HYBRID_ROUNDS + 3))]
+    writer.begin("toy/1")
+    witness.reset()
+    for each in seen:
+        action, step = witness.act(each)
+        np.testing.assert_array_equal(action.values, plain.act(each).values)
+        assert step.route in {"full", "chunk"}
+    writer.close()
+    episode = read_episode(tmp_path, "toy/1", success=True)
+    assert len(episode.steps) == len(seen)
+    rounds = {i: step.round for i, step in enumerate(episode.steps) if step.round is not None}
+    assert list(rounds) == [3, 6, 9, 12, 15]  # the first has nothing to verify against
+    # Behind a prefix of one, two and three rounds ago, then a new one.
+    assert [r.age_steps for r in rounds.values()] == [3, 6, 9, 3, 6]
+    first = rounds[3]
+    assert first is not None
+    assert first.sources == ("draft_head", "tail")
+    assert (first.drafts.shape, first.endpoints.shape, first.truth.shape) == ((2, 3, 7), (2, 2, 3, 7), (3, 7))
+    policy = flows.policy()
+    context = policy.encode(seen[3])
+    truth = policy.denoise(policy.prefill(context), context, np.zeros((HORIZON, 7), np.float32), 2)
+    np.testing.assert_allclose(first.truth, truth[:3], atol=1e-4)
+    step = episode.steps[3]
+    assert set(step.guesses) == {"draft_head", "tail"}
+    assert step.guesses["draft_head"].distance_bins == np.ceil(deviation_bins(chunk(0.1)[:3], truth[:3]).max())
+    features = step.cases["flow_hybrid"].features
+    assert features["age_steps"] == 3
+    assert {"agreement_bins", "prefix_similarity", "fused", "speed_mm"} <= features.keys()
+    assert not episode.steps[4].cases
+    assert all(step.views for step in episode.steps)
+    again = ChunkWitness(FakeFlowAssets(), flows.policy(), ("draft_head", "tail"), ("flow_hybrid",), writer.write)
+    before = (tmp_path / "toy_1.jsonl").read_bytes()
+    writer.begin("toy/1")
+    again.reset()
+    for each in seen:
+        again.act(each)
+    writer.close()
+    assert (tmp_path / "toy_1.jsonl").read_bytes() == before
+
+
+def test_a_torn_round_is_refused(tmp_path: Path) -> None:
+    row = chunk_rows(0)[8]
+    row["round"]["endpoints"] = row["round"]["endpoints"][:0]
+    writer = RowWriter(tmp_path)
+    writer.begin("toy/1")
+    writer.write({**row, "step": 0})
+    writer.close()
+    with pytest.raises(BadArtifact, match="line 1 is not control step 0 of toy/1"):
+        read_episode(tmp_path, "toy/1", success=True)
+
+
+# --- from start to end ------------------------------------------------------------------------------------------------
+
+
+def chunk_rows(seed: int) -> list[dict[str, Any]]:
+    """The rows of a token policy, with a round every eight steps in place of its guesses."""
+    rng, made = np.random.default_rng(seed), rows(seed)
+    for row in made:
+        row |= {"guesses": {}, "cases": {}, "similarity": None}
+        if row["step"] and row["step"] % 8 == 0:
+            is_good = bool(rng.random() < 0.5)
+            seen = seen_round(0.3 if is_good else 1.9, 3.0 if is_good else 40.0)
+            row["round"] = {
+                "age_steps": 8, "last_gripper": -1.0, "levels": list(LEVELS), "sources": ["draft_head"],
+                **{name: getattr(seen, name).tolist() for name in ("truth", "drafts", "endpoints")},
+            }  # fmt: skip
+            row["guesses"] = {
+                "draft_head": {"tokens": row["tokens"], "distance_bins": 3 if is_good else 40, "has_same_gripper": True}
+            }
+            features = {"agreement_bins": 2.0 + 20 * (not is_good) + float(rng.uniform(0, 9)), "age_steps": 8.0,
+                        "fused": 0.0, "speed_mm": 4.0, "prefix_similarity": float(rng.uniform(0.5, 1))}  # fmt: skip
+            row["cases"] = {"flow_hybrid": {"features": features, "is_gripper_near": False}}
+    return made
+
+
+class FakeChunkPlay(FakePlay):
+    """Plays nothing: rounds of a chunk policy."""
+
+    def _observe(self, directory: Path, key: str, seed: int) -> None:
+        writer = RowWriter(directory)
+        writer.begin(key)
+        for row in chunk_rows(seed):
+            writer.write(row)
+        writer.close()
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    for name in ("tiny", "tiny-draft"):
+        (tmp_path / "weights" / name).mkdir(parents=True)
+        manifest = Manifest(name=name, files={}, format="heisd-flow-1")
+        (tmp_path / "weights" / name / "manifest.json").write_text(dump(manifest))
+    return tmp_path / "weights" / "tiny"
+
+
+def test_all_stages_give_a_file_with_acceptance_and_skips(tmp_path: Path, policy: Path) -> None:
+    plan = CalibrationPlan(SUITE, tmp_path / "runs", ("flow_hybrid",), n_observed=16, n_trials=10)
+    assert plan.family is CHUNKS
+    place, play = tmp_path / "c.json", FakeChunkPlay({"flow_hybrid-3-shipped": 3})
+    result = run(plan, STAGES, policy=policy, place=place, target=TARGET, play=play)
+    made = Calibration.load(place, TARGET.sha256)
+    assert made.acceptance is not None
+    assert made.acceptance.residual == 1.5  # 0.3 is good, 1.9 is not
+    assert result["acceptance"]["residual"] == 1.5
+    setting = made.skip_setting("flow_hybrid")
+    assert (setting.n_skips, setting.threshold) == (LADDER[1].n_skips, LADDER[1].threshold)
+    assert set(setting.score.names) == {"agreement_bins", "prefix_similarity", "fused"} & set(setting.score.names)
+    assert "agreement_bins" in setting.score.names
+    assert setting.min_similarity is None
+    shares = result["evidence"]["verification"]
+    assert shares["flow_hybrid"]["false_accept_share"] == 0.0
+    assert shares["flow_hybrid"]["false_reject_share"] == 0.0
+    assert "flash_retrieval" not in shares
+    json.dumps(result, allow_nan=False)
+    assert play.played[:4] == ["observe/shipped", "observe/jitter", "ladder/full-shipped", "ladder/full-jitter"]
+    tried = [config for out, config, _ in play.asked if out.name == "flow_hybrid-1-shipped"]
+    candidate = Calibration.load(Path(str(tried[0].calibration)), TARGET.sha256)
+    assert candidate.acceptance == made.acceptance
+
+
+def test_the_command_prints_what_verification_lets_pass(
+    tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("heisd.cli_calibrate._target", lambda _policy: TARGET)
+    monkeypatch.setattr("heisd.bench.weights.resolve_weights", lambda *_: policy)
+    monkeypatch.setattr("heisd.cli_calibrate._play", FakeChunkPlay())
+    command = ["calibrate", "--suite", SUITE, "--observe", "16", "--episodes", "10"]
+    shown = CliRunner().invoke(cli.app, [*command, "--method", "flow_hybrid"])
+    assert shown.exit_code == 0, shown.stderr
+    assert "verification beside the chunk denoised from zero noise" in shown.stdout
+    assert "drafts are executed up to a residual of 1.5" in shown.stdout
+    assert "least similarity" not in shown.stdout
+    refused = CliRunner().invoke(cli.app, [*command, "--method", "hybrid"])
+    assert refused.exit_code == 2
+    assert "method 'hybrid' runs a policy that decodes tokens" in refused.stderr
