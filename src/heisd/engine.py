@@ -59,9 +59,12 @@ class ControlLoop:
         clock.start()
         self._panel.asked.clear()
         self._history = self._history.observed(observation.proprio)
-        with clock("route"):  # also where an action is in hand: a picture is compared with the one before
-            self._memory = self._router.see(observation, self._memory)
-        answer = self._inference.in_hand() or self._decide(observation)
+        answer = self._inference.in_hand()
+        if answer is None:
+            answer = self._decide(observation)
+        else:
+            with clock("route"):  # here, too: every picture is compared with the one a control step before
+                self._memory = self._router.see(observation, self._memory)
         with clock("act"):
             action, outcome = answer.action(), answer.outcome()
             self._history = self._history.acted(action)
@@ -81,6 +84,7 @@ class ControlLoop:
         with clock("encode"):
             context = self._encoder.encode(observation)
         with clock("route"):
+            self._memory = self._router.see(observation, self._memory)
             phase = self._router.read(history)
             plan = self._router.plan(phase, self._memory)
         with clock("propose"):
