@@ -86,12 +86,26 @@ def test_a_calibration_is_another_only_to_those_whose_decisions_it_changes(tmp_p
     first = hashed()
     held = {"threshold": 0.9, "evidence": {}}
     assert changed(evidence={"good": 1}, command="again", provenance={"commit": "b"}) == []
+    assert changed(acceptance=None) == []
     assert changed(watch={"hold_steps": 3}) == list(names)
     assert changed(skips={"hybrid": held}) == ["hold_calibrated"]
     assert changed(skips={"hybrid": {**held, "threshold": 0.8}, "hold_calibrated": held}) == ["hybrid", names[3]]
     for torn in ([], {"hybrid": 1}):
         with pytest.raises(BadArtifact, match="is no calibration"):
             hashed(skips=torn)
+
+
+def test_late_chunks_are_accepted_and_skipped_by_the_settings_of_the_preset_that_waits(tmp_path: Path) -> None:
+    def hashed(residual: float, threshold: float, **evidence: object) -> list[str]:
+        skips = {"flow_hybrid": {"threshold": threshold, "evidence": evidence}}
+        acceptance = {"residual": residual, "evidence": evidence}
+        (tmp_path / "c.json").write_text(json.dumps({"skips": skips, "acceptance": acceptance}))
+        return [deciding_hash(tmp_path / "c.json", name) for name in ("flow_hybrid", "flow_hybrid_rtc")]
+
+    first = hashed(1.5, 0.9)
+    assert hashed(1.5, 0.9, tried=[1]) == first
+    for changed in (hashed(2.0, 0.9), hashed(1.5, 0.8)):
+        assert all(mine != before for mine, before in zip(changed, first, strict=True))
 
 
 @pytest.mark.parametrize("what", ["parallel", "store"])

@@ -24,11 +24,12 @@ class Preset:
     options: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the function
     ablates: str = ""  # of an ablation: the preset that it is but for one part
     changes: str = ""  # … and that part, in words
+    delays: str = ""  # of real-time chunking: the preset that it is but for rounds begun while actions are in hand
 
     @property
     def is_delayed(self) -> bool:
         """Whether its rounds are computed while the robot goes on with the chunk in hand."""
-        return bool(self.options.get("is_delayed", False))
+        return bool(self.delays)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -57,8 +58,10 @@ PRESETS: dict[str, Preset] = {
     "flash_retrieval": Preset("heisd.presets.flash:flash_retrieval", ("store",), policy=FLOW_FORMAT),
     "flow_hybrid": Preset("heisd.presets.flash:flow_hybrid", ("draft_head",), ("calibration",), policy=FLOW_FORMAT),
 }
-DELAYED = {"is_delayed": True}  # real-time chunking: rounds begin while actions are in hand, and keep them
-PRESETS |= {f"{name}_rtc": replace(PRESETS[name], options=DELAYED) for name in ("full", "flash", "flow_hybrid")}
+PRESETS |= {
+    f"{name}_rtc": replace(PRESETS[name], options={"is_delayed": True}, delays=name)
+    for name in ("full", "flash", "flow_hybrid")
+}
 
 
 def _ablation(parent: str, function: str, changes: str, **options: Any) -> Preset:

@@ -103,16 +103,21 @@ def deciding_hash(calibration: Path, method: str) -> str:
     Raises BadArtifact for a file that is not JSON, and for one without settings by preset.
     """
     values = read_json(calibration)
-    mine, settings = {method, PRESETS[method].ablates}, values.get("skips", {})
+    preset, settings = PRESETS[method], values.get("skips", {})
+    mine = {method, preset.ablates, preset.delays}
     if not isinstance(settings, dict) or not all(isinstance(setting, dict) for setting in settings.values()):
         raise BadArtifact(f"{calibration} is no calibration: its skips are not settings by preset")
-    skips = {
-        name: {key: value for key, value in setting.items() if key != "evidence"}
-        for name, setting in settings.items()
-        if name in mine
+    skips = {name: _without_evidence(setting) for name, setting in settings.items() if name in mine}
+    said = {
+        key: _without_evidence(value)
+        for key, value in values.items()
+        if key not in ("command", "evidence", "provenance") and value is not None  # None: as in files without the key
     }
-    said = {key: value for key, value in values.items() if key not in ("command", "evidence", "provenance")}
     return hashlib.sha256(json.dumps({**said, "skips": skips}, sort_keys=True).encode()).hexdigest()
+
+
+def _without_evidence(value: Any) -> Any:
+    return {key: part for key, part in value.items() if key != "evidence"} if isinstance(value, dict) else value
 
 
 def store_mb(policy: Path, suite: str) -> float:
