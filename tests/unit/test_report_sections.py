@@ -24,6 +24,7 @@ from heisd.bench.report_speed import comparable, plane
 from heisd.bench.results import EpisodeTimeline, RunDirectory
 from heisd.bench.speculation import SpeculationCounts
 from heisd.kinematics.defaults import LIBERO as ONLOOKER
+from heisd.presets.assets import deciding_hash
 from heisd.presets.calibration import Calibration, SkipSetting
 from heisd.route.calibrated import SkipScore
 from heisd.types import StepRecord
@@ -219,7 +220,7 @@ def test_older_episode_lines_are_read(tmp_path, monkeypatch):
     assert counts.block({}, 0)["by_motion"] == {}
 
 
-def calibration(tmp_path, **changes):
+def calibration(tmp_path, preset="hybrid", **changes):
     score = SkipScore(names=("similarity",), mean=(0.0,), scale=(1.0,), weight=(1.0,), bias=0.0)
     curve = [
         {"score": 0.05, "good": 0.0, "n": 12},
@@ -231,7 +232,7 @@ def calibration(tmp_path, **changes):
     ranges = ONLOOKER.as_dict()
     file = Calibration(
         suite="toy", policy_hash="0" * 64, motion_paper=ranges, motion_code=ranges, kalman_process=(1.0,) * 7,
-        kalman_measurement=(1.0,) * 7, adaptive_similarity=0.9, skips={"hybrid": skip},
+        kalman_measurement=(1.0,) * 7, adaptive_similarity=0.9, skips={preset: skip},
     )  # fmt: skip
     file.save(tmp_path / report_calibration.BESIDE_RUN)
     return tmp_path
@@ -276,6 +277,22 @@ def test_a_calibration_of_another_policy_or_another_day_is_not_drawn(tmp_path, m
     assert 'class="xy reliability"' not in page
     path.write_text(json.dumps({**result, "calibration": {"sha256": "2" * 64}}))
     assert "was made anew after this run" in write_report([tmp_path / "run"], tmp_path / "r.html").read_text()
+
+
+def test_a_late_chunks_calibration_is_that_of_the_preset_that_waits(tmp_path, monkeypatch):
+    """Its result names no file, but what the file said to it."""
+    monkeypatch.chdir(tmp_path)
+    play(tmp_path / "run", monkeypatch, videos=0, methods=("full", "flow_hybrid_rtc"))
+    file = calibration(tmp_path / "run", "flow_hybrid") / report_calibration.BESIDE_RUN
+    path = tmp_path / "run" / "eval_info.json"
+    result = json.loads(path.read_text())
+
+    def page(sha256):
+        path.write_text(json.dumps({**result, "assets": {"calibration": {"flow_hybrid_rtc": sha256}}}))
+        return write_report([tmp_path / "run"], tmp_path / "r.html").read_text()
+
+    assert "score 0.95: 90 % good of 100" in page(deciding_hash(file, "flow_hybrid_rtc"))
+    assert "was made anew after this run" in page("2" * 64)
 
 
 def test_runs_without_a_calibration_say_nothing_about_it(html, tmp_path, monkeypatch):

@@ -31,29 +31,44 @@ def calibrations(runs: Sequence[Run]) -> str:
 
 
 def _blocks(run: Run) -> list[str]:
-    if not any(name in ALL_SKIPPERS or "calibration" in PRESETS[name].needs for name in run.methods if name in PRESETS):
+    methods = {_that_waits(name) for name in run.methods}
+    if not any(name in ALL_SKIPPERS or "calibration" in PRESETS[name].needs for name in methods if name in PRESETS):
         return []
     calibration = _calibration_of(run)
     if isinstance(calibration, str):
         return [f'<p class="note">{escape(calibration)}</p>'] if calibration else []
-    return [_block(calibration.suite, name, s) for name, s in calibration.skips.items() if name in run.methods]
+    return [_block(calibration.suite, name, s) for name, s in calibration.skips.items() if name in methods]
+
+
+def _that_waits(method: str) -> str:
+    """The preset whose settings a method has: of late chunks the one without a delay."""
+    return (PRESETS[method].delays or method) if method in PRESETS else method
 
 
 def _calibration_of(run: Run) -> "Calibration | str":
     """The file the run was played with; why it cannot be shown; or "" when there is none."""
-    from heisd.policies.manifest import sha256_of
     from heisd.presets.calibration import Calibration
 
     try:
         path = next((path for path in _places(run) if path.is_file()), None)
         if path is None:
             return ""
-        played_with = run.result.get("calibration", {}).get("sha256")  # results of older versions do not say
-        if played_with not in (None, sha256_of(path)):
+        if not _played_with(run, path):
             return f"{run.title}: no calibration to show; {path} was made anew after this run"
         return Calibration.load(path, run.result["policy"]["sha256"])
     except HeisdError as error:  # the policy may be gone, or another one by now: the run is still a run
         return f"{run.title}: no calibration to show; {error}"
+
+
+def _played_with(run: Run, path: Path) -> bool:
+    """Whether it was this file, as far as the result says: by its hash, or by what it says to each method."""
+    from heisd.policies.manifest import sha256_of
+    from heisd.presets.assets import deciding_hash
+
+    if "calibration" in run.result:
+        return bool(run.result["calibration"].get("sha256") in (None, sha256_of(path)))
+    known = {name: run.asset("calibration", name) for name in run.methods if _that_waits(name) in ALL_SKIPPERS}
+    return all(sha256 in (None, deciding_hash(path, name)) for name, sha256 in known.items())
 
 
 def _places(run: Run) -> list[Path]:
