@@ -38,7 +38,8 @@ def calibrate(
     json: Json = False,
 ) -> None:
     """Observe plain decoding, fit scores and ranges, try settings with skipping on; write the file presets load."""
-    from heisd.bench.calibrate import STAGES, CalibrationPlan, run
+    from heisd.bench.calibrate import STAGES, run
+    from heisd.bench.calibration_plan import CalibrationPlan
     from heisd.bench.weights import weights_for
     from heisd.errors import BadInput, UnknownName
 

@@ -9,7 +9,8 @@ from calibrate_fakes import N_TASKS, SUITE, TARGET, FakePlay, record, speculatio
 from typer.testing import CliRunner
 
 from heisd import cli
-from heisd.bench.calibrate import STAGES, CalibrationPlan, observe, reached_share, read_observation, run
+from heisd.bench.calibrate import STAGES, observe, reached_share, read_observation, run
+from heisd.bench.calibration_plan import CalibrationPlan
 from heisd.bench.ladder import FIRST, LADDER, SECOND, Rung, climb, judge
 from heisd.bench.skip_fit import clopper_pearson_high
 from heisd.bench.speculation import SpeculationCounts

@@ -16,7 +16,8 @@ import tiny_flows as flows
 import tiny_policies as tiny
 from heisd import cli
 from heisd.accept_chunk import EndpointTest, deviation_bins, good_actions
-from heisd.bench.calibrate import STAGES, CalibrationPlan, run
+from heisd.bench.calibrate import STAGES, run
+from heisd.bench.calibration_plan import CalibrationPlan
 from heisd.bench.chunk_fit import RESIDUALS, allowed_deviation, fit_acceptance, judge_all, preset_rates, rates
 from heisd.bench.ladder import LADDER, judge
 from heisd.bench.observe_chunks import ChunkWitness

@@ -10,11 +10,12 @@ from demo_fakes import SPEC, SUITE, make_episode
 
 from heisd.errors import BadInput, DatasetError, UnknownName
 from heisd.sim import collect as collecting
-from heisd.sim.collect import UNUSUAL_LENGTH, CollectSummary, TaskQueue, collect
+from heisd.sim.collect import CollectSummary, collect
 from heisd.sim.dataset import read_entries
 from heisd.sim.demonstrate import FAILED, RETRIED, Attempt, AttemptResult, draw_start, is_stalled
 from heisd.sim.demos import check
 from heisd.sim.splits import Split
+from heisd.sim.task_queue import UNUSUAL_LENGTH, TaskQueue
 
 
 @pytest.fixture(autouse=True)

@@ -11,13 +11,14 @@ observation come first and those of the trials behind them, so that no score is 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from heisd.bench.calibration_plan import FIT_NAME, CalibrationPlan
 from heisd.bench.evaluate import Setting
-from heisd.bench.ladder import FIRST, LADDER, Choice, Rung, climb
+from heisd.bench.ladder import LADDER, Choice, Rung, climb
 from heisd.bench.observe import ObservingWorlds, observable, present_scouts
 from heisd.bench.observed import ObservedEpisode, read_episode
 from heisd.bench.provenance import checkout_root, git_commit, machine, versions
@@ -27,80 +28,15 @@ from heisd.bench.summary import outcomes
 from heisd.config import EvalConfig
 from heisd.errors import BadArtifact, BadInput
 from heisd.presets.calibration import Calibration, SkipSetting
-from heisd.presets.skippers import CHUNKS, SKIPPERS, Family, family_of
-from heisd.sim.splits import Condition, Split
+from heisd.presets.skippers import CHUNKS
 
-FIT_NAME = "fit.json"
 STAGES = ("observe", "fit", "ladder")
 AND = " && "  # between the commands that made a file's settings
 MIN_REACHED = 0.01  # of the held-out steps must reach the ladder's lowest threshold; else no rung is played
-CONDITIONS = (Condition.SHIPPED, Condition.JITTER)
 
 Adapt = Callable[[Setting], Setting]
 # Plays or resumes an evaluation and returns the valid record of every episode; raises when one could not be played.
 Play = Callable[[EvalConfig, Path, Adapt], Sequence[EpisodeRecord]]
-
-
-@dataclass(frozen=True, slots=True)
-class CalibrationPlan:
-    """What is calibrated, on how many episodes, and where the runs lie."""
-
-    suite: str
-    out: Path
-    presets: tuple[str, ...] = tuple(SKIPPERS)
-    n_observed: int = 60  # episodes of plain decoding
-    n_trials: int = 200  # starts of every look at a rung
-    workers: int = 1
-    weights: str = "default"
-    command: str = field(default="", compare=False)
-
-    def __post_init__(self) -> None:
-        family_of(self.presets)
-        if self.n_observed < 2 or self.n_trials < 1:
-            raise BadInput(
-                f"{self.n_observed} observed episodes and {self.n_trials} trials; at least 2 (half of them are held "
-                "out) and 1 are needed"
-            )
-
-    @property
-    def family(self) -> Family:
-        """Of the presets' policies."""
-        return family_of(self.presets)
-
-    @property
-    def fit_path(self) -> Path:
-        """Where the fit lies."""
-        return self.out / FIT_NAME
-
-    @property
-    def rows_dir(self) -> Path:
-        """Where the observed control steps lie."""
-        return self.out / "observe" / "rows"
-
-    def observation(self) -> dict[Path, EvalConfig]:
-        """Run directory -> configuration, of the observation."""
-        parts = self._parts(self.family.baseline, self.n_observed, 0)
-        return {self.out / "observe" / condition: config for condition, config in parts.items()}
-
-    def trial(self, method: str, name: str, look: int, calibration: Path | None = None) -> dict[Path, EvalConfig]:
-        """Run directory -> configuration, of one method on the starts of a look of the trials."""
-        parts = self._parts(method, self.n_trials, self.n_observed + (look - FIRST) * self.n_trials, calibration)
-        again = "" if look == FIRST else f"-look{look}"
-        return {self.out / "ladder" / f"{name}-{condition}{again}": config for condition, config in parts.items()}
-
-    def _parts(self, method: str, n: int, offset: int, calibration: Path | None = None) -> dict[Condition, EvalConfig]:
-        """Half of the starts as they are, the other half jittered; no seed is used twice."""
-        sizes = (n - n // 2, n // 2)
-        offsets = (offset, offset + sizes[0])
-        return {
-            condition: EvalConfig(
-                suite=self.suite, methods=(method,), split=Split.CALIBRATION, episodes=size, offset=first, fresh=True,
-                condition=condition, weights=self.weights, workers=self.workers,
-                calibration=None if calibration is None else str(calibration),
-            )
-            for condition, size, first in zip(CONDITIONS, sizes, offsets, strict=True)
-            if size
-        }  # fmt: skip
 
 
 def observe(plan: CalibrationPlan, policy: Path, play: Play) -> int:

@@ -10,19 +10,18 @@ import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from heisd.bench.provenance import versions
 from heisd.bench.weights import describe_weights, resolve_weights
-from heisd.errors import BadInput, DatasetError
-from heisd.sim.dataset import DatasetSpec, EpisodeEntry
+from heisd.errors import BadInput
+from heisd.sim.dataset import DatasetSpec
 from heisd.sim.dataset_writer import DatasetWriter
 from heisd.sim.demonstrate import Attempt, AttemptResult, run_attempt
 from heisd.sim.pool import run_pool
@@ -31,14 +30,11 @@ from heisd.sim.rendering import NONE, parse_rendering
 from heisd.sim.splits import Condition
 from heisd.sim.suites import suite_info
 from heisd.sim.targets import require_carriable
+from heisd.sim.task_queue import TaskQueue
 
 log = logging.getLogger(__name__)
 
-UNUSUAL_LENGTH = "unusual length"
-LENGTH_RATIO = 1.6  # longer than this many medians of its task is unusual
-N_REFERENCE = 4  # clean attempts of a task before its first lengths are judged; later ones join the median
 ATTEMPTS_PER_VISIT = 15  # attempts at one task before the next one, so that environments are not rebuilt all the time
-MAX_TRIES_PER_EPISODE = 5  # on average, before a task counts as one the expert cannot do
 LOG_EVERY = 10  # episodes, where there is no terminal for a progress bar
 
 Execute = Callable[[Sequence[Attempt]], Iterable[tuple[Attempt, AttemptResult]]]
@@ -72,74 +68,6 @@ class CollectSummary:
             f"{self.total_episodes} episodes, {self.total_frames} frames, "
             f"{self.mean_length:.0f} steps on average, {self.size_mb:.0f} MB"
         )
-
-
-@dataclass(slots=True)
-class TaskQueue:
-    """The attempts at one task: which to make next, which to keep."""
-
-    task_index: int
-    n_wanted: int
-    lengths: list[int] = field(default_factory=list)  # of the episodes kept, in order of attempt
-    next_number: int = 0
-    n_tries: int = 0
-    length_ratio: float = LENGTH_RATIO  # longer than this many medians is unusual
-    _judged: int = 0
-    _results: dict[int, AttemptResult] = field(default_factory=dict)
-    _waiting: list[AttemptResult] = field(default_factory=list)
-    _reference: list[int] = field(default_factory=list)  # lengths of clean attempts, in order
-
-    @classmethod
-    def resume(cls, task_index: int, n_wanted: int, entries: Iterable[EpisodeEntry]) -> "TaskQueue":
-        """Go on after the episodes of this task that are already on disk."""
-        own = [entry for entry in entries if entry.provenance.start.task_index == task_index]
-        number = max((entry.provenance.attempt for entry in own), default=-1) + 1
-        lengths = [entry.length for entry in own]
-        return cls(task_index, n_wanted, lengths, number, _judged=number, _reference=list(lengths))
-
-    def plan(self) -> list[int]:
-        """Numbers of the attempts still needed if all of them were good."""
-        missing = max(0, self.n_wanted - len(self.lengths))
-        if missing and self.n_tries >= MAX_TRIES_PER_EPISODE * self.n_wanted + 10:
-            raise DatasetError(
-                f"task {self.task_index}: only {len(self.lengths)} of {self.n_wanted} demonstrations after "
-                f"{self.n_tries} tries; the expert does not master this task: choose others with tasks="
-            )
-        numbers = list(range(self.next_number, self.next_number + missing))
-        self.next_number += missing
-        self.n_tries += missing
-        return numbers
-
-    def add(self, number: int, result: AttemptResult) -> None:
-        """Hand in the result of an attempt, in any order."""
-        self._results[number] = result
-
-    def judge(self, *, is_last: bool = False) -> Iterator[tuple[AttemptResult, str]]:
-        """Results that can be judged now, each with the reason to drop it or ``""``.
-
-        Clean attempts wait until there are enough of them for a median length; ``is_last`` ends the wait.
-        """
-        while self._judged in self._results:
-            result = self._results.pop(self._judged)
-            self._judged += 1
-            if result.reason:
-                yield result, result.reason
-                continue
-            self._waiting.append(result)
-            self._reference.append(result.n_steps)
-            if len(self._reference) >= N_REFERENCE:
-                yield from self._judge_lengths()
-        if is_last:
-            yield from self._judge_lengths()
-
-    def _judge_lengths(self) -> Iterator[tuple[AttemptResult, str]]:
-        waiting, self._waiting = self._waiting, []
-        for result in waiting:
-            if result.n_steps > self.length_ratio * float(np.median(self._reference)):
-                yield result, UNUSUAL_LENGTH
-            else:
-                self.lengths.append(result.n_steps)
-                yield result, ""
 
 
 def collect(
