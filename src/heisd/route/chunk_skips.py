@@ -128,7 +128,7 @@ def guess_of(source: str, drafts: Sequence[ChunkDraft]) -> ChunkDraft | None:
 def leaves_gripper(draft: ChunkDraft, phase: PhaseSignal, n_actions: int) -> bool:
     """Whether a proposer's best guess keeps the gripper as it was commanded last; not if nobody knows how that was."""
     closes = draft.chunks[0, :n_actions, GRIPPER] >= 0.0
-    return closes.tolist() == [phase.gripper.is_commanded_closed] * len(closes)
+    return bool(closes.tolist() == [phase.gripper.is_commanded_closed] * len(closes))
 
 
 def chunk_features(

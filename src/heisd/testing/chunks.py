@@ -135,7 +135,7 @@ class _Check:
         self, name: str, call: Callable[[], FloatArray], noise: FloatArray, shape: tuple[int, ...]
     ) -> FloatArray:
         before = noise.copy()
-        made = self._call(name, call)
+        made: FloatArray = self._call(name, call)
         is_right = isinstance(made, np.ndarray) and made.shape == shape and made.dtype == np.float32
         found = f"{made.dtype} {made.shape}" if isinstance(made, np.ndarray) else type(made).__name__
         self._watched.require(is_right, f"{name} returns float32 {shape}", found)

@@ -42,5 +42,5 @@ def training_form(data: Tensor, n_positions: int) -> KeysValues:
     Packed keys have the two numbers that are turned together as neighbours; here they are half a head apart.
     """
     cached = data[:, :, None, :, :n_positions]
-    halves = cached[:, 0].unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
+    halves = cached[:, 0].unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)  # type: ignore[no-untyped-call]
     return tuple((keys.clone(), values.clone()) for keys, values in zip(halves, cached[:, 1], strict=True))
