@@ -120,10 +120,12 @@ def test_other_results_are_refused() -> None:
 
 def test_drafting_is_shared_out_over_the_rounds_that_draft() -> None:
     names = ("encode", "prefill", "denoise", "propose", "verify", "route", "accept")
-    full = {"stages": {name: {"mean": 1.0, "n": 10} for name in names[:4] + names[5:6]}}
+    looked = {"route": {"mean": 0.25, "n": 40}}  # also at the steps that had their action in hand
+    full = {"stages": {name: {"mean": 1.0, "n": 10} for name in names[:4]} | looked}
     assert ChunkCosts.of_bench(full).of(RoundKind.FULL) == 4.0
     # Of 10 rounds 5 were verified; the others asked nobody, in no time.
-    flash = {"stages": {name: {"mean": 1.0, "n": 5 if name in ("verify", "accept") else 10} for name in names}}
+    counts = {name: {"mean": 1.0, "n": 5 if name in ("verify", "accept") else 10} for name in names}
+    flash = {"stages": counts | looked}
     costs = ChunkCosts.of_bench(full, flash)
     assert costs.draft_ms == 2.0
     assert costs.of(RoundKind.REJECTED) == 3.0 + 2.0 + 1.0 + 2.0  # full, draft, verify, route and accept

@@ -16,6 +16,8 @@ from heisd.bench.cost_model import ALLOWED_ERROR
 from heisd.bench.rounds import RoundKind
 from heisd.errors import BadArtifact
 
+FULL_STAGES = ("encode", "prefill", "denoise")
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkCosts:
@@ -48,21 +50,26 @@ class ChunkCosts:
         drafting is shared out over its verifications. Raises BadArtifact for blocks without these stages.
         """
         try:
-            whole = {name: full["stages"][name]["mean"] for name in ("encode", "prefill", "denoise", "route")}
-            costs = cls(whole["encode"], whole["prefill"], whole["denoise"], overhead_ms=whole["route"])
+            encode_ms, prefill_ms, denoise_ms = (full["stages"][name]["mean"] for name in FULL_STAGES)
+            costs = cls(encode_ms, prefill_ms, denoise_ms, overhead_ms=_routing_ms(full["stages"]))
             if speculative is None:
                 return costs
-            stages = {name: speculative["stages"][name] for name in ("propose", "verify", "route", "accept")}
+            stages = {name: speculative["stages"][name] for name in ("propose", "verify", "accept")}
             return replace(
                 costs,
                 draft_ms=stages["propose"]["mean"] * stages["propose"]["n"] / stages["verify"]["n"],
                 verify_ms=stages["verify"]["mean"],
-                overhead_ms=stages["route"]["mean"] + stages["accept"]["mean"],
+                overhead_ms=_routing_ms(speculative["stages"]) + stages["accept"]["mean"],
             )
         except (KeyError, TypeError, ZeroDivisionError) as error:
             raise BadArtifact(
                 f"not two blocks of heisd bench --method full,METHOD --json with rounds of both kinds ({error!r})"
             ) from None
+
+
+def _routing_ms(stages: Mapping[str, Any]) -> float:
+    """Of a round, which encodes once: the looks at pictures while its actions are in hand are part of it."""
+    return float(stages["route"]["mean"] * stages["route"]["n"] / stages["encode"]["n"])
 
 
 @dataclass(frozen=True, slots=True)
