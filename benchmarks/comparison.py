@@ -1,5 +1,6 @@
 """The comparison of presets with plain decoding, as tables in Markdown: what README and docs/comparison.md show.
 
+headline   what this project's own presets gain and cost, by suite and over all
 gains      speed, successes and memory where something was timed, one row per suite and preset
 successes  success by condition, and the difference to plain decoding pooled over all of them
 doings     forwards, acceptance, origins of tokens, routes
@@ -10,11 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from cells import NONE, TIMES, interval, number, percent, share, table
-from rows import BEYOND, Group, Row, kinds, pooled, with_preset
+from rows import BEYOND, Group, Row, kinds, pooled, sped, with_preset
 
 from heisd.bench.papers_clock import DEFINITION
 from heisd.bench.stats import Estimate, paired_difference
 
+OURS = ("exact", "hybrid")
 ORIGINS = ("decoded", "accepted", "relaxed", "compensated", "skipped")
 SHARED = "¹"  # behind a success that is the baseline's
 Memory = dict[str, float]  # preset -> peak resident MB of a process of its own
@@ -32,6 +34,34 @@ def details(groups: Sequence[Group]) -> list[str]:
     if not groups:
         return []
     return [*doings(groups), "", *motions(groups), "", *faults(groups)]
+
+
+def headline(groups: Sequence[Group]) -> list[str]:
+    """Speed-up and paired success of :data:`OURS`, by suite and over all; nothing before something was timed."""
+    head = ("preset", "suite", "speed-up (95 %)", "timed episodes", "success to plain, points (95 %)", "pairs")
+    rows = []
+    for mine in kinds(groups):
+        suites = list(dict.fromkeys(group.suite for group in mine))
+        for name in (name for name in OURS if sped(mine, name) is not None):
+            parts = [[group for group in mine if group.suite == suite] for suite in suites]
+            for part in [*parts, *([mine] if len(parts) > 1 else [])]:
+                rows.append([f"`{name}`", scope(part), *speed_cells(part, name), *success_cells(part, name)])
+    return table(head, rows, n_text=2) if rows else []
+
+
+def speed_cells(groups: Sequence[Group], name: str) -> tuple[str, str]:
+    """Speed-up on the full clock over all timed episodes of these groups, and how many they are."""
+    speed = sped(groups, name)
+    n = sum(len(row.timings) for group in groups if (row := group.row(name)) is not None)
+    return (NONE, NONE) if speed is None else (f"**{interval(speed.value, speed.ci95, '.2f', TIMES)}**", str(n))
+
+
+def success_cells(groups: Sequence[Group], name: str) -> tuple[str, str]:
+    """As :func:`pooled_cells`, over the groups that have the preset; its promise where it makes one."""
+    has = with_preset(groups, name)
+    if has and all(group.row_or_shared(name).is_shared for group in has):
+        return "the same tokens", NONE
+    return pooled_cells(has, name) if has else (NONE, NONE)
 
 
 def gains(groups: Sequence[Group], memory: Memory) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import measured
-from comparison import comparison, details
+from comparison import comparison, details, headline
 from pictures import planes
 from rows import CONDITIONS, PREFIXES, has_place, read_groups
 
@@ -57,6 +57,7 @@ def blocks(root: Path) -> dict[str, list[str]]:
     groups = read_groups(results)
     return {
         "results": success_table(read_runs(results)),
+        "headline": headline(groups),
         "comparison": comparison(groups, measured.memory(results)),
         "plane": planes(groups, root / "docs" / "figures"),
         "comparison-details": details(groups),

@@ -13,8 +13,9 @@ from typing import Any
 
 from heisd.bench.report_run import Run, load_run
 from heisd.bench.report_speed import comparable
+from heisd.bench.results import EpisodeTiming
 from heisd.bench.speculation import SpeculationCounts
-from heisd.bench.stats import Estimate, paired_difference, wilson
+from heisd.bench.stats import Estimate, paired_difference, ratio_of_sums, wilson
 from heisd.presets import PRESETS
 
 PREFIXES = ("compare-", "success-")
@@ -29,11 +30,16 @@ class Row:
 
     name: str
     done: Mapping[str, Any]  # block of the timed run, or else of the one with most episodes
-    is_timed: bool
+    timings: Sequence[EpisodeTiming]  # of the timed run, one an episode
     successes: Mapping[Start, bool]
     is_shared: bool  # token for token the baseline: its successes are the baseline's
     faults: Mapping[str, Mapping[str, int]]  # proposer -> what went wrong in it -> how often, in all runs
     benched: Mapping[str, int]  # proposer -> episodes whose rest it was not heard in
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether there are times."""
+        return bool(self.done["ms_per_action"]["n"])
 
     @property
     def rate(self) -> Estimate | None:
@@ -100,7 +106,7 @@ class Group:
     def row_or_shared(self, name: str) -> Row:
         """A preset's row; where it was not played, the baseline's successes under its name."""
         row = self.row(name)
-        return replace(self.rows[0], name=name, is_timed=False, is_shared=True) if row is None else row
+        return replace(self.rows[0], name=name, timings=(), is_shared=True) if row is None else row
 
     def pairs(self, row: Row) -> list[tuple[bool, bool]]:
         """The baseline's success and the preset's, on every start both have played and seen alike."""
@@ -108,18 +114,15 @@ class Group:
         return [(plain[start], success) for start, success in row.successes.items() if start in plain]
 
     def _row(self, name: str, plain: Mapping[Start, bool]) -> Row:
-        blocks = [run.methods[name] for run in self.runs if name in run.methods]
-        timed = [block for block in blocks if block["ms_per_action"]["n"]]
-        done = (
-            max(timed, key=lambda block: int(block["ms_per_action"]["n"]))
-            if timed
-            else max(blocks, key=lambda block: int(block["n_episodes"]))
-        )
+        mine = [run for run in self.runs if name in run.methods]
+        shown = max(mine, key=lambda run: (run.methods[name]["ms_per_action"]["n"], run.methods[name]["n_episodes"]))
+        timings = tuple(r.timing for r in shown.records if r.method == name and r.timing is not None)
         own = self._successes(name)
         is_shared = len(own) < len(plain) and self._is_baseline_s(name)
         records = [r.speculation for run in self.runs for r in run.records if r.method == name and r.speculation]
         counts = SpeculationCounts.total(records)
-        return Row(name, done, bool(timed), plain if is_shared else own, is_shared, counts.faults, counts.benched)
+        done = shown.methods[name]
+        return Row(name, done, timings, plain if is_shared else own, is_shared, counts.faults, counts.benched)
 
     def _successes(self, name: str) -> dict[Start, bool]:
         """Every start once; what an untimed run says of it comes first."""
@@ -166,6 +169,13 @@ def pooled(groups: Sequence[Group], name: str) -> tuple[Estimate | None, int]:
     played = [(group, row) for group in within if not (row := group.row_or_shared(name)).is_shared]
     pairs = [pair for group, row in played for pair in group.pairs(row)]
     return paired_difference([a for a, _ in pairs], [b for _, b in pairs]), len(pairs)
+
+
+def sped(groups: Sequence[Group], name: str) -> Estimate | None:
+    """A preset's speed-up over all timed episodes of several groups: the baseline's time over its own, as sums."""
+    rows = [row for group in groups if (row := group.row(name)) is not None]
+    timings = [timing for row in rows for timing in row.timings if timing.shadow_ms]
+    return ratio_of_sums([sum(t.shadow_ms) for t in timings], [sum(t.latency_ms) for t in timings])
 
 
 def kinds(groups: Sequence[Group]) -> Iterator[list[Group]]:

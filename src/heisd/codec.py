@@ -101,7 +101,8 @@ class ActionCodec:
 
     def bins_of_tokens(self, tokens: IntArray) -> IntArray:
         """Vocabulary ids -> bin numbers 0-254, clipped as OpenVLA clips: text ids fall into bin 254."""
-        return np.clip(self.vocab_size - 1 - np.asarray(tokens, dtype=np.int64), 0, N_BINS - 2)
+        bins = self.vocab_size - 1 - np.asarray(tokens, dtype=np.int64)
+        return np.minimum(np.maximum(bins, 0), N_BINS - 2)  # np.clip takes several times as long on seven numbers
 
     def normalise(self, actions: FloatArray) -> FloatArray:
         """(…, 7) environment convention -> (…, 7) in [-1, 1], gripper in model space."""

@@ -67,7 +67,7 @@ class Scene:
         rows, columns = values.shape[0] // side, values.shape[1] // side
         blocks = values[: rows * side, : columns * side].reshape(side, rows, side, -1)
         n, highest = blocks.size // side**2, 255.0 if values.dtype == np.uint8 else 1.0
-        # Whole numbers are summed several times as fast as they are converted; the kinds are wide enough to be exact.
+        # Whole numbers are summed faster than they are converted; the kinds are wide enough to be exact.
         kind: npt.DTypeLike = np.uint16 if n * 255 < 2**16 else np.uint32
         wide: npt.DTypeLike = np.float32 if n * 255 < 2**16 else np.float64
         if values.dtype != np.uint8:

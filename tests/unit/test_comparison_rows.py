@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from heisd.bench.report_run import Run
+from heisd.bench.results import EpisodeTiming
 from heisd.bench.stats import paired_difference
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -17,8 +18,11 @@ def _path(monkeypatch):
 
 
 def run(outcomes: dict[str, str], *, suite: str = "toy", condition: str = "shipped", timing: bool = False,
-        hashes: str = "h", first: int = 0, faults: dict | None = None) -> Run:  # fmt: skip
-    """``outcomes``: preset -> a letter an episode, ``+`` solved and ``-`` not; the baseline comes first."""
+        hashes: str = "h", first: int = 0, faults: dict | None = None, ms: tuple[float, ...] = ()) -> Run:  # fmt: skip
+    """``outcomes``: preset -> a letter an episode, ``+`` solved and ``-`` not; the baseline comes first.
+
+    ``ms``: what two steps of plain decoding take, and two of any other preset.
+    """
     config = {"suite": suite, "condition": condition, "split": "test", "dtype": "float32", "timing": timing}
     blocks = {
         name: {"n_episodes": len(letters), "ms_per_action": {"n": 10 * len(letters) * timing}}
@@ -27,6 +31,7 @@ def run(outcomes: dict[str, str], *, suite: str = "toy", condition: str = "shipp
     records = [
         SimpleNamespace(
             method=name, key=f"{suite}/{condition}/{i}", start_hash=f"{hashes}{i}", success=letter == "+",
+            timing=taken(*ms) if timing and ms and name != "ar" else None,
             speculation=speculation(faults if name != "ar" else None),
         )
         for name, letters in outcomes.items()
@@ -40,6 +45,10 @@ def speculation(faults: dict | None) -> dict:
     from heisd.bench.speculation import SpeculationCounts
 
     return {**SpeculationCounts().as_dict(), "faults": faults or {}}
+
+
+def taken(plain_ms: float, own_ms: float) -> EpisodeTiming:
+    return EpisodeTiming([own_ms] * 2, {}, 0.0, [plain_ms] * 2, [])
 
 
 def group(*runs: Run):
@@ -136,3 +145,21 @@ def test_a_row_with_a_proposer_that_failed_is_named():
         "* toy, `hybrid`: parallel failed 6 times (RuntimeError: 4, tokens are action ids: 2), benched in 2 episodes"
     ]
     assert faults([group(run({"ar": "+", "hybrid": "+"}))]) == ["No proposer failed in any of these runs."]
+
+
+def test_the_headline_weighs_suites_by_their_time_and_pairs_each_alone():
+    import comparison
+
+    timed = run({"ar": "++", "exact": "++", "hybrid": "+-"}, suite="a", timing=True, ms=(12.0, 6.0))
+    a = [group(timed, run({"ar": "+++"}, suite="a")),
+         group(run({"ar": "++--", "hybrid": "++++"}, suite="a", condition="jitter"))]  # fmt: skip
+    timed = run({"ar": "++", "exact": "++", "hybrid": "++"}, suite="b", timing=True, ms=(8.0, 8.0))
+    b = group(timed, run({"ar": "+++"}, suite="b"))
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in comparison.headline([*a, b])[2:]]
+    speeds = [(line[0], line[1], line[2].partition("×")[0], line[3]) for line in lines]  # noqa: RUF001
+    of_each = [("a", "**2.00", "2"), ("b", "**1.00", "2"), ("**all 2 suites**", "**1.43", "4")]  # 40 over 28 ms
+    assert speeds == [(f"`{name}`", *each) for name in comparison.OURS for each in of_each]
+    assert [line[5] for line in lines] == [comparison.NONE] * 3 + ["6", "2", "8"]
+    assert lines[0][4] == "the same tokens"
+    assert lines[5][4].startswith("+12.5 (")
+    assert comparison.headline([a[1]]) == []

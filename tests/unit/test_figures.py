@@ -11,7 +11,7 @@ from report_fakes import play
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
-BLOCKS = ("results", "comparison", "plane", "decoding", "recorded", "rendering", "demo")
+BLOCKS = ("headline", "results", "comparison", "plane", "decoding", "recorded", "rendering", "demo")
 
 
 def marked(*names: str) -> str:

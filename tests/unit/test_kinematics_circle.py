@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import least_squares
 
 from heisd.kinematics import Distance, Solver, displacement_m, spread_m
-from heisd.kinematics.circle import RADIUS_CAP_M, plane_coordinates
+from heisd.kinematics.circle import RADIUS_CAP_M, STILL_M, plane_coordinates
 
 fast = settings(deadline=None, max_examples=60)
 SOLVERS = list(Solver)
@@ -50,6 +50,37 @@ def test_the_centroid_solver_is_what_the_released_least_squares_call_returns(see
     found = least_squares(lambda c: np.hypot(x - c[0], y - c[1]) - np.hypot(x - c[0], y - c[1]).mean(), start)
     released = np.hypot(x - found.x[0], y - found.x[1]).mean()
     assert spread_m(points) == pytest.approx(released, rel=1e-9)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.integers(0, 9999), st.integers(3, 19), st.sampled_from(["cloud", "walk", "flat", "disc", "line", "polygon"]),
+    st.tuples(*[st.floats(-5.0, 0.0)] * 3),
+)  # fmt: skip
+def test_the_centroid_solver_in_plain_numbers_is_that_of_the_singular_values(
+    seed: int, n: int, shape: str, log_scales: tuple[float, float, float]
+) -> None:
+    """Also where extents are alike or thousands of times apart, turned any way round."""
+    rng = np.random.default_rng(seed)
+    scales = 10.0 ** np.array(log_scales)
+    scales[1] = scales[0] if shape == "disc" else scales[1]
+    angles = 2 * np.pi * np.arange(n) / n
+    points = {
+        "line": np.outer(np.arange(n), scales),
+        "polygon": scales[0] * np.column_stack([np.cos(angles), np.sin(angles), 0 * angles]),
+    }.get(shape, rng.normal(size=(n, 3)) * scales * ([1.0, 1.0, 0.0] if shape == "flat" else 1.0))
+    points = np.cumsum(points, axis=0) if shape == "walk" else points
+    points = points @ np.linalg.qr(rng.normal(size=(3, 3)))[0] + rng.normal(size=3)
+    on_plane, singular = plane_coordinates(points)
+    if math.hypot(*singular) > 1.01 * STILL_M * math.sqrt(n):
+        assert spread_m(points) == pytest.approx(np.abs(on_plane).mean(), rel=1e-9)
+
+
+def test_what_stands_still_or_fills_a_ball_has_a_spread_too() -> None:
+    corners = np.array([[x, y, z] for x in (0.0, 1.0) for y in (0.0, 1.0) for z in (0.0, 1.0)])
+    assert spread_m(np.full((5, 3), 0.3)) == 0.0
+    assert spread_m(np.eye(3) * 1e-8) == 0.0
+    assert 0.7 < spread_m(corners) < 0.87  # of a cube, every plane is one of largest extent
 
 
 @pytest.mark.parametrize(("radius", "expected"), [(0.02, 0.0138), (0.1, 0.0146), (0.5, 0.0145)])

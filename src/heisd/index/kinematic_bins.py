@@ -22,11 +22,16 @@ def kinematic_bins(proprio: FloatArray) -> IntArray:
     Raises BadInput for another width or numbers that are not finite.
     """
     flat = np.asarray(proprio, dtype=np.float64)
-    if flat.shape[-1:] != (FLAT_SIZE,) or not np.isfinite(flat).all():
-        raise BadInput(f"flat proprioception is {FLAT_SIZE} finite numbers; got shape {flat.shape}")
+    require_flat(flat)
     opening_m = flat[..., 7:8] - flat[..., 8:9]
     scaled = [flat[..., :3] / POSITION_CELL_M, flat[..., 11:18] / JOINT_CELL_RAD, opening_m / GRIPPER_CELL_M]
     return np.floor(np.concatenate(scaled, axis=-1)).astype(np.int64)
+
+
+def require_flat(proprio: FloatArray) -> None:
+    """BadInput unless it is (…, 25) finite numbers."""
+    if np.shape(proprio)[-1:] != (FLAT_SIZE,) or not np.isfinite(proprio).all():
+        raise BadInput(f"flat proprioception is {FLAT_SIZE} finite numbers; got shape {np.shape(proprio)}")
 
 
 def bin_distance(proprio: FloatArray, others: FloatArray) -> IntArray:

@@ -48,7 +48,7 @@ class Neighbours:
     @property
     def spread_bins(self) -> IntArray:
         """(7,) largest minus smallest bin among the K actions, per token: how far the neighbours disagree."""
-        return np.asarray(np.ptp(self.bins.astype(np.int64), axis=0))
+        return np.asarray(self.bins.max(axis=0).astype(np.int64) - self.bins.min(axis=0))
 
     @property
     def proprio(self) -> FloatArray:

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 
 from heisd.errors import BadInput
-from heisd.index.kinematic_bins import bin_distance
+from heisd.index.kinematic_bins import bin_distance, require_flat
 from heisd.index.record import RowArray
 from heisd.index.search import cosine, searchable, shortlist
 from heisd.types import FloatArray, IntArray
@@ -84,20 +84,30 @@ class Shard:
         """The ``k`` rows of highest cosine. Equal cosines: nearer kinematic cells first, then older rows.
 
         Args: ``key`` (d,) projected; ``proprio`` (25,). Equal to brute force in float64 over the stored keys.
+        Raises BadInput for wrong shapes and numbers that are not finite.
         """
+        require_flat(proprio)
         rows = self.shortlist(key, k)
         records = self.take(rows)
         similarity = cosine(records["key"], key)
-        cells = bin_distance(proprio, records["proprio"])
-        order = np.lexsort((rows, cells, -similarity))[:k]
-        return Ranking(rows[order], records[order], similarity[order], cells[order])
+        order = np.argsort(-similarity, kind="stable")  # older rows first; the shortlist is in their order
+        best = similarity[order]
+        if (best[1:] == best[:-1]).any():
+            order = np.lexsort((rows, bin_distance(proprio, records["proprio"]), -similarity))
+        order = order[:k]
+        return Ranking(rows[order], records[order], similarity[order], proprio)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Ranking:
     """K rows of a shard, best first."""
 
     rows: IntArray  # (K,) row numbers
     records: RowArray  # (K,) copies of the rows
     similarity: FloatArray  # (K,) cosine in float64
-    bin_distance: IntArray  # (K,) kinematic cells between then and now
+    proprio: FloatArray  # (25,) now
+
+    @cached_property
+    def bin_distance(self) -> IntArray:
+        """(K,) kinematic cells between then and now."""
+        return bin_distance(self.proprio, self.records["proprio"])

@@ -159,8 +159,9 @@ def open_index(root: Path, manifest: StoreManifest, shard_type: type[Shard] = Sh
         )
     episodes = read_episodes(root, len(manifest.tasks))
     dtype = row_dtype(spec.n_dims)
+    # As plain arrays over the map: every slice of an np.memmap is one more of these, made in Python.
     shards = [
-        shard_type(Part(np.memmap(root / task.file, dtype=dtype, mode="r"), starts))
+        shard_type(Part(np.asarray(np.memmap(root / task.file, dtype=dtype, mode="r")), starts))
         for task, starts in zip(manifest.tasks, episodes, strict=True)
     ]
     return Index([task.instruction for task in manifest.tasks], shards, projection)

@@ -24,6 +24,7 @@ MIN_POINTS = 3
 RADIUS_CAP_M = 1.0  # beyond the reach of the arms in question (Franka Panda: 0.855 m) a path is straight
 COLLINEAR = 1e-6  # second singular value over the first: less is a straight line
 STILL_M = 1e-6  # root mean square distance from the centroid: less is no motion but rounding
+_ALIKE = 1e-9  # relative difference of two extents below which rounding tells them apart
 _MAX_ITERATIONS = 40
 _CONVERGED = 1e-8  # step of the centre, relative to the size of the window
 
@@ -45,11 +46,11 @@ class Distance(StrEnum):
 
 def displacement_m(positions_m: FloatArray, distance: Distance = Distance.PATH) -> float:
     """(n, 3) positions -> D [m]. NaN below two points or where a number is not finite."""
-    points = np.asarray(positions_m, dtype=np.float64)
+    points = np.asarray(positions_m, dtype=np.float64).tolist()  # a window is a handful: plain numbers are quicker
     if len(points) < 2:
         return math.nan
-    legs = points[1:] - points[:-1] if distance is Distance.PATH else points[:-1] - points[-1]
-    total = float(np.sqrt(np.einsum("ij,ij->i", legs, legs)).sum())
+    ends = points[1:] if distance is Distance.PATH else [points[-1]] * (len(points) - 1)
+    total = sum(map(math.dist, points, ends))
     return total if math.isfinite(total) else math.nan
 
 
@@ -62,12 +63,12 @@ def spread_m(positions_m: FloatArray, solver: Solver = Solver.CENTROID, *, cap_m
     points = np.asarray(positions_m, dtype=np.float64)
     if len(points) < MIN_POINTS or not math.isfinite(float(points.sum())):
         return math.nan
+    if solver is Solver.CENTROID:
+        return _mean_distance_m(points.tolist())
     on_plane, singular = plane_coordinates(points)
     size = math.hypot(singular[0], singular[1]) / math.sqrt(len(points))
     if size < STILL_M:
         return 0.0
-    if solver is Solver.CENTROID:
-        return float(np.abs(on_plane).mean())
     if singular[1] < COLLINEAR * singular[0]:
         return cap_m
     if solver is Solver.ALGEBRAIC:
@@ -84,6 +85,63 @@ def plane_coordinates(points_m: FloatArray) -> tuple[npt.NDArray[np.complexfloat
     u, singular, _ = np.linalg.svd(centred, full_matrices=False)
     first, second = float(singular[0]), float(singular[1])
     return u[:, 0] * first + 1j * (u[:, 1] * second), (first, second)
+
+
+def _mean_distance_m(points_m: list[list[float]]) -> float:
+    """The centroid solver on n >= 3 points: mean distance from the centroid on the plane of largest extent.
+
+    In plain numbers: LAPACK's call costs more than all of this on the handful of points of a window.
+    """
+    n = len(points_m)
+    centre = [sum(axis) / n for axis in zip(*points_m, strict=True)]
+    offsets = [(x - centre[0], y - centre[1], z - centre[2]) for x, y, z in points_m]
+    a, b, c = _main_axis(offsets)
+    # Two directions across that axis, and between them the one of larger extent.
+    d = (0.0, c, -b) if abs(a) < 0.7 else (-c, 0.0, a)
+    length = _length(d)
+    d = (d[0] / length, d[1] / length, d[2] / length)
+    e = (b * d[2] - c * d[1], c * d[0] - a * d[2], a * d[1] - b * d[0])
+    flat = [
+        (a * x + b * y + c * z, d[0] * x + d[1] * y + d[2] * z, e[0] * x + e[1] * y + e[2] * z) for x, y, z in offsets
+    ]
+    turn = 0.5 * math.atan2(2.0 * sum(v * w for _, v, w in flat), sum(v * v - w * w for _, v, w in flat))
+    cos, sin = math.cos(turn), math.sin(turn)
+    distances = [math.hypot(u, cos * v + sin * w) for u, v, w in flat]
+    return 0.0 if math.hypot(*distances) < STILL_M * math.sqrt(n) else sum(distances) / n
+
+
+def _main_axis(offsets: list[tuple[float, float, float]]) -> tuple[float, float, float]:
+    """Unit vector along which centred points extend most; one of several where there is no single one.
+
+    The largest root of the scatter matrix' characteristic polynomial in closed form (Smith, "Eigenvalues of a
+    symmetric 3 x 3 matrix", 1961); its vector is the longest cross product of two rows of the matrix less that root.
+    """
+    xx = yy = zz = xy = xz = yz = 0.0
+    for x, y, z in offsets:
+        xx, yy, zz, xy, xz, yz = xx + x * x, yy + y * y, zz + z * z, xy + x * y, xz + x * z, yz + y * z
+    mean = (xx + yy + zz) / 3.0
+    u, v, w = xx - mean, yy - mean, zz - mean
+    scale = math.sqrt((u * u + v * v + w * w + 2.0 * (xy * xy + xz * xz + yz * yz)) / 6.0)
+    if scale <= _ALIKE * mean:  # as far in every direction
+        return 1.0, 0.0, 0.0
+    determinant = u * (v * w - yz * yz) - xy * (xy * w - yz * xz) + xz * (xy * yz - v * xz)
+    most = 2.0 * scale * math.cos(math.acos(min(max(determinant / (2.0 * scale**3), -1.0), 1.0)) / 3.0)
+    u, v, w = u - most, v - most, w - most
+    axis = max(
+        (v * w - yz * yz, xz * yz - xy * w, xy * yz - xz * v),
+        (xz * yz - xy * w, u * w - xz * xz, xy * xz - u * yz),
+        (xy * yz - xz * v, xy * xz - u * yz, u * v - xy * xy),
+        key=_length,
+    )
+    if _length(axis) <= _ALIKE * scale * scale:  # as far in two directions: any one across the third
+        p, q, r = max((u, xy, xz), (xy, v, yz), (xz, yz, w), key=_length)
+        axis = (0.0, r, -q) if abs(p) < max(abs(q), abs(r)) else (-r, 0.0, p)
+    length = _length(axis)
+    return axis[0] / length, axis[1] / length, axis[2] / length
+
+
+def _length(vector: tuple[float, float, float]) -> float:
+    return math.hypot(*vector)
 
 
 def _algebraic_radius(on_plane: npt.NDArray[np.complexfloating], singular: tuple[float, float]) -> float:

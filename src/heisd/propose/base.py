@@ -6,7 +6,7 @@ is checked by the target, and a proposer that raises or breaks :func:`check_draf
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol, TypeVar
 
@@ -39,17 +39,17 @@ class History:
     def observed(self, proprioception: Proprioception) -> "History":
         """A control step begins."""
         kept = (*self.proprioception, proprioception)[-HISTORY_STEPS - 1 :]
-        return replace(self, proprioception=kept, settled=())
+        return History(self.actions, self.tokens, kept)
 
     def acted(self, action: Action) -> "History":
         """A control step ends with ``action`` (from the target or skipped to: what was executed counts)."""
         actions = np.concatenate([self.actions[1 - HISTORY_STEPS :], action.values[None]])
         tokens = np.concatenate([self.tokens[1 - HISTORY_STEPS :], action.tokens[None]])
-        return replace(self, actions=_frozen(actions), tokens=_frozen(tokens), settled=())
+        return History(_frozen(actions), _frozen(tokens), self.proprioception)
 
     def with_settled(self, tokens: tuple[int, ...]) -> "History":
         """The same past, with these tokens of the current action decided."""
-        return replace(self, settled=tokens)
+        return History(self.actions, self.tokens, self.proprioception, tokens)
 
 
 class Proposer(Protocol):

@@ -4,6 +4,9 @@ One look-up per control step, top-k. Every neighbour's action is a chain of toke
 the target can check all of them in one forward; unlike in HeiSD's released code the gripper's sign is the policy's.
 """
 
+import math
+from itertools import pairwise
+
 import numpy as np
 
 from heisd.codec import GRIPPER, ActionCodec
@@ -100,13 +103,13 @@ class Retrieval:
 
     def _evidence(self, found: Neighbours) -> dict[str, float]:
         """What a router may weigh: similarity of the key and of the wording, disagreement, the next gripper event."""
-        following = found.chain(0, GRIPPER_LOOKAHEAD_STEPS + 1)[:, GRIPPER].astype(np.int64)
-        changes = np.flatnonzero(np.abs(np.diff(following)) > 1)
+        following = found.chain(0, GRIPPER_LOOKAHEAD_STEPS + 1)[:, GRIPPER].tolist()
+        events = (step for step, (now, then) in enumerate(pairwise(following), start=1) if abs(then - now) > 1)
         return {
             "similarity": float(found.similarity[0]),
             "text_similarity": float(found.text_similarity),
             "spread_bins": float(found.spread_bins[:GRIPPER].max()),
-            "gripper_event_in": float(changes[0] + 1) if len(changes) else float("inf"),
+            "gripper_event_in": float(next(events, math.inf)),
         }
 
     def _look_up(self, context: Context, now: Proprioception) -> None:
@@ -120,11 +123,14 @@ class Retrieval:
     ) -> tuple[tuple[tuple[int, ...], ...], tuple[float, ...]]:
         """Different chains behind the settled tokens, best first, with their scores."""
         tokens = self._codec.tokens_of_bins(found.bins)
-        gap_bins = _gap_bins(self._codec, tokens[:, : len(settled)], np.asarray(settled, dtype=np.int64))
-        order = np.lexsort((-found.similarity, gap_bins))  # stable: kinematic cells have ordered equal neighbours
-        scores: FloatArray = np.minimum.accumulate((found.similarity[order] - 1.0) / self._temperature)
+        similarity = found.similarity
+        if settled:  # before anything is, neighbours stand in the right order
+            gap_bins = _gap_bins(self._codec, tokens[:, : len(settled)], np.asarray(settled, dtype=np.int64))
+            order = np.lexsort((-similarity, gap_bins))  # stable: kinematic cells have ordered equal neighbours
+            tokens, similarity = tokens[order, len(settled) :], np.minimum.accumulate(similarity[order])
+        scores: FloatArray = (similarity - 1.0) / self._temperature
         best: dict[tuple[int, ...], float] = {}
-        for chain, score in zip(tokens[order, len(settled) :].tolist(), scores.tolist(), strict=True):
+        for chain, score in zip(tokens.tolist(), scores.tolist(), strict=True):
             best.setdefault(tuple(chain), score)
         return tuple(best), tuple(best.values())
 
