@@ -123,8 +123,8 @@ class CalibratedSkip(Watching):
 
     def _ruled_out(self, phase: PhaseSignal | None, memory: Memory) -> Reason | None:
         """What forbids a skip before anybody is asked."""
-        if (withdrawn := withdrawal(memory)) is not None:
-            return withdrawn
+        if memory.sight.alarm is not None:
+            return withdrawal(memory)
         if not memory.last_tokens:
             return Reason.NO_GUESS
         if phase is not None and phase.gripper.changed_within(self.gripper_margin_steps):
@@ -138,7 +138,7 @@ class CalibratedSkip(Watching):
         features: Mapping[str, float], score: float,
     ) -> Reason | None:  # fmt: skip
         """The first thing that speaks against a skip; the audit comes last, so that it samples eligible steps."""
-        if self.is_novel(features.get("similarity", math.nan)):
+        if self.watch.is_novel(features.get("similarity", math.nan)):
             return Reason.NOVEL
         if is_gripper_near(source, drafts, phase, memory, self.gripper_margin_steps):
             return Reason.GRIPPER

@@ -22,10 +22,6 @@ class Watching:
         """Whether the cameras can be believed."""
         return memory if self.watch is None else replace(memory, sight=self.watch.see(memory.sight, observation))
 
-    def is_novel(self, similarity: float) -> bool:
-        """Whether memory knows nothing like the scene; never for NaN: not asked."""
-        return self.watch is not None and self.watch.is_novel(similarity)
-
     def noted(self, memory: Memory, outcome: Outcome) -> Memory:
         """What memory did not know withdraws as an alarm of the pictures does."""
         is_novel = outcome.route.reason is Reason.NOVEL and memory.sight.alarm is None
