@@ -112,6 +112,11 @@ def test_prediction_beside_measurement() -> None:
     assert beside_measured(costs, "spec_vla_strict", block(10.0))["predicted"]["drafter_ms"] == 0.25 * 2.0
 
 
+def test_the_towers_are_charged_where_they_ran() -> None:
+    coast, looking = (beside_measured(COSTS, name, block(None))["predicted"] for name in ("coast", "hybrid_no_store"))
+    assert coast == {**looking, "vision_ms": 0.75, "total_ms": looking["total_ms"] - 0.25}
+
+
 def test_the_stages_of_the_run_that_is_predicted_are_no_part_of_the_prediction() -> None:
     slow = {**block(10.0), "stages": {"route": {"n": 4, "mean": 99.0}, "act": {"n": 4, "mean": 99.0}}}
     assert beside_measured(COSTS, "hybrid", slow) == beside_measured(COSTS, "hybrid", block(10.0))

@@ -47,7 +47,7 @@ def test_records_name_every_stage_and_number_the_steps(rng: np.random.Generator)
     engine.act(tiny.observation(rng))
     assert [record.step for record in sink.records] == [0, 1, 2, 0]
     last = sink.records[-1]
-    assert list(last.stage_ms) == ["encode", "route", "propose", "prefill", "accept", "decode", "act", "record"]
+    assert list(last.stage_ms) == ["route", "encode", "propose", "prefill", "accept", "decode", "act", "record"]
     answered = [ms for stage, ms in last.stage_ms.items() if stage != "record"]
     assert last.latency_ms >= sum(answered) > 0
     assert last.stage_ms["record"] > 0

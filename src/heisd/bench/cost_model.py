@@ -2,11 +2,12 @@
 
     ms = V + p P + (F - p) D + R row + C check + L (tree + asking again) + look-ups + drafter + the rest
 
-with p prefills per action (none where a step is skipped, two where rounding made it decode again), F forwards of the
-language model, R guessed rows in C checks, L of them behind the first forward. All costs come from
-:class:`heisd.route.costs.Costs`, none from the run that is predicted; the counts from the ``speculation`` block of a
-result. The rest is what a plain step takes beside its forwards and, where the route is judged, what judging takes.
-Methods that give V, P, D and skips their shares are HeiSD (section 3.7) and this project's own presets.
+with V once per action (not where a preset skips without looking), p prefills (none where a step is skipped, two where
+rounding made it decode again), F forwards of the language model, R guessed rows in C checks, L of them behind the first
+forward. All costs come from :class:`heisd.route.costs.Costs`, none from the run that is predicted; the counts from the
+``speculation`` block of a result. The rest is what a plain step takes beside its forwards and, where the route is
+judged, what judging takes. Methods that give V, P, D and skips their shares are HeiSD (section 3.7) and this project's
+own presets.
 """
 
 from collections.abc import Collection, Mapping
@@ -108,13 +109,14 @@ class Prediction:
         return {**asdict(self), "total_ms": self.total_ms}
 
 
-def predict(costs: Costs, usage: Usage, *, is_judged: bool = False) -> Prediction:
+def predict(costs: Costs, usage: Usage, *, is_judged: bool = False, looks: bool = True) -> Prediction:
     """What an action takes. ``costs`` as :meth:`Costs.asking` gives them for the method's proposers.
 
-    ``is_judged``: the route looks at pictures and motion, as those of calibrated skips do.
+    ``is_judged``: the route looks at pictures and motion, as those of calibrated skips do. ``looks``: the vision towers
+    run at skipped steps, too.
     """
     return Prediction(
-        vision_ms=costs.vision_ms,
+        vision_ms=costs.vision_ms if looks else (1.0 - usage.skip_share) * costs.vision_ms,
         prefill_ms=usage.n_prefills * costs.prefill_ms,
         decode_ms=(usage.n_forwards - usage.n_prefills) * costs.decode_ms,
         rows_ms=usage.n_rows * costs.row_ms + usage.n_checks * costs.check_ms + usage.n_later_checks * costs.tree_ms,
@@ -138,7 +140,9 @@ def beside_measured(costs: Costs, method: str, block: Mapping[str, Any]) -> dict
     """
     usage = Usage.of(block.get("speculation") or {})
     measured_ms = (block.get("ms_per_action") or {}).get("mean")
-    predicted = predict(costs.asking(proposers_of(method)), usage, is_judged=method in SKIPPERS)
+    skipper = SKIPPERS.get(method)
+    looks = skipper is None or skipper.looks
+    predicted = predict(costs.asking(proposers_of(method)), usage, is_judged=skipper is not None, looks=looks)
     error = None if not measured_ms else predicted.total_ms / measured_ms - 1.0
     return {
         "usage": asdict(usage),

@@ -45,6 +45,7 @@ class SkipCase:
 
     features: Mapping[str, float]  # heisd.route.calibrated.skip_features; NaN where not finite
     is_gripper_near: bool  # then the rule never skips
+    guess: Guess | None = None  # of a preset that skips without looking; None: its source's at this step
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,19 +154,22 @@ def _parse(row: Mapping[str, Any]) -> ObservedStep:
         proprio=unflatten_proprio(np.asarray(row["proprio"], dtype=np.float64)),
         action=np.asarray(row["action"], dtype=np.float64),
         tokens=tuple(row["tokens"]),
-        guesses={
-            name: Guess(tuple(guess["tokens"]), int(guess["distance_bins"]), bool(guess["has_same_gripper"]))
-            for name, guess in row["guesses"].items()
-        },
+        guesses={name: _guess(guess) for name, guess in row["guesses"].items()},
         similarity=_number(row["similarity"]),
         cases={
             preset: SkipCase(
-                {name: _number(value) for name, value in case["features"].items()}, bool(case["is_gripper_near"])
+                {name: _number(value) for name, value in case["features"].items()},
+                bool(case["is_gripper_near"]),
+                _guess(case["guess"]) if "guess" in case else None,
             )
             for preset, case in row["cases"].items()
         },
         views={camera: View(**view) for camera, view in row.get("views", {}).items()},
     )
+
+
+def _guess(row: Mapping[str, Any]) -> Guess:
+    return Guess(tuple(row["tokens"]), int(row["distance_bins"]), bool(row["has_same_gripper"]))
 
 
 def _number(value: float | None) -> float:

@@ -1,7 +1,7 @@
 """What the engine asks of a target policy. Any object with these members can be accelerated."""
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from heisd.codec import ActionCodec
 from heisd.types import FloatArray, Observation, Scores, TokenTree
@@ -37,7 +37,10 @@ CacheT = TypeVar("CacheT", bound=Cache)
 
 
 class TargetPolicy(Protocol[ContextT, CacheT]):
-    """Three calls; ``prefill`` and ``extend`` are one language-model forward each."""
+    """Three calls; ``prefill`` and ``extend`` are one language-model forward each.
+
+    A policy may have a fourth, :class:`Refreshing`.
+    """
 
     @property
     def codec(self) -> ActionCodec:
@@ -57,6 +60,15 @@ class TargetPolicy(Protocol[ContextT, CacheT]):
 
         Where rounding could decide between two tokens, :class:`Scores` says so, or ``exact`` is exact up to rounding.
         """
+        ...
+
+
+@runtime_checkable
+class Refreshing(Protocol):
+    """What a policy offers whose contexts can do with older pictures: a skip may then go without the vision towers."""
+
+    def refreshed(self, context: Any, observation: Observation) -> Any:
+        """The pictures of ``context`` with all else of ``observation``: its proprioception, its instruction."""
         ...
 
 

@@ -73,6 +73,7 @@ class CalibratedSkip:
     min_similarity: float = -math.inf  # of the nearest remembered key; below it the scene is not what memory knows
     audited_share: float = AUDITED_SHARE
     watch: Watch = DEFAULT  # what withdraws skips, and for how long
+    looks: bool = True  # False: a skip is decided on the last pictures encoded, and today's proprioception
 
     def __post_init__(self) -> None:
         if self.source not in self.scouts:
@@ -96,7 +97,8 @@ class CalibratedSkip:
         Where it is ruled out, the source is asked for the check alone.
         """
         if self._ruled_out(phase, memory) is None:
-            return Plan(self.scouts, self.drafters, self.later)
+            drafters = self.drafters if self.looks else (self.source, *self.drafters)  # asked anew behind a look
+            return Plan(self.scouts, drafters, self.later, self.looks)
         return Plan((), (self.source, *self.drafters), self.later)
 
     def decide(self, context: Context, phase: PhaseSignal | None, drafts: Sequence[Draft], memory: Memory) -> Route:  # noqa: ARG002
