@@ -60,6 +60,7 @@ class ControlLoop:
         clock = self._clock
         clock.start()
         self._panel.asked.clear()
+        self._has_looked = False
         self._history = self._history.observed(observation.proprio)
         answer = self._inference.in_hand() or self._decide(observation)
         with clock("act"):
@@ -71,6 +72,8 @@ class ControlLoop:
             record = answer.record(self._step, clock.stop(), clock.stage_ms, self._panel.asked)
             if faults := self._panel.take_faults():
                 record = replace(record, faults=faults)
+            if not self._has_looked:
+                record = replace(record, looked=False)
             self.sink.emit(record)
         self._step += 1
         return action
@@ -92,6 +95,7 @@ class ControlLoop:
             with clock("encode"):
                 context = self._seen = self._encoder.encode(observation)
             drafts = ()  # those were made without a look
+        self._has_looked = context is self._seen
         return self._inference.answer(context, plan, route, drafts, history)
 
     def _encoded(self, observation: Observation, plan: Plan) -> Any:

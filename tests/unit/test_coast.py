@@ -75,6 +75,7 @@ def test_what_is_skipped_is_not_looked_at_and_whatever_is_not_looks_first() -> N
     assert [record.route for record in sink.records] == ["skip", "skip", "speculate", "speculate", "speculate"]
     # The first step has nothing to go on from; the guess in whose place it looks is not asked for twice.
     assert policy.calls == ["look", "refresh", "look", "look", "look"]
+    assert [record.looked for record in sink.records] == [True, False, True, True, True]
     assert sink.records[1].lm_forwards == 0
     assert guess.contexts[1].seed == policy.seed(seen[0])  # the pictures of before
     assert guess.contexts[1].instruction == f"{seen[1].time_s:.2f}"  # and all else of now
@@ -90,6 +91,19 @@ def test_a_refused_skip_is_what_it_had_been_with_a_look_from_the_start() -> None
         assert coasting.act(each).tokens.tolist() == looking.act(each).tokens.tolist() == fake.greedy(policy, each)
     assert {record.reason for record in sink.records} == {"score below threshold", "rejected before"}
     assert [record.n_drafted for record in sink.records] == [6] * 12  # rows of one guess: none made without a look
+
+
+def test_later_skips_go_on_from_the_latest_look_whyever_it_was_taken() -> None:
+    policy = Looking()
+    loop, sink, guess = robot(COAST, policy)
+    seen = fake.observations(3)
+    for each, router in zip(seen, (COAST, replace(COAST, score=UNSURE), COAST), strict=True):
+        loop._router = router
+        loop._memory = replace(loop._memory, is_rejected=False, last_tokens=fakes.GUESS)
+        loop.act(each)
+    assert [record.route for record in sink.records] == ["skip", "speculate", "skip"]
+    assert policy.calls == ["look", "refresh", "look", "refresh"]
+    assert guess.contexts[-1].seed == policy.seed(seen[1])
 
 
 def test_an_audit_checks_the_guess_that_a_skip_would_have_executed() -> None:

@@ -113,8 +113,12 @@ def test_prediction_beside_measurement() -> None:
 
 
 def test_the_towers_are_charged_where_they_ran() -> None:
-    coast, looking = (beside_measured(COSTS, name, block(None))["predicted"] for name in ("coast", "hybrid_no_store"))
-    assert coast == {**looking, "vision_ms": 0.75, "total_ms": looking["total_ms"] - 0.25}
+    unseen = replace(step("skip", 0, 0, asked=("parallel",)), looked=False)
+    seen = step("full", 7, 0)
+    assert predict(COSTS, Usage.of(speculation(unseen, seen, seen, seen))).vision_ms == 0.75
+    assert (Usage.of_step(unseen).looked_share, Usage.of_step(seen).looked_share) == (0.0, 1.0)
+    older = {name: value for name, value in speculation(unseen).items() if name != "looked_share"}
+    assert Usage.of(older).looked_share == 1.0
 
 
 def test_the_stages_of_the_run_that_is_predicted_are_no_part_of_the_prediction() -> None:

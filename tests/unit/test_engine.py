@@ -104,4 +104,4 @@ def test_jsonl_sink_appends_one_line_a_record(tmp_path: Path, rng: np.random.Gen
         engine.act(tiny.observation(rng))
     lines = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 1]
-    assert lines[0]["latency_ms"] == pytest.approx(sum(lines[0]["stage_ms"].values()), rel=0.5)
+    assert lines[0]["latency_ms"] >= sum(lines[0]["stage_ms"].values()) > 0

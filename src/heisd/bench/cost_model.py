@@ -39,6 +39,7 @@ class Usage:
     lookup_share: float = 0.0  # steps in which memory was asked
     drafter_share: float = 0.0  # steps in which the parallel drafter was
     redone_share: float = 0.0  # steps that were decoded again, plainly: a second prefill
+    looked_share: float = 1.0  # steps in which the vision towers ran
 
     @property
     def n_prefills(self) -> float:
@@ -65,6 +66,7 @@ class Usage:
                 lookup_share=asked_share.get(MEMORY, 0.0),
                 drafter_share=asked_share.get(DRAFTER, 0.0),
                 redone_share=n_redone / n_steps,
+                looked_share=speculation.get("looked_share", 1.0),
             )
         except (KeyError, IndexError, TypeError, AttributeError, ZeroDivisionError) as error:
             raise BadArtifact(
@@ -84,6 +86,7 @@ class Usage:
             lookup_share=float(MEMORY in record.asked),
             drafter_share=float(DRAFTER in record.asked),
             redone_share=float(record.reason == Reason.TOO_CLOSE),
+            looked_share=float(record.looked),
         )
 
 
@@ -109,14 +112,13 @@ class Prediction:
         return {**asdict(self), "total_ms": self.total_ms}
 
 
-def predict(costs: Costs, usage: Usage, *, is_judged: bool = False, looks: bool = True) -> Prediction:
+def predict(costs: Costs, usage: Usage, *, is_judged: bool = False) -> Prediction:
     """What an action takes. ``costs`` as :meth:`Costs.asking` gives them for the method's proposers.
 
-    ``is_judged``: the route looks at pictures and motion, as those of calibrated skips do. ``looks``: the vision towers
-    run at skipped steps, too.
+    ``is_judged``: the route looks at pictures and motion, as those of calibrated skips do.
     """
     return Prediction(
-        vision_ms=costs.vision_ms if looks else (1.0 - usage.skip_share) * costs.vision_ms,
+        vision_ms=usage.looked_share * costs.vision_ms,
         prefill_ms=usage.n_prefills * costs.prefill_ms,
         decode_ms=(usage.n_forwards - usage.n_prefills) * costs.decode_ms,
         rows_ms=usage.n_rows * costs.row_ms + usage.n_checks * costs.check_ms + usage.n_later_checks * costs.tree_ms,
@@ -140,9 +142,7 @@ def beside_measured(costs: Costs, method: str, block: Mapping[str, Any]) -> dict
     """
     usage = Usage.of(block.get("speculation") or {})
     measured_ms = (block.get("ms_per_action") or {}).get("mean")
-    skipper = SKIPPERS.get(method)
-    looks = skipper is None or skipper.looks
-    predicted = predict(costs.asking(proposers_of(method)), usage, is_judged=skipper is not None, looks=looks)
+    predicted = predict(costs.asking(proposers_of(method)), usage, is_judged=method in SKIPPERS)
     error = None if not measured_ms else predicted.total_ms / measured_ms - 1.0
     return {
         "usage": asdict(usage),
