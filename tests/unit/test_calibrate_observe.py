@@ -163,6 +163,7 @@ def test_the_scouts_are_those_the_preset_asks(preset, tmp_path):
     router = engine._router
     router = getattr(router, "router", router)
     assert router.watch == assets.calibration().watch
+    assert router.looks is SKIPPERS[preset].looks
     assert (router.source, tuple(router.scouts)) == (SKIPPERS[preset].source, SKIPPERS[preset].scouts)
 
 
