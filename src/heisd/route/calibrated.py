@@ -57,7 +57,7 @@ class SkipScore:
 class CalibratedSkip:
     """Skip with the best guess of ``source`` when its score reaches ``threshold``; otherwise check everything.
 
-    With ``source="persistence"`` and no other scout this is the control ``hold_calibrated``.
+    With ``source="persistence"`` this is the control ``hold_calibrated``.
     """
 
     score: SkipScore
@@ -97,7 +97,8 @@ class CalibratedSkip:
         Where it is ruled out, the source is asked for the check alone.
         """
         if self._ruled_out(phase, memory) is None:
-            drafters = self.drafters if self.looks else (self.source, *self.drafters)  # asked anew behind a look
+            asked = self.scouts if self.looks else ()  # behind a look everybody is asked anew
+            drafters = tuple(name for name in (self.source, *self.drafters) if name not in asked)
             return Plan(self.scouts, drafters, self.later, self.looks)
         return Plan((), (self.source, *self.drafters), self.later)
 
