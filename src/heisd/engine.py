@@ -1,10 +1,11 @@
 """The loop that turns one observation into one action. Every stage has the name of the module that does it.
 
-    observation -> encode -> propose -> route -> infer -> act -> action  (every stage -> telemetry)
+    observation -> plan -> encode -> propose -> route -> infer -> act -> action  (every stage -> telemetry)
 
 A router may skip the policy's own inference, have guesses checked by it, or leave them aside; without proposers that is
 plain inference. How it is done is the business of the two families (:mod:`heisd.inference`): tokens are decoded, with
-the guesses inside the prefill itself; chunks of actions are denoised, and a step may find its action in hand.
+the guesses inside the prefill itself; chunks of actions are denoised, and a step may find its action in hand. A plan
+may put off encoding: then guesses rest on the last pictures encoded, and whatever is not skipped looks first.
 """
 
 from collections.abc import Mapping
@@ -18,9 +19,18 @@ from heisd.inference.base import Answer, Encoder, Inference
 from heisd.inference.chunks import ChunkInference
 from heisd.inference.tokens import TokenInference
 from heisd.policies.config import SamplingConfig
-from heisd.policies.protocol import CacheT, ChunkContextT, ChunkPolicy, ContextT, Inpaints, PrefixT, TargetPolicy
+from heisd.policies.protocol import (
+    CacheT,
+    ChunkContextT,
+    ChunkPolicy,
+    ContextT,
+    Inpaints,
+    PrefixT,
+    Refreshing,
+    TargetPolicy,
+)
 from heisd.propose.base import ChunkProposer, History, Proposer
-from heisd.route.base import Always, Router
+from heisd.route.base import Always, Plan, RouteKind, Router
 from heisd.route.fixed import Full
 from heisd.telemetry import Clock, NullSink, Sink
 from heisd.types import Action, Observation
@@ -45,6 +55,7 @@ class ControlLoop:
         self._step = 0
         self._history = History.empty(self._n_tokens)
         self._memory = self._router.begin()
+        self._seen: Any = None  # context of the last pictures encoded
         self._inference.reset()
         self._panel.reset()
 
@@ -58,6 +69,7 @@ class ControlLoop:
         clock = self._clock
         clock.start()
         self._panel.asked.clear()
+        self._has_looked = False
         self._history = self._history.observed(observation.proprio)
         answer = self._inference.in_hand()
         if answer is None:
@@ -74,6 +86,8 @@ class ControlLoop:
             record = answer.record(self._step, clock.stop(), clock.stage_ms, self._panel.asked)
             if faults := self._panel.take_faults():
                 record = replace(record, faults=faults)
+            if not self._has_looked:
+                record = replace(record, looked=False)
             self.sink.emit(record)
         self._step += 1
         return action
@@ -81,17 +95,29 @@ class ControlLoop:
     def _decide(self, observation: Observation) -> Answer:
         """Encode, ask the scouts, choose the route and follow it."""
         clock, history = self._clock, self._history
-        with clock("encode"):
-            context = self._encoder.encode(observation)
         with clock("route"):
             self._memory = self._router.see(observation, self._memory)
             phase = self._router.read(history)
             plan = self._router.plan(phase, self._memory)
+        with clock("encode"):
+            context = self._encoded(observation, plan)
         with clock("propose"):
             drafts = self._panel.propose(context, history, plan.scouts)
         with clock("route"):
             route = self._router.decide(context, phase, drafts, self._memory)
+        if context is not self._seen and route.kind is not RouteKind.SKIP:
+            with clock("encode"):
+                context = self._seen = self._encoder.encode(observation)
+            drafts = ()  # those were made without a look
+        self._has_looked = context is self._seen
         return self._inference.answer(context, plan, route, drafts, history)
+
+    def _encoded(self, observation: Observation, plan: Plan) -> Any:
+        """The observation as the scouts get it; :attr:`_seen` itself where it was looked at."""
+        if plan.looks or self._seen is None or not isinstance(self._encoder, Refreshing):
+            self._seen = self._encoder.encode(observation)
+            return self._seen
+        return self._encoder.refreshed(self._seen, observation)
 
 
 class Engine(ControlLoop, Generic[ContextT, CacheT]):

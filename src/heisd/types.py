@@ -237,6 +237,7 @@ class StepRecord:
     score: float = float("nan")  # what the route's threshold was compared with
     round: RoundRecord | None = None  # of a chunk policy, at the steps on which it was asked
     asked: Mapping[str, int] = field(default_factory=dict)  # proposer -> how often it was asked in this step
+    looked: bool = True  # whether the vision towers ran
     # proposer -> what went wrong in it since the record before -> how often
     faults: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 

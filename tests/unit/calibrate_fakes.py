@@ -18,7 +18,7 @@ SUITE = "toy"
 FIRST_TOKEN = 744
 TARGET = Target("f" * 64, (-0.9, -0.8, -0.9, -0.1, -0.2, -0.2, 0.0), (0.9, 0.9, 0.8, 0.1, 0.2, 0.2, 1.0))
 N_TASKS = 2
-PRESETS = ("hybrid", "hybrid_no_store", "hold_calibrated")
+PRESETS = ("hybrid", "coast", "hybrid_no_store", "hold_calibrated")
 
 
 def rows(seed: int, n_steps: int = 40) -> list[dict[str, Any]]:

@@ -198,7 +198,7 @@ def test_exact_ones_stay_refused_in_bfloat16() -> None:
 
 def test_ablations_do_not_drown_the_presets() -> None:
     with pytest.raises(
-        UnknownName, match=r"known: ar, exact, .*; and ablations of these: heisd eval --method help"
+        UnknownName, match=r"known: ar, coast, exact, .*; and ablations of these: heisd eval --method help"
     ) as e:
         builder("warp")
     assert not any(f" {name}," in str(e.value) for name in ABLATIONS)

@@ -363,9 +363,9 @@ def test_rows_that_are_missing_are_not_fitted_over(tmp_path, policy):
 
 
 def test_a_plan_says_what_it_cannot_do(tmp_path):
-    with pytest.raises(UnknownName, match="'exact'; known: flow_hybrid, hold_calibrated, hybrid"):
+    with pytest.raises(UnknownName, match="'exact'; known: coast, flow_hybrid, hold_calibrated, hybrid"):
         a_plan(tmp_path, presets=("hybrid", "exact"))
-    with pytest.raises(UnknownName, match="known: flow_hybrid, hold_calibrated, hybrid"):
+    with pytest.raises(UnknownName, match="known: coast, flow_hybrid, hold_calibrated, hybrid"):
         a_plan(tmp_path, presets=())
     with pytest.raises(BadInput, match="at least 2"):
         a_plan(tmp_path, n_observed=1)
@@ -415,7 +415,7 @@ def test_the_stages_of_the_command_one_by_one(command, place):
         (["--stage", "climb"], "unknown stage 'climb'; known: all, fit, ladder, observe"),
         (
             ["--method", "exact"],
-            "unknown method with calibrated skips 'exact'; known: flow_hybrid, hold_calibrated, hybrid",
+            "unknown method with calibrated skips 'exact'; known: coast, flow_hybrid, hold_calibrated, hybrid",
         ),
         (["--method", ""], "unknown method with calibrated skips ''"),
         (["--stage", "fit"], "is not complete; run --stage observe"),

@@ -145,6 +145,25 @@ def test_scores_use_the_fitted_ranges_and_memory_only_where_there_is_one(tmp_pat
     assert settings["hybrid"].min_similarity == pytest.approx(np.percentile(every, 1))
 
 
+def test_a_skip_without_a_look_is_good_when_its_own_guess_was(tmp_path):
+    """Not when the source's at that step's look was; and how old the look is may be weighed."""
+    episodes = observed(tmp_path, 8)
+    rng = np.random.default_rng(0)
+
+    def glanced(step):
+        n_skips = int(rng.integers(0, 6))
+        guess = replace(step.guesses["parallel"], distance_bins=40 if n_skips > 2 else 0)
+        case = replace(step.cases["coast"], guess=guess, features={**step.cases["coast"].features, "n_skips": n_skips})
+        return replace(step, cases={**step.cases, "coast": case})
+
+    aged = [replace(e, steps=(e.steps[0], *map(glanced, e.steps[1:]))) for e in episodes]
+    ranges = fit_suite("toy", TARGET, episodes).code_ranges()
+    settings = fit_settings(aged, ranges)
+    assert settings["coast"].evidence["auc"] > 0.95 > settings["hybrid"].evidence["auc"]
+    assert "n_skips" in settings["coast"].score.names
+    assert "n_skips" not in settings["hybrid"].score.names
+
+
 def test_what_good_means_in_millimetres_and_degrees():
     good = good_action(TARGET.bin_sizes)
     assert good["bins"] == GOOD_BINS == 15

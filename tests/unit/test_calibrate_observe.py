@@ -104,6 +104,44 @@ def test_labels_and_features_are_those_of_the_rule(tmp_path):
         before = step.tokens
 
 
+class Remembering(FakePolicy):
+    """A policy whose contexts can do with older pictures."""
+
+    def refreshed(self, context, observation):  # noqa: ARG002
+        return context
+
+
+class Sees(Near):
+    """Guesses by the picture it is shown, not by what was executed."""
+
+    def propose(self, context, history):
+        draft = super().propose(context, history)
+        chain = (CODEC.first_token + context.seed % 256, *draft.chains[0][1:]) if draft else ()
+        return None if draft is None else Draft((chain,), self.source, (0.0,), draft.log_probs)
+
+
+def test_a_preset_that_skips_without_looking_is_judged_by_its_guess_from_older_pictures(tmp_path):
+    assets, policy = FakeAssets(), Remembering()
+    assets.target = policy
+    assets.proposer = lambda name, **_: Sees(name, log_prob=-0.5)
+    seen = []
+    world = ObservingWorld(toy_world.ToyWorld(), assets, ObservingWorlds(tmp_path, EVERYBODY, tuple(SKIPPERS)))
+    encode = policy.encode
+    policy.encode = lambda observation: seen.append(encode(observation)) or seen[-1]
+    record = play(world, EpisodeJob(toy_world.config(), "ar", START, 0, tmp_path, film=False))
+    world.close()
+    steps = read_episode(tmp_path, START.key, success=record.success).steps
+    glanced = [(i, step, step.cases["coast"]) for i, step in enumerate(steps) if "coast" in step.cases]
+    assert len(glanced) > 3
+    for i, step, case in glanced:
+        age = int(case.features["n_skips"]) + 1
+        assert case.guess.tokens[0] == CODEC.first_token + seen[i - age].seed % 256
+        assert case.guess.distance_bins == np.abs(np.asarray(case.guess.tokens) - step.tokens)[:6].max()
+        assert step.guesses["parallel"].tokens[0] == CODEC.first_token + seen[i].seed % 256
+        assert all(step.cases[name].guess is None for name in step.cases if name != "coast")
+    assert {int(case.features["n_skips"]) for _, _, case in glanced} >= {0, 1, 2}
+
+
 def test_a_preset_that_is_not_watched_and_a_scout_that_is_not_there_leave_no_trace(tmp_path):
     _, episode = watch(tmp_path, ("hold_calibrated",), ("persistence",))
     assert {name for step in episode.steps for name in step.cases} == {"hold_calibrated"}
@@ -125,6 +163,7 @@ def test_the_scouts_are_those_the_preset_asks(preset, tmp_path):
     router = engine._router
     router = getattr(router, "router", router)
     assert router.watch == assets.calibration().watch
+    assert router.looks is SKIPPERS[preset].looks
     assert (router.source, tuple(router.scouts)) == (SKIPPERS[preset].source, SKIPPERS[preset].scouts)
 
 

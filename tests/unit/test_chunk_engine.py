@@ -47,7 +47,7 @@ def test_a_chunk_is_executed_until_the_next_round() -> None:
     assert [r.lm_forwards for r in records] == [1, 0, 0, 0, 1, 0, 0, 0, 1]
     assert all(r.origins == {"decoded": 7} for r in records)
     first, second = records[0], records[1]
-    assert list(first.stage_ms) == ["encode", "route", "propose", "prefill", "denoise", "act", "record"]
+    assert list(first.stage_ms) == ["route", "encode", "propose", "prefill", "denoise", "act", "record"]
     assert list(second.stage_ms) == ["route", "act", "record"]
     assert second.round is None
     assert first.round is not None
@@ -102,7 +102,7 @@ def test_a_rejected_round_runs_the_full_one_in_the_same_call_on_the_same_encodin
     assert (came.round.n_prefills, came.round.n_expert_passes, came.round.n_actions) == (1, 4, 4)
     assert came.origins == {"decoded": 7}
     assert list(came.stage_ms) == [
-        "encode", "route", "propose", "verify", "accept", "prefill", "denoise", "act", "record",
+        "route", "encode", "propose", "verify", "accept", "prefill", "denoise", "act", "record",
     ]  # fmt: skip
     # the fallback's prefix is the new one
     policy.gap = 0.0

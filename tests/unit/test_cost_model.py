@@ -112,6 +112,15 @@ def test_prediction_beside_measurement() -> None:
     assert beside_measured(costs, "spec_vla_strict", block(10.0))["predicted"]["drafter_ms"] == 0.25 * 2.0
 
 
+def test_the_towers_are_charged_where_they_ran() -> None:
+    unseen = replace(step("skip", 0, 0, asked=("parallel",)), looked=False)
+    seen = step("full", 7, 0)
+    assert predict(COSTS, Usage.of(speculation(unseen, seen, seen, seen))).vision_ms == 0.75
+    assert (Usage.of_step(unseen).looked_share, Usage.of_step(seen).looked_share) == (0.0, 1.0)
+    older = {name: value for name, value in speculation(unseen).items() if name != "looked_share"}
+    assert Usage.of(older).looked_share == 1.0
+
+
 def test_the_stages_of_the_run_that_is_predicted_are_no_part_of_the_prediction() -> None:
     slow = {**block(10.0), "stages": {"route": {"n": 4, "mean": 99.0}, "act": {"n": 4, "mean": 99.0}}}
     assert beside_measured(COSTS, "hybrid", slow) == beside_measured(COSTS, "hybrid", block(10.0))

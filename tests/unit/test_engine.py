@@ -47,7 +47,7 @@ def test_records_name_every_stage_and_number_the_steps(rng: np.random.Generator)
     engine.act(tiny.observation(rng))
     assert [record.step for record in sink.records] == [0, 1, 2, 0]
     last = sink.records[-1]
-    assert list(last.stage_ms) == ["encode", "route", "propose", "prefill", "accept", "decode", "act", "record"]
+    assert list(last.stage_ms) == ["route", "encode", "propose", "prefill", "accept", "decode", "act", "record"]
     answered = [ms for stage, ms in last.stage_ms.items() if stage != "record"]
     assert last.latency_ms >= sum(answered) > 0
     assert last.stage_ms["record"] > 0
@@ -104,4 +104,4 @@ def test_jsonl_sink_appends_one_line_a_record(tmp_path: Path, rng: np.random.Gen
         engine.act(tiny.observation(rng))
     lines = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 1]
-    assert lines[0]["latency_ms"] == pytest.approx(sum(lines[0]["stage_ms"].values()), rel=0.5)
+    assert lines[0]["latency_ms"] >= sum(lines[0]["stage_ms"].values()) > 0

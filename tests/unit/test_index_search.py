@@ -74,6 +74,14 @@ def test_kinematic_cells_break_ties_and_never_hide_the_nearest(rng: np.random.Ge
         assert shard.nearest(keys[3], np.zeros(25), k).rows[0] == 3, "fifty cells away, but the nearest key"
 
 
+@pytest.mark.parametrize("proprio", [np.full(25, np.nan), np.zeros(24)])
+def test_a_state_that_is_none_is_refused_also_where_there_is_no_tie(
+    proprio: np.ndarray, rng: np.random.Generator
+) -> None:
+    with pytest.raises(BadInput, match="25 finite"):
+        shard_of(rng.normal(size=(6, 8))).nearest(np.ones(8), proprio, 2)
+
+
 def test_equal_rows_tie_exactly_wherever_they_lie(rng: np.random.Generator) -> None:
     key = rng.normal(size=13).astype(np.float32)
     rows = np.concatenate([rng.normal(size=(5, 13)), [key], rng.normal(size=(9, 13)), [key, key]]).astype(np.float16)

@@ -63,13 +63,14 @@ def series(*steps: tuple[float, StepRecord]) -> Series:
 
 
 def probed(rng: np.random.Generator, n: int = 50) -> list[tuple[float, StepRecord]]:
-    return [step(7, tuple((p, int(w)) for p, w in enumerate(rng.choice(WIDTHS, 6)) if w)) for _ in range(n)]
+    checks = (tuple((p, int(w)) for p, w in enumerate(rng.choice(WIDTHS, 6)) if w) for _ in range(n))
+    return [step(7, each, propose_ms=0.625) for each in checks]  # what its guesses take is nobody's price
 
 
 def every_engine(rng: np.random.Generator) -> dict[str, Series]:
     drafts = [TRUE.drafter_ms + k * TRUE.redraft_ms for k in range(4)]
     return {
-        PLAIN: series(step(7), step(7)),
+        PLAIN: series(step(7), step(7, propose_ms=0.25)),  # nobody is asked, which takes time, too
         PROBE: series(*probed(rng)),
         JUDGE: series(step(7, route_ms=TRUE.judge_ms)),
         "parallel": series(*(step(7, propose_ms=ms, asked={"parallel": k + 1}) for k, ms in enumerate(drafts))),

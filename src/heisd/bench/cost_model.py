@@ -2,11 +2,12 @@
 
     ms = V + p P + (F - p) D + R row + C check + L (tree + asking again) + look-ups + drafter + the rest
 
-with p prefills per action (none where a step is skipped, two where rounding made it decode again), F forwards of the
-language model, R guessed rows in C checks, L of them behind the first forward. All costs come from
-:class:`heisd.route.costs.Costs`, none from the run that is predicted; the counts from the ``speculation`` block of a
-result. The rest is what a plain step takes beside its forwards and, where the route is judged, what judging takes.
-Methods that give V, P, D and skips their shares are HeiSD (section 3.7) and this project's own presets.
+with V once per action (not where a preset skips without looking), p prefills (none where a step is skipped, two where
+rounding made it decode again), F forwards of the language model, R guessed rows in C checks, L of them behind the first
+forward. All costs come from :class:`heisd.route.costs.Costs`, none from the run that is predicted; the counts from the
+``speculation`` block of a result. The rest is what a plain step takes beside its forwards and, where the route is
+judged, what judging takes. Methods that give V, P, D and skips their shares are HeiSD (section 3.7) and this project's
+own presets.
 """
 
 from collections.abc import Collection, Mapping
@@ -38,6 +39,7 @@ class Usage:
     lookup_share: float = 0.0  # steps in which memory was asked
     drafter_share: float = 0.0  # steps in which the parallel drafter was
     redone_share: float = 0.0  # steps that were decoded again, plainly: a second prefill
+    looked_share: float = 1.0  # steps in which the vision towers ran
 
     @property
     def n_prefills(self) -> float:
@@ -64,6 +66,7 @@ class Usage:
                 lookup_share=asked_share.get(MEMORY, 0.0),
                 drafter_share=asked_share.get(DRAFTER, 0.0),
                 redone_share=n_redone / n_steps,
+                looked_share=speculation.get("looked_share", 1.0),
             )
         except (KeyError, IndexError, TypeError, AttributeError, ZeroDivisionError) as error:
             raise BadArtifact(
@@ -83,6 +86,7 @@ class Usage:
             lookup_share=float(MEMORY in record.asked),
             drafter_share=float(DRAFTER in record.asked),
             redone_share=float(record.reason == Reason.TOO_CLOSE),
+            looked_share=float(record.looked),
         )
 
 
@@ -114,7 +118,7 @@ def predict(costs: Costs, usage: Usage, *, is_judged: bool = False) -> Predictio
     ``is_judged``: the route looks at pictures and motion, as those of calibrated skips do.
     """
     return Prediction(
-        vision_ms=costs.vision_ms,
+        vision_ms=usage.looked_share * costs.vision_ms,
         prefill_ms=usage.n_prefills * costs.prefill_ms,
         decode_ms=(usage.n_forwards - usage.n_prefills) * costs.decode_ms,
         rows_ms=usage.n_rows * costs.row_ms + usage.n_checks * costs.check_ms + usage.n_later_checks * costs.tree_ms,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from heisd.bench.glances import Glances
 from heisd.bench.libero_world import EngineAgent, LiberoWorld, load_assets
 from heisd.bench.observed import RowWriter
 from heisd.bench.replay import Agent
@@ -23,8 +24,8 @@ from heisd.engine import Engine
 from heisd.kinematics import PhaseSignal
 from heisd.kinematics.defaults import LIBERO as ONLOOKER
 from heisd.policies.manifest import sha256_of
-from heisd.policies.protocol import Context
-from heisd.presets.skippers import ALL_SKIPPERS, MEMORY, SCOUTS, Scout, Skipper
+from heisd.policies.protocol import Context, Refreshing
+from heisd.presets.skippers import ALL_SKIPPERS, MEMORY, SCOUTS, SKIPPERS, Scout, Skipper
 from heisd.propose.base import History
 from heisd.route.base import Memory, Outcome, Plan, Reason, Route, RouteKind, counted
 from heisd.route.calibrated import GRIPPER_MARGIN_STEPS, is_gripper_near, motion_distance_bins, skip_features
@@ -70,34 +71,44 @@ class Witness:
 
     Unlike the routers that decide, it keeps the step under way between its calls: one witness serves one engine.
     The fused metric in its features is provisional; whoever fits a score computes it anew from ranges fitted to the
-    same episodes.
+    same episodes. ``glances`` speaks for the presets that skip without looking; without it they have no case.
     """
 
     def __init__(
-        self, codec: ActionCodec, scouts: Sequence[str], presets: Sequence[str], write: Callable[[dict[str, Any]], None]
+        self,
+        codec: ActionCodec,
+        scouts: Sequence[str],
+        presets: Sequence[str],
+        write: Callable[[dict[str, Any]], None],
+        glances: Glances | None = None,
     ) -> None:
         self._codec, self._scouts, self._presets, self._write = codec, tuple(scouts), tuple(presets), write
+        self._glances = glances
         self._row: dict[str, Any] = {}
         self._best: dict[str, tuple[int, ...]] = {}  # proposer -> its best whole guess
+        self._glanced: dict[str, tuple[int, ...]] = {}  # preset -> what it would have guessed without a look
 
     def begin(self) -> Memory:
         """Nothing executed yet."""
+        if self._glances is not None:
+            self._glances.reset()
         return Memory()
 
     def see(self, observation: Observation, memory: Memory) -> Memory:
         """What the cameras say."""
+        self._observation = observation
         return replace(memory, sight=DEFAULT.see(memory.sight, observation))
 
     def read(self, history: History) -> PhaseSignal | None:
         """Speed, F and gripper events; remembers what the arm felt."""
-        self._row = {"proprio": flatten_proprio(history.proprioception[-1]).tolist()}
+        self._row, self._history = {"proprio": flatten_proprio(history.proprioception[-1]).tolist()}, history
         return read_motion(history, ONLOOKER)
 
     def plan(self, phase: PhaseSignal | None, memory: Memory) -> Plan:  # noqa: ARG002 (the protocol's)
         """Everybody, before the decision."""
         return Plan(self._scouts)
 
-    def decide(self, context: Context, phase: PhaseSignal | None, drafts: Sequence[Draft], memory: Memory) -> Route:  # noqa: ARG002
+    def decide(self, context: Context, phase: PhaseSignal | None, drafts: Sequence[Draft], memory: Memory) -> Route:
         """Decode in full; remembers what was said."""
         assert phase is not None, "read() makes a signal at every step"
         whole = [draft for draft in drafts if len(draft.chains[0]) == self._codec.length]
@@ -110,25 +121,43 @@ class Witness:
             "cases": {
                 preset: case
                 for preset in self._presets
-                if (case := _case(ALL_SKIPPERS[preset], drafts, phase, memory)) is not None
+                if SKIPPERS[preset].looks and (case := _case(SKIPPERS[preset], drafts, phase, memory)) is not None
             },
         }
+        self._glanced = {}
+        if self._glances is not None:
+            self._add_glance(self._glances, phase, memory)
+            self._glances.looked(context)
         return Route(RouteKind.FULL, Reason.ALWAYS)
 
     def remember(self, memory: Memory, outcome: Outcome) -> Memory:
         """Write the row, now that the target has spoken."""
         action = self._codec.decode(np.asarray(outcome.tokens))
-        guesses = {
-            source: {
+
+        def beside(tokens: tuple[int, ...]) -> dict[str, Any]:
+            return {
                 "tokens": list(tokens),
                 "distance_bins": motion_distance_bins(tokens, outcome.tokens),
                 # Ids that decode to one command are the same gripper.
                 "has_same_gripper": bool(self._codec.decode(np.asarray(tokens))[GRIPPER] == action[GRIPPER]),
             }
-            for source, tokens in self._best.items()
-        }
+
+        for preset, tokens in self._glanced.items():
+            self._row["cases"][preset]["guess"] = beside(tokens)
+        guesses = {source: beside(tokens) for source, tokens in self._best.items()}
         self._write({**self._row, "action": action.tolist(), "tokens": list(outcome.tokens), "guesses": guesses})
         return replace(counted(memory, outcome), last_tokens=outcome.tokens)
+
+    def _add_glance(self, glances: Glances, phase: PhaseSignal, memory: Memory) -> None:
+        """The cases of presets that skip without looking, whose guess is another than the one at this step's look."""
+        if (glance := glances.guess(self._observation, self._history)) is None:
+            return
+        then = replace(memory, n_skips=glance.n_skips)
+        for preset in (name for name in self._presets if not SKIPPERS[name].looks):
+            case = _case(SKIPPERS[preset], (glance.draft,), phase, then)
+            if case is not None:
+                self._row["cases"][preset] = case
+                self._glanced[preset] = glance.draft.chains[0]
 
 
 def _case(skipper: Skipper, drafts: Sequence[Draft], phase: PhaseSignal, memory: Memory) -> dict[str, Any] | None:
@@ -187,8 +216,18 @@ class ObservingWorld:
 
     def _engine(self, assets: Any, sink: Sink | None = None) -> Engine[Any, Any]:
         proposers = {name: assets.proposer(name, **SCOUTS[name].options) for name in self._what.scouts}
-        witness = Witness(assets.target.codec, self._what.scouts, self._what.presets, self._rows.write)
+        witness = Witness(
+            assets.target.codec, self._what.scouts, self._what.presets, self._rows.write, self._glances(assets)
+        )
         return Engine(assets.target, proposers=proposers, router=witness, sink=sink)
+
+    def _glances(self, assets: Any) -> Glances | None:
+        """Whoever guesses for presets that skip without looking; they all go by one drafter."""
+        sources = {SKIPPERS[preset].source for preset in self._what.presets if not SKIPPERS[preset].looks}
+        if not sources or not isinstance(assets.target, Refreshing):
+            return None
+        (source,) = sources
+        return Glances(assets.target, assets.proposer(source, **SCOUTS[source].options))
 
 
 class _NamedEpisodes:

@@ -45,6 +45,7 @@ class SkipCase:
 
     features: Mapping[str, float]  # heisd.route.calibrated.skip_features; NaN where not finite
     is_gripper_near: bool  # then the rule never skips
+    guess: Guess | None = None  # of a preset that skips without looking; None: its source's at this step
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,14 +171,13 @@ def _parse(row: Mapping[str, Any]) -> ObservedStep:
         proprio=unflatten_proprio(np.asarray(row["proprio"], dtype=np.float64)),
         action=np.asarray(row["action"], dtype=np.float64),
         tokens=tuple(row["tokens"]),
-        guesses={
-            name: Guess(tuple(guess["tokens"]), int(guess["distance_bins"]), bool(guess["has_same_gripper"]))
-            for name, guess in row["guesses"].items()
-        },
+        guesses={name: _guess(guess) for name, guess in row["guesses"].items()},
         similarity=_number(row["similarity"]),
         cases={
             preset: SkipCase(
-                {name: _number(value) for name, value in case["features"].items()}, bool(case["is_gripper_near"])
+                {name: _number(value) for name, value in case["features"].items()},
+                bool(case["is_gripper_near"]),
+                _guess(case["guess"]) if "guess" in case else None,
             )
             for preset, case in row["cases"].items()
         },
@@ -194,6 +194,10 @@ def _parse_round(row: Mapping[str, Any]) -> ObservedRound:
         raise ValueError(f"drafts {drafts.shape} and endpoints {endpoints.shape} for {n_drafts} of {truth.shape}")
     age_steps, last_gripper = int(row["age_steps"]), float(row["last_gripper"])
     return ObservedRound(age_steps, last_gripper, levels, truth, sources, drafts, endpoints)
+
+
+def _guess(row: Mapping[str, Any]) -> Guess:
+    return Guess(tuple(row["tokens"]), int(row["distance_bins"]), bool(row["has_same_gripper"]))
 
 
 def _number(value: float | None) -> float:

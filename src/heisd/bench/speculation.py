@@ -25,6 +25,7 @@ class SpeculationCounts:
 
     def __init__(self) -> None:
         self.n_steps = self.n_drafted = self.heisd_length = 0
+        self.n_unseen = 0  # steps in which no vision tower ran
         self.kept: Counter[str] = Counter()  # "position/kept" -> verifications that began there and kept so many
         self.by_source: Counter[str] = Counter()  # proposer -> tokens kept
         self.routes: Counter[str] = Counter()  # "skip/tolerant motion" -> steps
@@ -40,6 +41,7 @@ class SpeculationCounts:
         self.n_steps += 1
         self.n_drafted += step.n_drafted
         self.heisd_length += _heisd_length(step)
+        self.n_unseen += not step.looked
         self.by_source.update(step.kept_by_source)
         if self.asked is not None:
             self.asked.update(step.asked.keys())
@@ -73,6 +75,7 @@ class SpeculationCounts:
             "n_steps": self.n_steps,
             "n_drafted": self.n_drafted,
             "heisd_length": self.heisd_length,
+            "n_unseen": self.n_unseen,
             "kept": dict(self.kept),
             "by_source": dict(self.by_source),
             "routes": dict(self.routes),
@@ -91,6 +94,7 @@ class SpeculationCounts:
             counts.n_steps += part["n_steps"]
             counts.n_drafted += part["n_drafted"]
             counts.heisd_length += part["heisd_length"]
+            counts.n_unseen += part.get("n_unseen", 0)  # before there was such a preset, every step looked
             counts.kept.update(part["kept"])
             counts.by_source.update(part["by_source"])
             counts.routes.update(part["routes"])
@@ -116,6 +120,7 @@ class SpeculationCounts:
             **{origin.value: tokens.get(origin, 0) for origin in TokenOrigin},
             "by_source": {source: n for source, n in self.by_source.most_common() if n},
             "lm_forwards_per_action": lm_forwards / steps if steps else None,
+            "looked_share": 1 - self.n_unseen / steps if steps else None,
             "n_verifications": n_verifications,
             "acceptance_length": {
                 "definition": ACCEPTANCE_LENGTH_DEFINITION,

@@ -22,11 +22,11 @@ from heisd.propose.kalman import fit_noise
 from heisd.route.base import MOTION_TOKENS
 from heisd.types import FloatArray, IntArray
 
-# What a score may weigh, of skip_features (heisd.route.calibrated) and chunk_features (heisd.route.chunk_skips).
-# ``n_skips`` is not among them: plain decoding, which the scores are fitted to, never skips. Those that a preset has no
-# proposer for never change and drop out.
+# What a score may weigh, of skip_features (heisd.route.calibrated) and chunk_features (heisd.route.chunk_skips). Those
+# that a preset has no proposer for never change and drop out, and so does ``n_skips`` of those that look: plain
+# decoding, which the scores are fitted to, never skips.
 FEATURES = (
-    "similarity", "spread_bins", "agreement_bins", "change_bins", "confidence", "fused", "speed_mm",
+    "similarity", "spread_bins", "agreement_bins", "change_bins", "confidence", "fused", "speed_mm", "n_skips",
     "prefix_similarity", "age_steps",
 )  # fmt: skip
 MIN_KNOWN_SHARE = 0.9  # of eligible steps that must have a feature: a step without one is never skipped
@@ -159,7 +159,7 @@ def _table(preset: str, episodes: Sequence[ObservedEpisode], fused: Mapping[str,
             case = step.cases.get(preset)
             if case is not None and not case.is_gripper_near:
                 rows.append({**case.features, "fused": f})
-                labels.append(step.guesses[ALL_SKIPPERS[preset].source].is_good)
+                labels.append((case.guess or step.guesses[ALL_SKIPPERS[preset].source]).is_good)
     return _Table(rows, np.asarray(labels, dtype=np.bool_))
 
 

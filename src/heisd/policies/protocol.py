@@ -38,7 +38,10 @@ CacheT = TypeVar("CacheT", bound=Cache)
 
 
 class TargetPolicy(Protocol[ContextT, CacheT]):
-    """Three calls; ``prefill`` and ``extend`` are one language-model forward each."""
+    """Three calls; ``prefill`` and ``extend`` are one language-model forward each.
+
+    A policy may have a fourth, :class:`Refreshing`.
+    """
 
     @property
     def codec(self) -> ActionCodec:
@@ -58,6 +61,15 @@ class TargetPolicy(Protocol[ContextT, CacheT]):
 
         Where rounding could decide between two tokens, :class:`Scores` says so, or ``exact`` is exact up to rounding.
         """
+        ...
+
+
+@runtime_checkable
+class Refreshing(Protocol):
+    """What a policy offers whose contexts can do with older pictures: a skip may then go without the vision towers."""
+
+    def refreshed(self, context: Any, observation: Observation) -> Any:
+        """The pictures of ``context`` with all else of ``observation``: its proprioception, its instruction."""
         ...
 
 

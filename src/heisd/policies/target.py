@@ -129,11 +129,19 @@ class OpenVLAPolicy:
     @torch.inference_mode()
     def encode(self, observation: Observation) -> OpenVLAContext:
         """One pass of the towers and the projector; the prompt's embeddings are looked up."""
-        bos, words = self._words(observation.instruction)
-        parts, patches = [bos], None
+        patches = None
         if self.config.cameras:
             patches = self.model.patches(self._images(observation.images)[None].to(self.runtime.device), self._tower)[0]
-            parts.append(patches)
+        return self._context(observation, patches)
+
+    @torch.inference_mode()
+    def refreshed(self, context: OpenVLAContext, observation: Observation) -> OpenVLAContext:
+        """The pictures of ``context`` with all else of ``observation``; no pass of the towers."""
+        return self._context(observation, context.patches)
+
+    def _context(self, observation: Observation, patches: Tensor | None) -> OpenVLAContext:
+        bos, words = self._words(observation.instruction)
+        parts = [bos] if patches is None else [bos, patches]
         if self._has_proprio:
             parts.append(self._embed_proprio(observation.proprio))
         prefilled = _Prefilled() if self._keeps_states else None

@@ -41,6 +41,7 @@ PRESETS: dict[str, Preset] = {
     "ar": Preset("heisd.presets.plain:ar"),
     "exact": Preset("heisd.presets.ours:exact", ("parallel",), ("calibration",), is_exact=True),
     "hybrid": Preset("heisd.presets.ours:hybrid", ("parallel", "store", "calibration")),
+    "coast": Preset("heisd.presets.ours:coast", ("parallel", "calibration")),
     "hybrid_no_store": Preset("heisd.presets.ours:no_store", ("parallel", "calibration")),
     "spec_vla_strict": Preset("heisd.presets.spec_vla:strict", ("eagle",), is_exact=True),
     "spec_vla_relaxed": Preset("heisd.presets.spec_vla:relaxed_to_nine", ("eagle",)),

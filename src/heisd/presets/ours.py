@@ -35,6 +35,14 @@ def no_store(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
     return skipping(assets, skip_router(assets, "hybrid_no_store"), sink)
 
 
+def coast(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
+    """``hybrid_no_store`` whose skips do not look: the drafter goes on from the last pictures encoded.
+
+    Proprioception, past actions and the watch over the raw pictures are of now; what is not skipped encodes first.
+    """
+    return skipping(assets, skip_router(assets, "coast"), sink)
+
+
 def hold(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
     """``hybrid_no_store`` with skips that repeat the last action, calibrated in the same way."""
     return skipping(assets, skip_router(assets, "hold_calibrated"), sink)
@@ -63,6 +71,7 @@ def skip_router(assets: Assets, preset: str) -> CalibratedSkip:
         n_skips=setting.n_skips,
         min_similarity=setting.floor,
         watch=calibration.watch,
+        looks=skipper.looks,
     )
 
 

@@ -26,8 +26,9 @@ class Skipper:
 
     source: str
     scouts: tuple[str, ...]  # before the decision
-    drafters: tuple[str, ...] = ()  # for a check beside them
+    drafters: tuple[str, ...] = ()  # for every check, beside the source
     later: tuple[str, ...] = ()  # behind what a check has settled
+    looks: bool = True  # False: skips rest on the last pictures encoded, and the vision towers rest, too
 
 
 SCOUTS: dict[str, Scout] = {
@@ -39,8 +40,10 @@ SKIPPERS: dict[str, Skipper] = {
     "hybrid": Skipper("parallel", ("parallel", MEMORY), later=("parallel",)),
     # What the store is worth: the same without it.
     "hybrid_no_store": Skipper("parallel", ("parallel",), later=("parallel",)),
-    # The same rule for the last action. As with the others, what a skip would execute is among what is checked.
-    "hold_calibrated": Skipper("persistence", ("persistence",), drafters=("parallel",), later=("parallel",)),
+    # Without memory, whose key is a picture, and without a look: what is skipped costs no pass of the vision towers.
+    "coast": Skipper("parallel", ("parallel",), later=("parallel",), looks=False),
+    # The same rule for the last action; the drafter witnesses, as memory does for ``hybrid``.
+    "hold_calibrated": Skipper("persistence", ("persistence", "parallel"), drafters=("parallel",), later=("parallel",)),
 }
 
 

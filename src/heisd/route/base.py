@@ -71,6 +71,7 @@ class Plan:
     scouts: tuple[str, ...] | None  # before the decision, which may execute or weigh what they say; None: everybody
     drafters: tuple[str, ...] = ()  # also, when guesses will be checked in the first forward
     later: tuple[str, ...] | None = ()  # for the tokens that a forward has left open; None: everybody
+    looks: bool = True  # False: the scouts make do with the last pictures encoded, and only what is not skipped looks
 
 
 @dataclass(frozen=True, slots=True)

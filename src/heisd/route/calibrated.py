@@ -58,7 +58,7 @@ class SkipScore:
 class CalibratedSkip(Watching):
     """Skip with the best guess of ``source`` when its score reaches ``threshold``; otherwise check everything.
 
-    With ``source="persistence"`` and no other scout this is the control ``hold_calibrated``.
+    With ``source="persistence"`` this is the control ``hold_calibrated``.
     """
 
     score: SkipScore
@@ -74,6 +74,7 @@ class CalibratedSkip(Watching):
     min_similarity: float = -math.inf  # of the nearest remembered key; below it the scene is not what memory knows
     audited_share: float = AUDITED_SHARE
     watch: Watch = DEFAULT  # what withdraws skips, and for how long
+    looks: bool = True  # False: a skip is decided on the last pictures encoded, and today's proprioception
 
     def __post_init__(self) -> None:
         if self.source not in self.scouts:
@@ -93,7 +94,9 @@ class CalibratedSkip(Watching):
         Where it is ruled out, the source is asked for the check alone.
         """
         if self._ruled_out(phase, memory) is None:
-            return Plan(self.scouts, self.drafters, self.later)
+            asked = self.scouts if self.looks else ()  # behind a look everybody is asked anew
+            drafters = tuple(name for name in (self.source, *self.drafters) if name not in asked)
+            return Plan(self.scouts, drafters, self.later, self.looks)
         return Plan((), (self.source, *self.drafters), self.later)
 
     def decide(self, context: Context, phase: PhaseSignal | None, drafts: Sequence[Draft], memory: Memory) -> Route:  # noqa: ARG002

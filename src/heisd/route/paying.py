@@ -61,7 +61,7 @@ class Paying:
     def plan(self, phase: PhaseSignal | None, memory: Memory) -> Plan:
         """The router's plan; in a pause its scouts alone, who are asked for the decision and not for a check."""
         plan = self.router.plan(phase, memory)
-        return Plan(plan.scouts) if memory.ledger.n_paused else plan
+        return Plan(plan.scouts, looks=plan.looks) if memory.ledger.n_paused else plan
 
     def decide(self, context: Context, phase: PhaseSignal | None, drafts: Sequence[Draft], memory: Memory) -> Route:
         """The router's decision; in a pause a speculation becomes plain decoding. Audits stay: others rely on them."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from heisd.acceleration import check_members
 from heisd.errors import BadInput, BrokenContract
-from heisd.policies.protocol import Cache, Context, TargetPolicy
+from heisd.policies.protocol import Cache, Context, Refreshing, TargetPolicy
 from heisd.testing.watched import Path, Reading, Watched
 from heisd.types import Observation, Scores, TokenTree
 
@@ -29,7 +29,8 @@ def check_target(
     fresh; a greedy chain checked inside the prefill gives the tokens of one-node extends; every node of a random
     tree (branches, shared prefixes, wrong tokens), in the prefill and behind committed tokens, is read as if its
     path stood alone; ``keep(path)`` commits exactly that path, ``keep(())`` nothing, and without ``keep`` nothing
-    is committed. It takes some 400 forwards an observation.
+    is committed; ``refreshed``, where a policy has it, gives back what ``encode`` gave. It takes some 400 forwards an
+    observation.
 
     Tokens have to be equal, so use float32: in half precision a forward of another number of rows rounds otherwise,
     and where the best two tokens are close another one wins. That is a finding, not a false alarm: there, the
@@ -59,6 +60,8 @@ def check_target(
         check = _Check(watched, context, margin_atol, rng)
         check.second_prefill_starts_fresh()
         check.encode_is_deterministic(watched.encode(observation))
+        if isinstance(policy, Refreshing):
+            check.refreshed_by_itself(policy.refreshed(context, observation))
         check.chain_in_the_prefill()
         check.nothing_is_committed_without_keep()
         for _ in range(n_trees):
@@ -87,6 +90,10 @@ class _Check:
         same_key = np.array_equal(self._context.vision_key, again.vision_key)
         self._watched.require(same_key, "encode is deterministic", "another vision_key for the same observation")
         self._equal("encode is deterministic", self._decode(again), self._greedy)
+
+    def refreshed_by_itself(self, again: Context) -> None:
+        """Nothing is older in it than in the context itself."""
+        self._equal("refreshed(encode(o), o) is encode(o)", self._decode(again), self._greedy)
 
     def chain_in_the_prefill(self) -> None:
         """The greedy chain as a tree in the prefill; every part of it kept once, and decoding goes on behind it."""
