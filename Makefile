@@ -5,13 +5,14 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 MARKS  ?= not slow
 
-.PHONY: help setup opengl demo test test-slow check bench figures clean
+.PHONY: help setup opengl demo test test-slow check bench comparison figures clean
 
 help:
 	@echo "make demo     watch the bundled policy solve LIBERO tasks; table and HTML report at the end"
 	@echo "make test     lint, types and the default tests (under 8 minutes on 2 cores)"
 	@echo "make check    lint and types only"
 	@echo "make bench    latency of every stage on this machine"
+	@echo "make comparison  every preset on both suites: README's tables from nothing (about 7 hours on 2 cores; resumes)"
 	@echo "make figures  the figures of README and docs, from the committed result files"
 
 setup: opengl $(STAMP)
@@ -41,6 +42,9 @@ test-slow: setup
 
 bench: setup
 	$(BIN)/heisd bench
+
+comparison: setup
+	sh scripts/comparison.sh
 
 figures: setup
 	$(BIN)/python benchmarks/figures.py

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cells import NONE, TIMES, interval, number, percent, share, table
-from rows import BEYOND, Group, Row, kinds, pooled, sped, with_preset
+from rows import BEYOND, Group, Row, kinds, pooled, sped, sped_in_loop, with_preset
 
 from heisd.bench.papers_clock import DEFINITION
 from heisd.bench.stats import Estimate, paired_difference
@@ -38,7 +38,10 @@ def details(groups: Sequence[Group]) -> list[str]:
 
 def headline(groups: Sequence[Group]) -> list[str]:
     """Speed-up and paired success of :data:`OURS`, by suite and over all; nothing before something was timed."""
-    head = ("preset", "suite", "speed-up (95 %)", "timed episodes", "success to plain, points (95 %)", "pairs")
+    head = (
+        "preset", "suite", "speed-up (95 %)", "simulator between (95 %)", "timed episodes",
+        "success to plain, points (95 %)", "pairs",
+    )  # fmt: skip
     rows = []
     for mine in kinds(groups):
         suites = list(dict.fromkeys(group.suite for group in mine))
@@ -49,11 +52,21 @@ def headline(groups: Sequence[Group]) -> list[str]:
     return table(head, rows, n_text=2) if rows else []
 
 
-def speed_cells(groups: Sequence[Group], name: str) -> tuple[str, str]:
-    """Speed-up on the full clock over all timed episodes of these groups, and how many they are."""
-    speed = sped(groups, name)
-    n = sum(len(row.timings) for group in groups if (row := group.row(name)) is not None)
-    return (NONE, NONE) if speed is None else (f"**{interval(speed.value, speed.ci95, '.2f', TIMES)}**", str(n))
+def speed_cells(groups: Sequence[Group], name: str) -> tuple[str, str, str]:
+    """Speed-up over all timed episodes of these groups, alone and in the simulator's company, and how many they are.
+
+    Nothing where a suite of them has not been timed.
+    """
+    timed = [group for group in groups if (row := group.row(name)) is not None and row.timings]
+    if {group.suite for group in timed} != {group.suite for group in groups}:
+        return NONE, NONE, NONE
+    speed, company = sped(timed, name), sped_in_loop(timed, name)
+    n = sum(len(group.row_or_shared(name).timings) for group in timed)
+    return (
+        NONE if speed is None else f"**{interval(speed.value, speed.ci95, '.2f', TIMES)}**",
+        NONE if company is None else interval(company.value, company.ci95, ".2f", TIMES),
+        str(n),
+    )
 
 
 def success_cells(groups: Sequence[Group], name: str) -> tuple[str, str]:
@@ -135,7 +148,7 @@ def pooled_cells(groups: Sequence[Group], name: str) -> tuple[str, str]:
 def doings(groups: Sequence[Group]) -> list[str]:
     """Acceptance, origins and routes, one row per group and preset."""
     head = (
-        "suite", "preset", "acceptance length", "HeiSD's AL", *ORIGINS, "bins from plain", "routes",
+        "suite", "preset", "acceptance length", "HeiSD's AL", *ORIGINS, "bins from plain", "machinery", "routes",
     )  # fmt: skip
     rows = []
     for group in groups:
@@ -146,7 +159,8 @@ def doings(groups: Sequence[Group]) -> list[str]:
                 group.title, f"`{row.name}`", number(done["acceptance_length"]["mean"], ".2f"),
                 number(done.get("acceptance_length_heisd", {}).get("mean"), ".2f"),
                 *(share(done[origin] / total if total else None) for origin in ORIGINS),
-                number((row.done["deviation"] or {}).get("bins"), ".2f"), routes_cell(done),
+                number((row.done["deviation"] or {}).get("bins"), ".2f"),
+                number(_percent(row.done.get("overhead_share_of_plain")), ".1f", " %"), routes_cell(done),
             ])  # fmt: skip
     return table(head, rows, n_text=2)
 
@@ -228,6 +242,10 @@ def routes_cell(speculation: dict[str, Any]) -> str:
 
 def _by_condition(starts: str) -> tuple[bool, str]:
     return (starts.startswith("jitter"), starts)
+
+
+def _percent(part: float | None) -> float | None:
+    return None if part is None else 100 * part
 
 
 def _thousandfold(value: float | None) -> float | None:

@@ -14,6 +14,7 @@ from pictures import planes
 from rows import CONDITIONS, PREFIXES, has_place, read_groups
 
 ROOT = Path(__file__).parents[1]
+CALIBRATIONS = Path("src") / "heisd" / "weights" / "libero-calibration"
 DOCUMENTS = ("README.md", "docs/comparison.md")
 
 
@@ -63,6 +64,7 @@ def blocks(root: Path) -> dict[str, list[str]]:
         "comparison-details": details(groups),
         "decoding": measured.decoding(results),
         "recorded": measured.recorded(results),
+        "ladder": measured.ladder(root / CALIBRATIONS),
         "rendering": measured.rendering(results),
         "demo": measured.demo(results),
     }

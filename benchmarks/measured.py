@@ -22,9 +22,16 @@ def decoding(results: Path) -> list[str]:
 
 
 def recorded(results: Path) -> list[str]:
-    """Presets on recorded observations: speed beside plain decoding; of ``exact`` every token compared."""
+    """Presets on recorded observations: speed, measured and predicted, and machinery; of ``exact`` every token."""
     checks = {run["suite"]: run["exact"] for _, run in _read(results, "check_exact-*.json")}
-    head = ("suite", "preset", "speed-up (95 %)", "ms / action", "LM forwards / action", "differing tokens", "steps")
+    predictions = {
+        prediction["suite"]: prediction["methods"]
+        for _, run in _read(results, "predict-libero_*.json") for prediction in run["results"]
+    }  # fmt: skip
+    head = (
+        "suite", "preset", "speed-up (95 %)", "ms / action", "predicted", "machinery", "LM forwards / action",
+        "differing tokens", "steps",
+    )  # fmt: skip
     rows = []
     for name, run in _read(results, "bench_exact-*.json"):
         suite = name.removeprefix("bench_exact-").removesuffix(".json")
@@ -39,8 +46,35 @@ def recorded(results: Path) -> list[str]:
                 forwards = check["lm_forwards"] / check["n_steps"] if forwards is None else forwards
                 compared = [f"{check['differing_tokens']} of {check['n_tokens']:,}", f"{check['n_steps']:,}"]
             mean_ms = f"{block['ms_per_action']['mean']:.2f}"
-            rows.append([suite, f"`{method}`", ratio, mean_ms, number(forwards, ".2f"), *compared])
+            error = predictions.get(suite, {}).get(method, {}).get("error")
+            predicted = number(None if error is None else 100 * error, "+.0f", " %")
+            machinery = number(_percent(block.get("overhead_share_of_plain")), ".1f", " %")
+            rows.append(
+                [suite, f"`{method}`", ratio, mean_ms, predicted, machinery, number(forwards, ".2f"), *compared]
+            )
     return table(head, rows, n_text=2) if rows else []
+
+
+def ladder(calibrations: Path) -> list[str]:
+    """Every trial of every calibrated preset, the setting in use in bold."""
+    head = (
+        "preset", "suite", "skips in a row, score from", "paired success, points (95 %)", "pairs", "steps skipped",
+        "bad audits", "bad skips an episode (95 %)",
+    )  # fmt: skip
+    rows = []
+    for name, calibration in _read(calibrations, "*.json"):
+        for preset, setting in calibration["skips"].items():
+            chosen = setting["evidence"].get("chosen")
+            for trial in setting["evidence"].get("rungs", ()):
+                mark = "**" if trial == chosen else ""
+                rows.append([
+                    f"`{preset}`", name.removesuffix(".json"), f"{mark}{trial['n_skips']}, {trial['threshold']}{mark}",
+                    interval(trial["difference_points"], trial["difference_ci95"], "+.1f"), str(trial["n_pairs"]),
+                    share(trial["skip_share"]), f"{trial['n_bad_audits']} of {trial['n_audits']:,}",
+                    f"< {trial['bad_skips_per_episode_high95']:.1f}",
+                ])  # fmt: skip
+    rows.sort(key=lambda row: row[0] != "`hybrid`")
+    return table(head, rows, n_text=3) if rows else []
 
 
 def rendering(results: Path) -> list[str]:
@@ -79,6 +113,10 @@ def memory(results: Path) -> dict[str, float]:
     """Preset -> peak resident MB of a process that runs it alone (`benchmarks/memory.py`); empty without the file."""
     found = _read(results, "memory.json")
     return {} if not found else {name: block["peak_rss_mb"] for name, block in found[0][1]["methods"].items()}
+
+
+def _percent(part: float | None) -> float | None:
+    return None if part is None else 100 * part
 
 
 def _read(results: Path, pattern: str) -> list[tuple[str, dict[str, Any]]]:

@@ -30,7 +30,7 @@ class Row:
 
     name: str
     done: Mapping[str, Any]  # block of the timed run, or else of the one with most episodes
-    timings: Sequence[EpisodeTiming]  # of the timed run, one an episode
+    timings: Mapping[str, EpisodeTiming]  # of the timed run: start -> its episode's
     successes: Mapping[Start, bool]
     is_shared: bool  # token for token the baseline: its successes are the baseline's
     faults: Mapping[str, Mapping[str, int]]  # proposer -> what went wrong in it -> how often, in all runs
@@ -106,7 +106,7 @@ class Group:
     def row_or_shared(self, name: str) -> Row:
         """A preset's row; where it was not played, the baseline's successes under its name."""
         row = self.row(name)
-        return replace(self.rows[0], name=name, timings=(), is_shared=True) if row is None else row
+        return replace(self.rows[0], name=name, timings={}, is_shared=True) if row is None else row
 
     def pairs(self, row: Row) -> list[tuple[bool, bool]]:
         """The baseline's success and the preset's, on every start both have played and seen alike."""
@@ -116,7 +116,7 @@ class Group:
     def _row(self, name: str, plain: Mapping[Start, bool]) -> Row:
         mine = [run for run in self.runs if name in run.methods]
         shown = max(mine, key=lambda run: (run.methods[name]["ms_per_action"]["n"], run.methods[name]["n_episodes"]))
-        timings = tuple(r.timing for r in shown.records if r.method == name and r.timing is not None)
+        timings = {r.key: r.timing for r in shown.records if r.method == name and r.timing is not None}
         own = self._successes(name)
         is_shared = len(own) < len(plain) and self._is_baseline_s(name)
         records = [r.speculation for run in self.runs for r in run.records if r.method == name and r.speculation]
@@ -174,8 +174,28 @@ def pooled(groups: Sequence[Group], name: str) -> tuple[Estimate | None, int]:
 def sped(groups: Sequence[Group], name: str) -> Estimate | None:
     """A preset's speed-up over all timed episodes of several groups: the baseline's time over its own, as sums."""
     rows = [row for group in groups if (row := group.row(name)) is not None]
-    timings = [timing for row in rows for timing in row.timings if timing.shadow_ms]
+    timings = [timing for row in rows for timing in row.timings.values() if timing.shadow_ms]
     return ratio_of_sums([sum(t.shadow_ms) for t in timings], [sum(t.latency_ms) for t in timings])
+
+
+def sped_in_loop(groups: Sequence[Group], name: str) -> Estimate | None:
+    """The same from the times while the episodes were played, where plain decoding played its own from that start.
+
+    Every start weighs the same, by its mean step.
+    """
+    ours, plain = [], []
+    for group in groups:
+        row, baseline = group.row(name), group.rows[0].timings
+        for start, timing in row.timings.items() if row is not None else ():
+            means = [_mean_loop_ms(each) for each in (baseline.get(start), timing)]
+            if all(means):
+                plain.append(means[0] or 0.0)
+                ours.append(means[1] or 0.0)
+    return ratio_of_sums(plain, ours)
+
+
+def _mean_loop_ms(timing: EpisodeTiming | None) -> float | None:
+    return None if timing is None or timing.loop_ms is None else timing.loop_ms / len(timing.latency_ms)
 
 
 def kinds(groups: Sequence[Group]) -> Iterator[list[Group]]:

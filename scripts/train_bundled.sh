@@ -42,4 +42,13 @@ train blind --blind --steps 8200 --config recipes/blind.json $demonstrations $fi
 policy="$runs/policy6/policy"
 $heisd train drafter --weights "$policy" --rollouts "$data/rollouts" --episodes 300 $first $second $third --config recipes/drafter.json \
     --out "$runs/drafter" --resume
+$heisd train drafter --kind eagle --weights "$policy" --rollouts "$data/rollouts" --episodes 300 --config recipes/drafter.json \
+    --out "$runs/eagle" --resume
 [ -e "$runs/store" ] || $heisd index build --weights "$policy" --rollouts "$data/rollouts" --out "$runs/store"
+
+# beside the policy, under its name; then what may go unverified with all of it
+for what in drafter eagle; do [ -e "$policy-$what" ] || cp -r "$runs/$what/drafter" "$policy-$what"; done
+[ -e "$policy-store" ] || cp -r "$runs/store" "$policy-store"
+for suite in libero_object libero_spatial; do
+    $heisd calibrate --suite "$suite" --weights "$policy" --method hybrid,coast,hold_calibrated --workers 2 --out "$runs/calibrate-$suite"
+done

@@ -308,11 +308,19 @@ def test_presets_are_calibrated_one_after_the_other_and_costs_are_kept(tmp_path,
     calibrated(a_plan(tmp_path, presets=("hold_calibrated",)), policy, place, FakePlay())
     assert set(load(place).skips) == {"hybrid", "hold_calibrated"}
     assert load(place).costs == costs
-    # Of another observation, whose F has other bounds, an earlier setting would mean something else.
+    # From another observation: F keeps the bounds that the other settings were tried with, and scores go by them.
+    before = load(place)
     other = a_plan(tmp_path, out=tmp_path / "other", n_observed=6, presets=("hold_calibrated",))
     calibrated(other, policy, place, FakePlay())
-    assert set(load(place).skips) == {"hold_calibrated"}
-    assert load(place).costs == costs
+    after = load(place)
+    assert after.skips["hybrid"] == before.skips["hybrid"]
+    assert (after.motion_code, after.watch, after.costs) == (before.motion_code, before.watch, costs)
+    observed = after.skips["hold_calibrated"].evidence["observed"]["observed"]
+    assert len(observed["episodes"]) == 6 != len(before.provenance["observed"]["episodes"])
+    # Everything anew: so are the bounds.
+    both = a_plan(tmp_path, out=tmp_path / "both", n_observed=6, presets=("hybrid", "hold_calibrated"))
+    calibrated(both, policy, place, FakePlay())
+    assert load(place).motion_code != before.motion_code
 
 
 def test_fitting_again_does_not_take_settings_away(tmp_path, policy, place):
@@ -325,17 +333,14 @@ def test_fitting_again_does_not_take_settings_away(tmp_path, policy, place):
     assert load(place).skips == {}
 
 
-def test_what_is_not_there_is_left_out(tmp_path, policy, place, caplog):
+def test_what_is_not_there_is_left_out(tmp_path, policy, caplog):
     (policy.with_name("tiny-drafter") / "manifest.json").unlink()
     with caplog.at_level(logging.WARNING):
-        result = calibrated(a_plan(tmp_path), policy, place, FakePlay())
+        observe(a_plan(tmp_path), policy, play := FakePlay())
     assert "hybrid is left out" in caplog.text
-    play = FakePlay()
-    observe(a_plan(tmp_path), policy, play)
     factory = play.asked[0][2].world_factory
-    assert factory.presets == ("hold_calibrated",)
+    assert factory.presets == ()  # every preset that skips hears the drafter
     assert factory.scouts == ("retrieval", "persistence")  # memory is watched for HeiSD's similarity all the same
-    assert result["is_complete"]
 
 
 def test_an_observation_is_not_continued_with_other_scouts(tmp_path, policy):

@@ -99,7 +99,8 @@ def test_labels_and_features_are_those_of_the_rule(tmp_path):
         assert np.isnan(hybrid["gripper_event_in"])  # infinite: JSON has no such number
         assert "similarity" not in hold  # the control has no memory
         assert set(step.views) == {"agentview", "wrist"}
-        assert (hold["change_bins"], hold["agreement_bins"]) == (0.0, 0.0)
+        apart = np.abs(np.asarray(step.guesses["parallel"].tokens) - np.asarray(before))[:6].max()
+        assert (hold["change_bins"], hold["agreement_bins"]) == (0.0, apart)  # from the drafter's guess, its witness
         assert step.similarity == 0.9
         before = step.tokens
 
@@ -143,9 +144,9 @@ def test_a_preset_that_skips_without_looking_is_judged_by_its_guess_from_older_p
 
 
 def test_a_preset_that_is_not_watched_and_a_scout_that_is_not_there_leave_no_trace(tmp_path):
-    _, episode = watch(tmp_path, ("hold_calibrated",), ("persistence",))
+    _, episode = watch(tmp_path, ("hold_calibrated",), ("persistence", "parallel"))
     assert {name for step in episode.steps for name in step.cases} == {"hold_calibrated"}
-    assert {name for step in episode.steps for name in step.guesses} == {"persistence"}
+    assert {name for step in episode.steps for name in step.guesses} == {"persistence", "parallel"}
 
 
 @pytest.mark.parametrize("preset", SKIPPERS)
@@ -200,7 +201,7 @@ def test_presets_without_their_scouts_are_left_out_with_a_warning(tmp_path, capl
     scouts = present_scouts(tmp_path / "policy", "toy")
     assert scouts == {"persistence": ""}
     with caplog.at_level(logging.WARNING):
-        assert observable(tuple(SKIPPERS), scouts) == ("hold_calibrated",)
+        assert observable(tuple(SKIPPERS), scouts) == ()
     assert "hybrid is left out: there is no parallel, store for this policy" in caplog.text
     (tmp_path / "policy-drafter").mkdir()
     (tmp_path / "policy-drafter" / "manifest.json").write_text("{}")

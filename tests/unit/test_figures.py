@@ -11,7 +11,7 @@ from report_fakes import play
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
-BLOCKS = ("headline", "results", "comparison", "plane", "decoding", "recorded", "rendering", "demo")
+BLOCKS = ("headline", "ladder", "results", "comparison", "plane", "decoding", "recorded", "rendering", "demo")
 
 
 def marked(*names: str) -> str:
@@ -150,6 +150,24 @@ def test_timed_and_played_runs_are_one_row_and_no_start_counts_twice(home, monke
     assert exact["success (95 %)"] == f"{hybrid['success (95 %)']}{comparison.SHARED}"  # token for token plain decoding
     assert exact["to plain, points (95 %)"] == comparison.NONE
     assert "shared from the baseline" in comparison.footnotes(groups)[0]
+
+
+def test_a_preset_played_alone_is_paired_with_plain_decoding_s_other_runs(home, monkeypatch):
+    import comparison
+
+    play(results(home) / "compare-toy", monkeypatch, split="test", methods=("ar", "exact"))
+    play(results(home) / "success-toy", monkeypatch, split="test", methods=("ar", "exact"), timing=False, episodes=8)
+    play(results(home) / "success-toy-alone", monkeypatch, split="test", methods=("hybrid",), timing=False, episodes=12)
+    play(results(home) / "success-toy-other", monkeypatch, split="test", methods=("hybrid",), timing=False,
+         condition="jitter")  # fmt: skip
+    groups = groups_of(home)
+    assert [(group.starts, group.baseline, len(group.runs)) for group in groups] == [
+        ("shipped", "ar", 3), ("jitter", "hybrid", 1),
+    ]  # fmt: skip
+    hybrid = cells(comparison.gains(groups, {}), "`hybrid`")
+    assert hybrid["n"] == "12"
+    assert hybrid["to plain, points (95 %)"] != comparison.NONE
+    assert len(groups[0].pairs(groups[0].row("hybrid"))) == 8  # the starts that both have played
 
 
 def test_what_must_not_be_mixed_has_rows_of_its_own(home, monkeypatch):

@@ -23,7 +23,7 @@ from heisd.bench.observe import ObservingWorlds, observable, present_scouts
 from heisd.bench.observed import ObservedEpisode, read_episode
 from heisd.bench.provenance import checkout_root, git_commit, machine, versions
 from heisd.bench.results import EpisodeRecord, RunDirectory
-from heisd.bench.suite_fit import Target, fit_suite
+from heisd.bench.suite_fit import Target, fit_settings, fit_suite
 from heisd.bench.summary import outcomes
 from heisd.config import EvalConfig
 from heisd.errors import BadArtifact, BadInput
@@ -81,15 +81,25 @@ def fit(plan: CalibrationPlan, target: Target, place: Path) -> Calibration:
     """Fit everything to the observation and write ``OUT/fit.json``: settings for every preset, none of which skips.
 
     ``place`` gets the same without settings, for presets that need kinematics only, unless a calibration of this
-    policy with settings lies there already.
+    policy with settings lies there already. Where that one has settings of presets that are not part of ``plan``, it
+    stays what it is, and scores alone are fitted: by its ranges, for they are what its other settings were tried with.
     """
     episodes = read_observation(plan)
-    fitted = fit_suite(plan.suite, target, episodes).model_copy(
-        update={"command": plan.command, "provenance": _provenance(episodes)}
-    )
-    if plan.family is CHUNKS:
-        fitted = _with_acceptance(fitted, target, episodes)
     before = _existing(place, target.sha256)
+    if before is not None and before.skips.keys() - set(plan.presets):
+        settings = fit_settings(episodes, before.code_ranges())
+        observed = {"observed": _provenance(episodes)}
+        skips = {
+            preset: setting.model_copy(update={"evidence": {**setting.evidence, **observed}})
+            for preset, setting in settings.items()
+        }
+        fitted = before.model_copy(update={"skips": skips, "command": plan.command})
+    else:
+        fitted = fit_suite(plan.suite, target, episodes).model_copy(
+            update={"command": plan.command, "provenance": _provenance(episodes)}
+        )
+        if plan.family is CHUNKS:
+            fitted = _with_acceptance(fitted, target, episodes)
     fitted.save(plan.fit_path)
     if before is None or not before.skips:
         _with_table(fitted, before).model_copy(update={"skips": {}}).save(place)

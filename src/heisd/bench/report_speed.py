@@ -6,6 +6,7 @@ from html import escape
 from typing import Any
 
 from heisd.bench.charts_xy import PlanePoint, Span, cdf_svg, legend_html, plane_svg
+from heisd.bench.overhead import PLAIN_METHODS
 from heisd.bench.report_run import Run
 
 # What has to agree before the speed of one run may stand beside the success of another.
@@ -39,14 +40,23 @@ def plane(runs: Sequence[Run]) -> str:
 
 
 def comparable(runs: Sequence[Run], same: Sequence[str] = SAME) -> list[list[Run]]:
-    """Runs of the same policy, baseline and settings, together: one may give the times, another the successes."""
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
+    """Runs of the same policy, baseline and settings, together: one may give the times, another the successes.
+
+    An untimed run without a plain method joins the first such group whose baseline is one: it plays on starts that
+    plain decoding has played there.
+    """
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in sorted(runs, key=_is_without_plain):
         config, policy = run.result["config"], run.result.get("policy", {})
-        settings = {name: config.get(name) for name in same}
-        key = json.dumps([settings, policy.get("sha256"), run.baseline], sort_keys=True)
-        groups.setdefault(key, []).append(run)
+        settings = json.dumps([{name: config.get(name) for name in same}, policy.get("sha256")], sort_keys=True)
+        hosts = (baseline for theirs, baseline in groups if theirs == settings and baseline in PLAIN_METHODS)
+        baseline = next(hosts, run.baseline) if _is_without_plain(run) else run.baseline
+        groups.setdefault((settings, baseline), []).append(run)
     return list(groups.values())
+
+
+def _is_without_plain(run: Run) -> bool:
+    return not run.result["config"]["timing"] and PLAIN_METHODS.isdisjoint(run.methods)
 
 
 def _panel(runs: Sequence[Run]) -> str:
