@@ -33,6 +33,11 @@ def test_nothing_is_lost_unless_it_is_asked_for(rng: np.random.Generator) -> Non
         assert isinstance(robot, ChunkEngine)
         for each, values in zip(seen, wanted, strict=True):
             np.testing.assert_array_equal(robot.act(each).values, values)
+    policy, unasked = FakeChunkPolicy(), {name: value for name, value in SPECULATING.items() if name != "rule"}
+    robot = heisd.accelerate(policy, unasked | {"proposers": {"mine": Scripted(chunk(0.5))}})
+    for each in observations(9):
+        robot.act(each)
+    assert policy.calls == ["encode", "prefill", "denoise 10"] * 3  # whatever there is to draft with
 
 
 def test_speculation_is_a_rule_by_name_or_with_options() -> None:
