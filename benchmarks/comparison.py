@@ -16,7 +16,7 @@ from rows import BEYOND, Group, Row, kinds, pooled, sped, sped_in_loop, with_pre
 from heisd.bench.papers_clock import DEFINITION
 from heisd.bench.stats import Estimate, paired_difference
 
-OURS = ("exact", "hybrid")
+OURS = ("exact", "hybrid", "coast")
 ORIGINS = ("decoded", "accepted", "relaxed", "compensated", "skipped")
 SHARED = "¹"  # behind a success that is the baseline's
 Memory = dict[str, float]  # preset -> peak resident MB of a process of its own
@@ -204,7 +204,7 @@ def footnotes(groups: Sequence[Group]) -> list[str]:
         f"Papers' clock: {DEFINITION}.",
         "Differences are paired by start, with Tango's score interval; pooled over suites and conditions every episode "
         f"weighs the same ({', '.join(BEYOND)} is left out: nothing was calibrated there). Peak MB: a process that "
-        "runs this preset alone. A dash: not measured, or not defined.",
+        "runs this preset alone, on libero_object. A dash: not measured, or not defined.",
     ]
     if any(row.is_shared for group in groups for row in group.rows):
         notes.append(
