@@ -9,6 +9,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -32,8 +33,12 @@ from heisd.kinematics import bin_sizes
 from heisd.policies.protocol import CacheT, ContextT, TargetPolicy
 from heisd.propose import registry
 from heisd.propose.base import Proposer
-from heisd.route.base import Always, Router
+from heisd.route.base import Router
+from heisd.route.costs import KNOWN_COSTS, Costs, table_of
+from heisd.route.costs_file import costs_for
+from heisd.route.fixed import Fixed
 from heisd.route.kerv import AdaptiveTolerance
+from heisd.route.paying import Paying
 from heisd.telemetry import Sink
 from heisd.types import Scores
 from heisd.verify import merge
@@ -66,9 +71,9 @@ class _Options(BaseModel):
 
 
 class _Rule(_Options):
-    def router(self, codec: ActionCodec) -> Router:  # noqa: ARG002 (of rules that follow the motion)
-        """Everything is checked, by this rule."""
-        return Always()
+    def router(self, codec: ActionCodec, names: tuple[str, ...]) -> Router:  # noqa: ARG002 (a rule of the motion's)
+        """These proposers are asked before every forward, and everything they say is checked."""
+        return Fixed(names, names)
 
 
 class ExactRule(_Rule):
@@ -123,10 +128,12 @@ class AdaptiveRule(_Rule):
         """The rule at its widest; the router narrows it step by step."""
         return partial(accept.relaxed, tolerance_bins=max(self.tolerance_range_bins))
 
-    def router(self, codec: ActionCodec) -> Router:
-        """Everything is checked, by a tolerance of the motion's."""
+    def router(self, codec: ActionCodec, names: tuple[str, ...]) -> Router:
+        """The same, by a tolerance of the motion's."""
         sizes = tuple(bin_sizes(codec.q01, codec.q99).tolist())
-        return AdaptiveTolerance(self.variability_high, sizes, self.action_change_sigma, self.tolerance_range_bins)
+        return AdaptiveTolerance(
+            self.variability_high, sizes, self.action_change_sigma, names, self.tolerance_range_bins
+        )
 
 
 RULES = {"exact": ExactRule, "relaxed": RelaxedRule, "sequence": SequenceRule, "adaptive": AdaptiveRule}
@@ -146,6 +153,7 @@ class AccelerateConfig(_Options):
         default=ExactRule(), discriminator="name"
     )  # or just its name
     max_nodes: StrictInt = Field(default=MAX_NODES, ge=1)  # rows that guesses may add to one forward
+    costs: Costs | Path | None = None  # with a table, guesses pause while they lose time by it
     enabled: StrictBool = True  # False: plain decoding through the same object
 
     @field_validator("proposers")
@@ -159,6 +167,18 @@ class AccelerateConfig(_Options):
                     f"with {', '.join(PROPOSER_CALLS)} (here without {', '.join(missing)})"
                 )
         return proposers
+
+    @field_validator("costs", mode="before")
+    @classmethod
+    def _table_or_file(cls, costs: Any) -> Any:
+        if isinstance(costs, Mapping):
+            return table_of(costs)
+        if costs is None or isinstance(costs, (Costs, Path, str)):
+            return str(costs) if isinstance(costs, Path) else costs
+        raise BadInput(
+            f"costs is {costs!r}; give a mapping of milliseconds ({', '.join(KNOWN_COSTS)}), or the path of a file "
+            "that heisd bench --costs --json has written"
+        )
 
     @field_validator("rule", mode="before")
     @classmethod
@@ -192,6 +212,7 @@ def accelerate(
     Raises:
         BrokenContract: the policy lacks a member, or its codec cannot decode every action id.
         BadInput: the configuration has an unknown key, name or option, or a rule that does not fit the codec.
+        BadArtifact: the file of costs is no such file, or another policy's.
     """
     check_members(policy)
     chosen = AccelerateConfig.model_validate({} if config is None else config)
@@ -201,11 +222,15 @@ def accelerate(
     _try(rule, policy.codec)
     proposers = {name: _proposer(name, given, policy.codec) for name, given in chosen.proposers.items()}
     recombines = isinstance(chosen.rule, SequenceRule) and chosen.rule.recombines
+    router = chosen.rule.router(policy.codec, tuple(proposers))
+    costs = chosen.costs
+    if isinstance(costs, Path):
+        costs = costs_for(costs, getattr(policy, "policy_hash", ""))
     return Engine(
         policy,
         proposers=proposers,
         rule=rule,
-        router=chosen.rule.router(policy.codec),
+        router=router if costs is None else Paying(router, costs.asking(proposers)),
         recombines=recombines,
         max_nodes=chosen.max_nodes,
         sink=sink,

@@ -11,9 +11,10 @@ from test_cost_model import BLOCK, COSTS, PREDICTED_MS
 from typer.testing import CliRunner
 
 from heisd import cli
-from heisd.bench.costs_file import keep_costs, predictions, read_costs
+from heisd.bench.costs_file import keep_costs, predictions
 from heisd.errors import BadArtifact, BadInput
 from heisd.presets.calibration import Calibration
+from heisd.route.costs_file import read_costs
 
 HASH = TARGET.sha256
 
