@@ -7,6 +7,7 @@
 (This module is not called ``accelerate``: loading a module of that name would put it in the place of the function.)
 """
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from heisd.engine import MAX_NODES, Engine
 from heisd.errors import BadInput, BrokenContract, UnknownName
 from heisd.kinematics import bin_sizes
 from heisd.policies.protocol import CacheT, ContextT, TargetPolicy
+from heisd.presets import EXACT_DTYPE
 from heisd.propose import registry
 from heisd.propose.base import Proposer
 from heisd.route.base import Router
@@ -45,6 +47,7 @@ from heisd.verify import merge
 
 POLICY_CALLS = ("encode", "prefill", "extend")
 PROPOSER_CALLS = ("reset", "propose", "observe")
+_PRECISION = re.compile(r"b?float\d+|u?int\d+")  # in the name of a dtype, whoever's: torch's, numpy's, a text
 
 Bins = Annotated[StrictInt, Field(ge=0)]
 
@@ -211,13 +214,16 @@ def accelerate(
 
     Raises:
         BrokenContract: the policy lacks a member, or its codec cannot decode every action id.
-        BadInput: the configuration has an unknown key, name or option, or a rule that does not fit the codec.
+        BadInput: the configuration has an unknown key, name or option, or a rule that does not fit the codec or the
+            precision: ``exact`` is for policies in float32, and for those that do not say (by a member ``dtype``).
         BadArtifact: the file of costs is no such file, or another policy's.
     """
     check_members(policy)
     chosen = AccelerateConfig.model_validate({} if config is None else config)
     if not chosen.enabled:
         return Engine(policy, sink=sink)
+    if isinstance(chosen.rule, ExactRule):
+        _require_exact_dtype(getattr(policy, "dtype", None))
     rule = chosen.rule.bind()
     _try(rule, policy.codec)
     proposers = {name: _proposer(name, given, policy.codec) for name, given in chosen.proposers.items()}
@@ -258,6 +264,17 @@ def check_members(policy: object) -> None:
     if not np.isfinite(values).all():
         bad = sorted(set(np.nonzero(~np.isfinite(values))[1].tolist()))
         raise BrokenContract(who, "its codec decodes every action id to finite numbers", f"others in dimensions {bad}")
+
+
+def _require_exact_dtype(dtype: object) -> None:
+    """BadInput for a precision that is known and not the one in which equality is promised."""
+    found = _PRECISION.search(str(dtype))
+    if found and found.group() != EXACT_DTYPE:
+        raise BadInput(
+            f"rule 'exact' promises plain decoding's tokens in {EXACT_DTYPE} only, and this policy's dtype is {dtype}: "
+            f"there, forwards of different row counts flip tokens; load it in {EXACT_DTYPE}, or choose a rule that "
+            'promises nothing, such as {"name": "relaxed", "tolerance_bins": 0}'
+        )
 
 
 def _proposer(name: str, given: Any, codec: ActionCodec) -> Proposer:

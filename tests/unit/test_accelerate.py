@@ -10,14 +10,17 @@ from typing import Any
 import fake_target as fake
 import numpy as np
 import pytest
+import torch
 from fake_target import FakePolicy
 from pydantic import ValidationError
 
 import heisd
+import tiny_policies as tiny
 from heisd import AccelerateConfig, accelerate, accept
 from heisd.engine import Engine
 from heisd.errors import BadArtifact, BadInput, BrokenContract, UnknownName
 from heisd.policies.protocol import Context
+from heisd.policies.target import OpenVLAPolicy
 from heisd.propose.base import History, Stateless
 from heisd.telemetry import MemorySink
 from heisd.types import Draft, Observation, Verdict
@@ -212,6 +215,31 @@ def test_the_sequence_rule_wants_seven_tokens() -> None:
     with pytest.raises(BadInput, match="actions of 7 tokens; this codec has 3"):
         accelerate(short(), {"rule": "sequence"})
     accelerate(short(), {"rule": "relaxed"})
+
+
+# ---- precision
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, np.float16, np.dtype("float64"), "bfloat16", "int8"])
+@pytest.mark.parametrize("config", [None, {"rule": "exact"}])
+def test_exact_is_refused_in_a_precision_that_cannot_keep_the_promise(dtype: Any, config: Any) -> None:
+    policy = type("Half", (FakePolicy,), {"dtype": dtype})()
+    with pytest.raises(BadInput, match=r"in float32 only, and this policy's dtype is .*(16|64|8).*load it in float32"):
+        accelerate(policy, config)
+    accelerate(policy, {"rule": {"name": "relaxed", "tolerance_bins": 0}})  # what the message offers
+    accelerate(policy, {"enabled": False})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, np.float32, np.dtype("float32"), "float32", None, "q4_0"])
+def test_exact_is_for_float32_and_for_policies_that_do_not_say(dtype: Any) -> None:
+    accelerate(type("Whole", (FakePolicy,), {"dtype": dtype})(), {"rule": "exact"})
+
+
+def test_a_policy_of_this_package_says_its_precision() -> None:
+    model = tiny.network(0)
+    half = OpenVLAPolicy(model, tiny.tokenizer(), tiny.codec(model.config.action_vocab_size), dtype=torch.bfloat16)
+    with pytest.raises(BadInput, match=r"dtype is torch\.bfloat16"):
+        accelerate(half, {"rule": "exact"})
 
 
 # ---- faulty proposers: the action is plain decoding's, the fault is counted, named, and benched after three
