@@ -13,6 +13,7 @@ HeisdError
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 
 class HeisdError(Exception):
@@ -61,3 +62,9 @@ class LeakError(HeisdError):
 
 class WorkerFailed(HeisdError):
     """A worker process died repeatedly on the same piece of work."""
+
+
+def first_problem(error: Any) -> str:
+    """The first thing that a pydantic ``ValidationError`` found, in one line: the field, and what is wrong with it."""
+    problem = error.errors()[0]
+    return f"{'.'.join(map(str, problem['loc'])) or 'it'}: {problem['msg']}"
