@@ -179,7 +179,17 @@ KNOWN = "costs, enabled, max_nodes, proposers, rule"
         ({"proposers": {"mine": Stateless()}}, r"\(here without propose\)"),
         ({"proposers": {"kalmann": {}}}, r"unknown proposer 'kalmann'; known: .*kalman, "),
         ({"proposers": {"kalman": {"steps": 3}}}, "proposer 'kalman': .*'steps'; its options: noise, "),
-        ({"proposers": {"kalman": {"context_steps": "3"}}}, "proposer 'kalman' cannot use the options .*'3'"),
+        (
+            {"proposers": {"kalman": {"context_steps": "3"}}},
+            "'kalman': its option 'context_steps' is '3'; it takes int",
+        ),
+        ({"proposers": {"kalman": {"context_steps": True}}}, "option 'context_steps' is True; it takes int"),
+        ({"proposers": {"kalman": {"score": "high"}}}, "'kalman': its option 'score' is 'high'; it takes float"),
+        ({"proposers": {"kalman": {"noise": [1.0]}}}, r"'noise' is \[1\.0\]; it takes KalmanNoise or None"),
+        ({"proposers": {"kalman": {"context_steps": 0}}}, "context_steps is .*; got 0"),
+        ({"proposers": {"parallel": {"drafter": None}}}, "'parallel': its option 'drafter' is None; it takes Parallel"),
+        ({"proposers": {"eagle": {"drafter": "foo"}}}, "'eagle': its option 'drafter' is 'foo'; it takes EagleRuntime"),
+        ({"proposers": {"retrieval": {"store": "x"}}}, "'retrieval': its option 'store' is 'x'; it takes Lookup"),
         (
             {"costs": {**COSTS, "gpu_ms": 1.0}},
             r"unknown key\(s\) \['gpu_ms'\] in costs; known: vision_ms, .*; needed: ",
@@ -194,6 +204,11 @@ def test_a_bad_configuration_is_refused_in_one_line(config: Any, message: str) -
     with pytest.raises(BadInput, match=message) as caught:
         accelerate(FakePolicy(), config)
     assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    accelerate(FakePolicy(), {"proposers": {"kalman": {"context_steps": np.int64(5), "score": np.float32(1)}}})
+    accelerate(FakePolicy(), {"proposers": {"kalman": {"gate_sigma": None, "score": 1}}})
 
 
 def test_the_configuration_itself_refuses_what_it_does_not_know() -> None:
