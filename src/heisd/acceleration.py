@@ -38,7 +38,7 @@ from heisd.propose.base import Proposer
 from heisd.route.base import Router
 from heisd.route.costs import KNOWN_COSTS, Costs, table_of
 from heisd.route.costs_file import costs_for
-from heisd.route.fixed import Fixed
+from heisd.route.fixed import Fixed, Full
 from heisd.route.kerv import AdaptiveTolerance
 from heisd.route.paying import Paying
 from heisd.telemetry import Sink
@@ -221,7 +221,7 @@ def accelerate(
     check_members(policy)
     chosen = AccelerateConfig.model_validate({} if config is None else config)
     if not chosen.enabled:
-        return Engine(policy, sink=sink)
+        return Engine(policy, router=Full(), sink=sink)
     if isinstance(chosen.rule, ExactRule):
         _require_exact_dtype(getattr(policy, "dtype", None))
     rule = chosen.rule.bind()

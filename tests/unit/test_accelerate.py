@@ -54,6 +54,7 @@ def test_the_default_proposers_save_forwards_and_the_off_switch_saves_none() -> 
         for robot in robots:
             robot.act(seen)
     assert {record.lm_forwards for record in plain.records} == {T}
+    assert {(record.route, record.reason) for record in plain.records} == {("full", "always")}
     assert [record.lm_forwards for record in fast.records][1::3] == [1] * 4
     assert sum(record.n_accepted for record in plain.records) == 0
 
