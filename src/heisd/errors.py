@@ -13,7 +13,6 @@ HeisdError
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 
 class HeisdError(Exception):
@@ -64,7 +63,10 @@ class WorkerFailed(HeisdError):
     """A worker process died repeatedly on the same piece of work."""
 
 
-def first_problem(error: Any) -> str:
-    """The first thing that a pydantic ``ValidationError`` found, in one line: the field, and what is wrong with it."""
-    problem = error.errors()[0]
+def first_problem(error: Exception) -> str:
+    """An error in one line: of a pydantic ``ValidationError`` the first field that is wrong, and how."""
+    problems = getattr(error, "errors", None)
+    if problems is None:
+        return str(error)
+    problem = problems()[0]
     return f"{'.'.join(map(str, problem['loc'])) or 'it'}: {problem['msg']}"
