@@ -9,8 +9,10 @@ A policy that denoises chunks is accelerated by the same call (:mod:`heisd.accel
 (This module is not called ``accelerate``: loading a module of that name would put it in the place of the function.)
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, overload
 
 import numpy as np
@@ -32,10 +34,15 @@ from heisd.engine import MAX_NODES, Engine
 from heisd.errors import BadInput, BrokenContract, UnknownName
 from heisd.kinematics import bin_sizes
 from heisd.policies.protocol import CacheT, ChunkContextT, ChunkPolicy, ContextT, PrefixT, TargetPolicy
+from heisd.presets import EXACT_DTYPE
 from heisd.propose import registry
 from heisd.propose.base import Proposer
-from heisd.route.base import Always, Router
+from heisd.route.base import Router
+from heisd.route.costs import KNOWN_COSTS, Costs, table_of
+from heisd.route.costs_file import costs_for
+from heisd.route.fixed import Fixed, Full
 from heisd.route.kerv import AdaptiveTolerance
+from heisd.route.paying import Paying
 from heisd.telemetry import Sink
 from heisd.types import Scores
 from heisd.verify import merge
@@ -46,6 +53,7 @@ if TYPE_CHECKING:
 
 POLICY_CALLS = ("encode", "prefill", "extend")
 PROPOSER_CALLS = ("reset", "propose", "observe")
+_PRECISION = re.compile(r"b?float\d+|u?int\d+")  # in the name of a dtype, whoever's: torch's, numpy's, a text
 
 Bins = Annotated[StrictInt, Field(ge=0)]
 
@@ -72,9 +80,9 @@ class Options(BaseModel):
 
 
 class _Rule(Options):
-    def router(self, codec: ActionCodec) -> Router:  # noqa: ARG002 (of rules that follow the motion)
-        """Everything is checked, by this rule."""
-        return Always()
+    def router(self, codec: ActionCodec, names: tuple[str, ...]) -> Router:  # noqa: ARG002 (a rule of the motion's)
+        """These proposers are asked before every forward, and everything they say is checked."""
+        return Fixed(names, names)
 
 
 class ExactRule(_Rule):
@@ -129,10 +137,12 @@ class AdaptiveRule(_Rule):
         """The rule at its widest; the router narrows it step by step."""
         return partial(accept.relaxed, tolerance_bins=max(self.tolerance_range_bins))
 
-    def router(self, codec: ActionCodec) -> Router:
-        """Everything is checked, by a tolerance of the motion's."""
+    def router(self, codec: ActionCodec, names: tuple[str, ...]) -> Router:
+        """The same, by a tolerance of the motion's."""
         sizes = tuple(bin_sizes(codec.q01, codec.q99).tolist())
-        return AdaptiveTolerance(self.variability_high, sizes, self.action_change_sigma, self.tolerance_range_bins)
+        return AdaptiveTolerance(
+            self.variability_high, sizes, self.action_change_sigma, names, self.tolerance_range_bins
+        )
 
 
 RULES = {"exact": ExactRule, "relaxed": RelaxedRule, "sequence": SequenceRule, "adaptive": AdaptiveRule}
@@ -152,12 +162,25 @@ class AccelerateConfig(Options):
         default=ExactRule(), discriminator="name"
     )  # or just its name
     max_nodes: StrictInt = Field(default=MAX_NODES, ge=1)  # rows that guesses may add to one forward
+    costs: Costs | Path | None = None  # with a table, guesses pause while they lose time by it
     enabled: StrictBool = True  # False: plain decoding through the same object
 
     @field_validator("proposers")
     @classmethod
     def _options_or_objects(cls, proposers: Mapping[str, Any]) -> Mapping[str, Any]:
         return options_or_objects(proposers)
+
+    @field_validator("costs", mode="before")
+    @classmethod
+    def _table_or_file(cls, costs: Any) -> Any:
+        if isinstance(costs, Mapping):
+            return table_of(costs)
+        if costs is None or isinstance(costs, (Costs, Path, str)):
+            return str(costs) if isinstance(costs, Path) else costs
+        raise BadInput(
+            f"costs is {costs!r}; give a mapping of milliseconds ({', '.join(KNOWN_COSTS)}), or the path of a file "
+            "that heisd bench --costs --json has written"
+        )
 
     @field_validator("rule", mode="before")
     @classmethod
@@ -222,7 +245,9 @@ def accelerate(policy: Any, config: Any = None, *, sink: Sink | None = None) -> 
 
     Raises:
         BrokenContract: the policy lacks a member, or its codec cannot decode every action id.
-        BadInput: the configuration has an unknown key, name or option, or a rule that does not fit the policy.
+        BadInput: the configuration has an unknown key, name or option, or a rule that does not fit the codec or the
+            precision: ``exact`` is for policies in float32, and for those that do not say (by a member ``dtype``).
+        BadArtifact: the file of costs is no such file, or another policy's.
     """
     if is_chunk_policy(policy):
         from heisd.acceleration_chunks import accelerate_chunks
@@ -231,16 +256,22 @@ def accelerate(policy: Any, config: Any = None, *, sink: Sink | None = None) -> 
     check_members(policy)
     chosen = AccelerateConfig.model_validate({} if config is None else config)
     if not chosen.enabled:
-        return Engine(policy, sink=sink)
+        return Engine(policy, router=Full(), sink=sink)
+    if isinstance(chosen.rule, ExactRule):
+        _require_exact_dtype(getattr(policy, "dtype", None))
     rule = chosen.rule.bind()
     _try(rule, policy.codec)
     proposers = {name: _proposer(name, given, policy.codec) for name, given in chosen.proposers.items()}
     recombines = isinstance(chosen.rule, SequenceRule) and chosen.rule.recombines
+    router = chosen.rule.router(policy.codec, tuple(proposers))
+    costs = chosen.costs
+    if isinstance(costs, Path):
+        costs = costs_for(costs, getattr(policy, "policy_hash", ""))
     return Engine(
         policy,
         proposers=proposers,
         rule=rule,
-        router=chosen.rule.router(policy.codec),
+        router=router if costs is None else Paying(router, costs.asking(proposers)),
         recombines=recombines,
         max_nodes=chosen.max_nodes,
         sink=sink,
@@ -278,6 +309,17 @@ def check_calls_and_codec(policy: object, calls: Sequence[str]) -> None:
     if not np.isfinite(values).all():
         bad = sorted(set(np.nonzero(~np.isfinite(values))[1].tolist()))
         raise BrokenContract(who, "its codec decodes every action id to finite numbers", f"others in dimensions {bad}")
+
+
+def _require_exact_dtype(dtype: object) -> None:
+    """BadInput for a precision that is known and not the one in which equality is promised."""
+    found = _PRECISION.search(str(dtype))
+    if found and found.group() != EXACT_DTYPE:
+        raise BadInput(
+            f"rule 'exact' promises plain decoding's tokens in {EXACT_DTYPE} only, and this policy's dtype is {dtype}: "
+            f"there, forwards of different row counts flip tokens; load it in {EXACT_DTYPE}, or choose a rule that "
+            'promises nothing, such as {"name": "relaxed", "tolerance_bins": 0}'
+        )
 
 
 def _proposer(name: str, given: Any, codec: ActionCodec) -> Proposer:

@@ -65,8 +65,9 @@ def calibrate(
 
 
 def _keep_costs(file: Path, place: Path, policy: Path, suite: str) -> dict[str, Any]:
-    from heisd.bench.costs_file import keep_costs, read_costs
+    from heisd.bench.costs_file import keep_costs
     from heisd.policies.identity import describe_weights
+    from heisd.route.costs_file import read_costs
 
     calibration = keep_costs(place, read_costs(file), describe_weights(policy)["sha256"])
     return {"suite": suite, "file": str(place), "costs": calibration.model_dump(mode="json")["costs"]}

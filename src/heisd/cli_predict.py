@@ -20,7 +20,8 @@ def predict(
     json: Json = False,
 ) -> None:
     """Milliseconds per action by the cost model beside those measured, for every method of a result."""
-    from heisd.bench.costs_file import predictions, read_costs
+    from heisd.bench.costs_file import predictions
+    from heisd.route.costs_file import read_costs
 
     result = predictions(read_costs(costs), results)
     emit(result, json, lambda: show(result))

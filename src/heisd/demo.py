@@ -40,31 +40,19 @@ def methods_for(suite: str, weights: str) -> tuple[tuple[str, ...], dict[str, st
     """
     from heisd.bench.weights import require_policy, resolve_weights
     from heisd.policies.manifest import FORMAT
+    from heisd.presets.assets import require
 
     directory, chosen, missing = resolve_weights(weights, suite), [PLAIN], {}
     instead = f"play it: heisd eval --suite {suite} --method full --weights {weights} --out DIR"
     require_policy(directory, FORMAT, "the demo", instead)
     for method in ACCELERATED:
         try:
-            _require(directory, suite, method)
+            require(directory, suite, [method])
         except BadArtifact as error:
             missing[method] = str(error)
         else:
             chosen.append(method)
     return tuple(chosen), missing
-
-
-def _require(directory: Path, suite: str, method: str) -> None:
-    """BadArtifact unless everything the method needs is there, a setting of its own in the calibration included."""
-    from heisd.bench.weights import describe_weights
-    from heisd.presets import PRESETS
-    from heisd.presets.assets import place_of, require
-    from heisd.presets.calibration import Calibration
-
-    require(directory, suite, [method])
-    if "calibration" in PRESETS[method].needs:
-        path = place_of(directory, suite, "calibration")
-        Calibration.load(path, describe_weights(directory)["sha256"]).skip_setting(method)
 
 
 def run_demo(out: Path, *, weights: str, episodes: int | None) -> dict[str, Any]:

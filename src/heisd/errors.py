@@ -61,3 +61,12 @@ class LeakError(HeisdError):
 
 class WorkerFailed(HeisdError):
     """A worker process died repeatedly on the same piece of work."""
+
+
+def first_problem(error: Exception) -> str:
+    """An error in one line: of a pydantic ``ValidationError`` the first field that is wrong, and how."""
+    problems = getattr(error, "errors", None)
+    if problems is None:
+        return str(error)
+    problem = problems()[0]
+    return f"{'.'.join(map(str, problem['loc'])) or 'it'}: {problem['msg']}"

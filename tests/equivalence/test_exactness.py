@@ -1,4 +1,9 @@
-"""Exact speculation equals plain greedy decoding over more than a thousand control steps, for every proposer."""
+"""Exact speculation equals plain greedy decoding, token for token.
+
+Over more than a thousand control steps of a tiny policy and of each bundled one with every registered proposer that
+needs nothing beside the policy; over 504 with the bundled parallel drafter and store, over 60 with the bundled EAGLE
+drafter, whose trees are wide. Ten thousand recorded steps: ``benchmarks/results/check_exact-SUITE.json``.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -7,7 +12,7 @@ import numpy as np
 import pytest
 
 import tiny_policies as tiny
-from heisd.bench.check_exact import MAX_NODES, Subject, combinations, compare, is_first_of_episode
+from heisd.bench.check_exact import MAX_NODES, NEEDS, Subject, combinations, compare, is_first_of_episode
 from heisd.engine import Engine
 from heisd.policies.bundle import find_policy, list_bundled, load_policy
 from heisd.policies.target import OpenVLAPolicy
@@ -17,7 +22,9 @@ from heisd.propose.base import Proposer
 from heisd.telemetry import MemorySink
 from heisd.types import ImageArray, Observation
 
-FREE = ("kalman", "kalman_code", "persistence")  # need neither a store nor weights
+FREE = tuple(sorted(set(registry.PROPOSERS) - set(NEEDS)))  # need neither a store nor weights
+BUNDLED = ("parallel", "retrieval", "parallel+persistence+retrieval")
+BUNDLED_WIDE = ("eagle", "eagle+persistence")
 EPISODE_STEPS = 40
 
 
@@ -88,7 +95,7 @@ def test_a_thousand_steps_of_a_tiny_policy_alone_and_together() -> None:
 
 def test_every_pair_too() -> None:
     pairs = [name for name in combinations(FREE) if name.count("+") == 1]
-    assert len(pairs) == 3
+    assert len(pairs) == len(FREE) * (len(FREE) - 1) // 2
     assert_exact(check(sealed(), pairs, 100, tiny.SIZE_PX), 100)
 
 
@@ -101,9 +108,9 @@ def test_plain_decoding_here_is_the_slow_obvious_one() -> None:
 
 @pytest.mark.parametrize("name", list_bundled())
 def test_a_thousand_steps_of_the_bundled_policies(name: str) -> None:
-    """335 observations, each answered once by every proposer that needs nothing beside the policy."""
+    """A thousand steps in all, shared out among the proposers that need nothing beside the policy."""
     target = load_policy(name)
-    n_steps = 335
+    n_steps = -(-1005 // len(FREE))
     counts = check(target, FREE, n_steps, target.config.vision.image_size if target.config.vision else tiny.SIZE_PX)
     assert_exact(counts, n_steps)
     assert sum(row["n_steps"] for row in counts.values()) >= 1000
@@ -112,17 +119,26 @@ def test_a_thousand_steps_of_the_bundled_policies(name: str) -> None:
 @pytest.mark.parametrize("n_steps", [168, pytest.param(1000, marks=pytest.mark.slow)])
 def test_the_bundled_drafter_and_store_alone_and_together(n_steps: int) -> None:
     """Each alone and both with persistence, as ``heisd bench --check-exact`` combines them."""
+    assert_exact(check_bundled(BUNDLED, n_steps), n_steps)
+
+
+@pytest.mark.parametrize("n_steps", [30, pytest.param(300, marks=pytest.mark.slow)])
+def test_the_bundled_eagle_drafter_alone_and_with_persistence(n_steps: int) -> None:
+    assert_exact(check_bundled(BUNDLED_WIDE, n_steps), n_steps)
+
+
+def check_bundled(names: Sequence[str], n_steps: int) -> dict[str, dict[str, int]]:
+    """The bundled policy with what lies beside it, on the sentences that its store knows."""
     target = load_policy("libero")
     assets = Assets(target, find_policy("libero"), "libero_object")
     assert target.config.vision is not None
-    counts = check(
-        target, ["parallel", "retrieval", "parallel+persistence+retrieval"], n_steps, target.config.vision.image_size,
+    return check(
+        target, names, n_steps, target.config.vision.image_size,
         create=assets.proposer, instructions=assets.store().index.instructions,
     )  # fmt: skip
-    assert_exact(counts, n_steps)
 
 
-def test_every_proposer_without_assets_is_among_those_checked() -> None:
-    from heisd.bench.check_exact import NEEDS
-
-    assert set(FREE) == set(registry.PROPOSERS) - set(NEEDS)
+def test_whatever_needs_something_beside_the_policy_is_among_those_checked() -> None:
+    checked = {part for name in (*BUNDLED, *BUNDLED_WIDE) for part in name.split("+")}
+    assert checked >= set(NEEDS)
+    assert set(NEEDS) <= set(registry.PROPOSERS)

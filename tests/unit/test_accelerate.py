@@ -1,26 +1,34 @@
 """heisd.accelerate: configuration, the off switch, and what faulty policies and proposers cost."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import fake_target as fake
 import numpy as np
 import pytest
+import torch
 from fake_target import FakePolicy
 from pydantic import ValidationError
 
 import heisd
+import tiny_policies as tiny
 from heisd import AccelerateConfig, accelerate, accept
 from heisd.engine import Engine
-from heisd.errors import BadInput, BrokenContract, UnknownName
+from heisd.errors import BadArtifact, BadInput, BrokenContract, UnknownName
 from heisd.policies.protocol import Context
+from heisd.policies.target import OpenVLAPolicy
 from heisd.propose.base import History, Stateless
 from heisd.telemetry import MemorySink
 from heisd.types import Draft, Observation, Verdict
 
 T, FIRST, END = fake.CODEC.length, fake.CODEC.first_token, fake.CODEC.vocab_size
+
+
+COSTS = {"vision_ms": 1.0, "prefill_ms": 4.0, "decode_ms": 1.5, "row_ms": 0.1}
 
 
 def standing_still(n: int = 4) -> list[Observation]:
@@ -46,6 +54,7 @@ def test_the_default_proposers_save_forwards_and_the_off_switch_saves_none() -> 
         for robot in robots:
             robot.act(seen)
     assert {record.lm_forwards for record in plain.records} == {T}
+    assert {(record.route, record.reason) for record in plain.records} == {("full", "always")}
     assert [record.lm_forwards for record in fast.records][1::3] == [1] * 4
     assert sum(record.n_accepted for record in plain.records) == 0
 
@@ -142,7 +151,7 @@ class Silent(Stateless):
     def propose(self, context: Context, history: History) -> Draft | None: ...
 
 
-KNOWN = "enabled, max_nodes, proposers, rule"
+KNOWN = "costs, enabled, max_nodes, proposers, rule"
 
 
 @pytest.mark.parametrize(
@@ -171,13 +180,36 @@ KNOWN = "enabled, max_nodes, proposers, rule"
         ({"proposers": {"mine": Stateless()}}, r"\(here without propose\)"),
         ({"proposers": {"kalmann": {}}}, r"unknown proposer 'kalmann'; known: .*kalman, "),
         ({"proposers": {"kalman": {"steps": 3}}}, "proposer 'kalman': .*'steps'; its options: noise, "),
-        ({"proposers": {"kalman": {"context_steps": "3"}}}, "proposer 'kalman' cannot use the options .*'3'"),
+        (
+            {"proposers": {"kalman": {"context_steps": "3"}}},
+            "'kalman': its option 'context_steps' is '3'; it takes int",
+        ),
+        ({"proposers": {"kalman": {"context_steps": True}}}, "option 'context_steps' is True; it takes int"),
+        ({"proposers": {"kalman": {"score": "high"}}}, "'kalman': its option 'score' is 'high'; it takes float"),
+        ({"proposers": {"kalman": {"noise": [1.0]}}}, r"'noise' is \[1\.0\]; it takes KalmanNoise or None"),
+        ({"proposers": {"kalman": {"context_steps": 0}}}, "context_steps is .*; got 0"),
+        ({"proposers": {"parallel": {"drafter": None}}}, "'parallel': its option 'drafter' is None; it takes Parallel"),
+        ({"proposers": {"eagle": {"drafter": "foo"}}}, "'eagle': its option 'drafter' is 'foo'; it takes EagleRuntime"),
+        ({"proposers": {"retrieval": {"store": "x"}}}, "'retrieval': its option 'store' is 'x'; it takes Lookup"),
+        (
+            {"costs": {**COSTS, "gpu_ms": 1.0}},
+            r"unknown key\(s\) \['gpu_ms'\] in costs; known: vision_ms, .*; needed: ",
+        ),
+        ({"costs": {"vision_ms": 1.0, "row_ms": 0.1}}, "no prefill_ms, decode_ms in costs; known: "),
+        ({"costs": {**COSTS, "row_ms": -1.0}}, "milliseconds, finite and not negative; got .*-1.0"),
+        ({"costs": {**COSTS, "row_ms": "many"}}, "milliseconds, finite and not negative; got .*'many'"),
+        ({"costs": 3.5}, r"costs is 3\.5; give a mapping of milliseconds \(vision_ms, .*, or the path of a file"),
     ],
 )
 def test_a_bad_configuration_is_refused_in_one_line(config: Any, message: str) -> None:
     with pytest.raises(BadInput, match=message) as caught:
         accelerate(FakePolicy(), config)
     assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    accelerate(FakePolicy(), {"proposers": {"kalman": {"context_steps": np.int64(5), "score": np.float32(1)}}})
+    accelerate(FakePolicy(), {"proposers": {"kalman": {"gate_sigma": None, "score": 1}}})
 
 
 def test_the_configuration_itself_refuses_what_it_does_not_know() -> None:
@@ -199,6 +231,31 @@ def test_the_sequence_rule_wants_seven_tokens() -> None:
     with pytest.raises(BadInput, match="actions of 7 tokens; this codec has 3"):
         accelerate(short(), {"rule": "sequence"})
     accelerate(short(), {"rule": "relaxed"})
+
+
+# ---- precision
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, np.float16, np.dtype("float64"), "bfloat16", "int8"])
+@pytest.mark.parametrize("config", [None, {"rule": "exact"}])
+def test_exact_is_refused_in_a_precision_that_cannot_keep_the_promise(dtype: Any, config: Any) -> None:
+    policy = type("Half", (FakePolicy,), {"dtype": dtype})()
+    with pytest.raises(BadInput, match=r"in float32 only, and this policy's dtype is .*(16|64|8).*load it in float32"):
+        accelerate(policy, config)
+    accelerate(policy, {"rule": {"name": "relaxed", "tolerance_bins": 0}})  # what the message offers
+    accelerate(policy, {"enabled": False})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, np.float32, np.dtype("float32"), "float32", None, "q4_0"])
+def test_exact_is_for_float32_and_for_policies_that_do_not_say(dtype: Any) -> None:
+    accelerate(type("Whole", (FakePolicy,), {"dtype": dtype})(), {"rule": "exact"})
+
+
+def test_a_policy_of_this_package_says_its_precision() -> None:
+    model = tiny.network(0)
+    half = OpenVLAPolicy(model, tiny.tokenizer(), tiny.codec(model.config.action_vocab_size), dtype=torch.bfloat16)
+    with pytest.raises(BadInput, match=r"dtype is torch\.bfloat16"):
+        accelerate(half, {"rule": "exact"})
 
 
 # ---- faulty proposers: the action is plain decoding's, the fault is counted, named, and benched after three
@@ -272,6 +329,70 @@ def test_faults_outside_propose_cost_no_action(proposer_type: type[Near], n_faul
     assert robot.faults == {"mine": n_faults}
 
 
+ADAPTIVE = {"name": "adaptive", "variability_high": 2.0, "action_change_sigma": (0.1,) * 7}
+
+# ---- guesses that do not pay, by a table of costs
+
+
+class Guessing(Stateless):
+    """The target's own tokens, or others, wherever it is asked."""
+
+    def __init__(self, policy: FakePolicy, *, is_right: bool) -> None:
+        self.policy, self.seen, self.is_right, self.n_calls = policy, fake.observations(1)[0], is_right, 0
+
+    def propose(self, context: Context, history: History) -> Draft | None:  # noqa: ARG002
+        self.n_calls += 1
+        missing = fake.greedy(self.policy, self.seen)[len(history.settled) :]
+        wrong = tuple(FIRST + (token - FIRST + 100) % 200 for token in missing)
+        return Draft((tuple(missing) if self.is_right else wrong,), "mine", (0.0,))
+
+
+def guessed(config: Mapping[str, Any], *, is_right: bool, n_steps: int = 30) -> tuple[list[str], list[int]]:
+    """Route and reason of every step, and how often the proposer had been asked by then; actions are checked here."""
+    policy, sink, n_calls = FakePolicy(), MemorySink(), []
+    mine = Guessing(policy, is_right=is_right)
+    robot = accelerate(policy, {"proposers": {"mine": mine}, **config}, sink=sink)
+    for _ in range(n_steps):
+        assert robot.act(mine.seen).tokens.tolist() == fake.greedy(policy, mine.seen)
+        n_calls.append(mine.n_calls)
+    return [f"{record.route}/{record.reason}" for record in sink.records], n_calls
+
+
+@pytest.mark.parametrize("rule", ["exact", "sequence", ADAPTIVE], ids=["exact", "sequence", "adaptive"])
+def test_a_proposer_that_does_not_pay_is_switched_off_and_the_record_says_so(rule: Any) -> None:
+    routes, n_calls = guessed({"rule": rule, "costs": COSTS}, is_right=False)
+    assert set(routes[:20]) == {"speculate/always"}
+    assert set(routes[20:]) == {"full/does not pay"}
+    assert n_calls[19:] == [n_calls[19]] * 11  # and nobody is asked any more
+    assert set(guessed({"rule": rule, "costs": COSTS}, is_right=True)[0]) == {"speculate/always"}
+    assert set(guessed({"rule": rule}, is_right=False)[0]) == {"speculate/always"}  # nobody has said what it costs
+
+
+def test_what_asking_takes_can_be_part_of_a_check() -> None:
+    dear = {**COSTS, "check_ms": 6 * 1.5}  # as much as all that a right guess saves, and its rows come on top
+    assert set(guessed({"costs": dear}, is_right=True)[0][20:]) == {"full/does not pay"}
+
+
+def test_a_file_of_costs_is_read_and_belongs_to_its_policy(tmp_path: Path) -> None:
+    file = tmp_path / "costs.json"
+    file.write_text(json.dumps({"costs": COSTS, "policy": {"name": "toy", "sha256": "a" * 64}}))
+    for given in (file, str(file)):
+        assert guessed({"costs": given}, is_right=False)[0][-1] == "full/does not pay"
+    mine = type("Mine", (FakePolicy,), {"policy_hash": "a" * 64})
+    other = type("Other", (FakePolicy,), {"policy_hash": "b" * 64})
+    accelerate(mine(), {"costs": file})
+    with pytest.raises(BadArtifact, match=r"costs\.json was measured on policy aaaaaaaaaaaa…, this one is bbbb"):
+        accelerate(other(), {"costs": file})
+    with pytest.raises(BadArtifact, match=r"none\.json cannot be read: .*heisd bench --costs --json"):
+        accelerate(FakePolicy(), {"costs": tmp_path / "none.json"})
+
+
+@pytest.mark.parametrize("costs", [COSTS, "costs.json"])
+def test_costs_can_be_written_down_and_read_again(costs: Any) -> None:
+    config = AccelerateConfig(costs=costs)
+    assert AccelerateConfig.model_validate_json(config.model_dump_json()) == config
+
+
 # ---- the public names
 
 
@@ -289,9 +410,6 @@ def test_other_names_are_refused() -> None:
     with pytest.raises(AttributeError, match="module 'heisd' has no attribute 'acelerate'"):
         heisd.acelerate  # noqa: B018  # type: ignore[attr-defined]
     assert set(heisd.__all__) == {"AccelerateConfig", "__version__", "accelerate"}
-
-
-ADAPTIVE = {"name": "adaptive", "variability_high": 2.0, "action_change_sigma": (0.1,) * 7}
 
 
 def test_the_adaptive_rule_is_wide_at_first_and_narrows_as_the_motion_varies() -> None:

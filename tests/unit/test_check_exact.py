@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 import tiny_policies as tiny
 from heisd import cli
 from heisd.bench.check_exact import (
+    NEEDS,
     Subject,
     available,
     check_exact,
@@ -35,7 +36,7 @@ from heisd.propose import registry
 from heisd.telemetry import MemorySink
 from heisd.types import Action, Observation
 
-FREE = ["kalman", "kalman_code", "persistence"]
+FREE = sorted(set(registry.PROPOSERS) - set(NEEDS))  # need nothing beside the policy
 
 
 @pytest.fixture(scope="module")
@@ -83,13 +84,14 @@ def test_drafters_and_stores_join_when_they_lie_beside_the_policy(tmp_path: Path
     weights = tmp_path / "mine"
     weights.mkdir()
     assert available(weights, "toy") == FREE
-    for what, name in (("store", "retrieval"), ("eagle", "eagle"), ("parallel", "parallel")):
+    for name, what in NEEDS.items():
         place = place_of(weights, "toy", what)
         place.parent.mkdir()
         place.touch()
         assert name in available(weights, "toy")
     assert available(weights, "toy") == sorted(registry.PROPOSERS)
-    assert len(combinations(sorted(registry.PROPOSERS))) == 6 + 15 + 1
+    n = len(registry.PROPOSERS)
+    assert len(combinations(sorted(registry.PROPOSERS))) == n + n * (n - 1) // 2 + 1
 
 
 def test_combinations_of_few() -> None:

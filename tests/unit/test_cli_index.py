@@ -185,3 +185,22 @@ def test_available_memory_is_read_where_the_system_tells(tmp_path: Path) -> None
     file.write_text("MemTotal:       24000000 kB\n")
     assert available_memory_mb(file) is None
     assert available_memory_mb(tmp_path / "nothing") is None
+
+
+@pytest.mark.parametrize("command", ["check", "info"])
+@pytest.mark.parametrize("content", [{"format": "heisd-policy-1", "name": "toy"}, {}, []])
+def test_a_directory_that_is_no_store_is_one_line(tmp_path: Path, command: str, content: object) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    done = run("index", command, tmp_path)
+    refused(done, "manifest.json is not the manifest of a heisd-store-1 store: ")
+    assert "heisd index build" in done.stderr
+    assert "http" not in done.stderr
+
+
+def test_a_journal_that_is_none_is_one_line(tmp_path: Path) -> None:
+    make_store(tmp_path)
+    (tmp_path / "appended").mkdir()
+    (tmp_path / "appended" / "journal.json").write_text('{"shop": 1}')
+    done = run("index", "info", tmp_path)
+    refused(done, "journal.json is not a journal of appended rows: store: Field required; delete the folder")
+    assert "http" not in done.stderr

@@ -11,9 +11,11 @@ from test_cost_model import BLOCK, COSTS, PREDICTED_MS
 from typer.testing import CliRunner
 
 from heisd import cli
-from heisd.bench.costs_file import keep_costs, predictions, read_costs
+from heisd.bench.costs_file import keep_costs, predictions
 from heisd.errors import BadArtifact, BadInput
+from heisd.kinematics.defaults import LIBERO as ONLOOKER
 from heisd.presets.calibration import Calibration
+from heisd.route.costs_file import read_costs
 
 HASH = TARGET.sha256
 
@@ -47,8 +49,8 @@ def table(tmp_path: Path) -> Path:
 
 def a_calibration(path: Path) -> Calibration:
     calibration = Calibration(
-        suite=SUITE, policy_hash=HASH, motion_paper={}, motion_code={}, kalman_process=(), kalman_measurement=(),
-        adaptive_similarity=0.9, provenance={"observed": 1},
+        suite=SUITE, policy_hash=HASH, motion_paper=ONLOOKER.as_dict(), motion_code=ONLOOKER.as_dict(),
+        kalman_process=(1.0,) * 7, kalman_measurement=(1.0,) * 7, adaptive_similarity=0.9, provenance={"observed": 1},
     )  # fmt: skip
     calibration.save(path)
     return calibration

@@ -20,7 +20,7 @@ def policy(tmp_path, monkeypatch):
     directory = tmp_path / "weights" / "toy"
     directory.mkdir(parents=True)
     monkeypatch.setattr("heisd.bench.weights.resolve_weights", lambda *_: directory)
-    monkeypatch.setattr("heisd.bench.weights.describe_weights", lambda _: {"name": "toy", "sha256": "0" * 64})
+    monkeypatch.setattr("heisd.presets.assets.describe_weights", lambda _: {"name": "toy", "sha256": "0" * 64})
     return directory
 
 
@@ -35,7 +35,7 @@ def calibrate(policy, *presets, policy_hash="0" * 64):
     score = SkipScore(names=(), mean=(), scale=(), weight=(), bias=0.0)
     Calibration(
         suite="libero_object", policy_hash=policy_hash, motion_paper=ONLOOKER.as_dict(), motion_code=ONLOOKER.as_dict(),
-        kalman_process=(), kalman_measurement=(), adaptive_similarity=0.9,
+        kalman_process=(1.0,) * 7, kalman_measurement=(1.0,) * 7, adaptive_similarity=0.9,
         skips={name: SkipSetting(score=score, threshold=0.5, n_skips=1) for name in presets},
     ).save(place_of(policy, "libero_object", "calibration"))  # fmt: skip
 

@@ -89,7 +89,7 @@ def test_only_the_policys_own_actions_of_known_tasks_may_be_remembered(tmp_path:
         opened(tmp_path, -1)
     with opened(tmp_path, BOUND) as store:
         for origin in (TokenOrigin.SKIPPED, TokenOrigin.COMPENSATED):
-            with pytest.raises(BadInput, match="never checked"):
+            with pytest.raises(BadInput, match="not the policy's own choice"):
                 store.append(MILK, lived(1, origin_of_tokens=origin), "run")
         mixed = [[TokenOrigin.DECODED] * 7] * 3 + [[TokenOrigin.DECODED] * 6 + [TokenOrigin.SKIPPED]]
         with pytest.raises(BadInput, match=r"steps \[3\]"):

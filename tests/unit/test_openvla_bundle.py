@@ -178,3 +178,17 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(BadArtifact, match=r"tokenizer\.json"):
         WordTokenizer.load(tmp_path / "tokenizer.json")
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "{", '{"format": "heisd-store-1"}'])
+def test_what_belongs_to_no_policy_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    (tmp_path / "config.json").write_text(content)
+    for read in (
+        lambda: bundles.manifests.read_manifest(tmp_path),
+        lambda: bundles.read_config(tmp_path, bundles.OpenVLAConfig),
+    ):
+        with pytest.raises(BadArtifact) as caught:
+            read()
+        assert "\n" not in str(caught.value)
+        assert "http" not in str(caught.value)

@@ -101,3 +101,11 @@ def test_exact_pauses_by_the_same_table_and_its_actions_stay_plain_decoding_s() 
     tokens, routes = played("exact", HOPELESS, is_right=False)
     assert OFF in routes
     assert tokens == played("exact", None, is_right=False)[0] == played("exact", None)[0]
+
+
+def test_plain_decoding_says_that_it_decodes_in_full() -> None:
+    sink, policy = MemorySink(), FakePolicy()
+    robot = builder("ar")(cast(Assets, FakeAssets(None, SMALL)), sink=sink)
+    for seen in fake.observations(3):
+        assert robot.act(seen).tokens.tolist() == fake.greedy(policy, seen)
+    assert {(r.route, r.reason, r.lm_forwards, r.n_verifications) for r in sink.records} == {("full", "always", 7, 0)}

@@ -11,7 +11,7 @@ import pytest
 from report_fakes import METHODS, play
 from toy_world import config, setting
 
-from heisd.bench import report_calibration
+from heisd.bench import report_calibration, report_speculation
 from heisd.bench.charts import positions_svg
 from heisd.bench.charts_timeline import timeline_svg
 from heisd.bench.charts_xy import Axes, PlanePoint, Span, calibration_svg, cdf_svg, plane_svg, ticks
@@ -218,6 +218,17 @@ def test_older_episode_lines_are_read(tmp_path, monkeypatch):
     assert all(record.timeline is None for record in records)
     counts = SpeculationCounts.total([record.speculation for record in records])
     assert counts.block({}, 0)["by_motion"] == {}
+
+
+@pytest.mark.parametrize("route", ["speculate/always", "full/always"])  # of older results and of newer ones
+def test_a_method_that_decides_nothing_has_no_table_of_routes(route):
+    alone = {"routes": {route: {"n": 9, "share": 1.0}}}
+    assert report_speculation._route_rows(alone) == []
+    paused = {"routes": {route: {"n": 9, "share": 0.9}, "full/does not pay": {"n": 1, "share": 0.1}}}
+    assert [row[:3] for row in report_speculation._route_rows(paused)] == [
+        [*route.split("/"), "9"],
+        ["full", "does not pay", "1"],
+    ]
 
 
 def calibration(tmp_path, preset="hybrid", **changes):

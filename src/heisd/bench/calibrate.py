@@ -123,7 +123,7 @@ def run_ladder(plan: CalibrationPlan, target: Target, place: Path, play: Play) -
     """
     if not plan.fit_path.is_file():
         raise BadInput(f"{plan.out} holds no {FIT_NAME}; run --stage fit (or all) first")
-    fitted = Calibration.load(plan.fit_path, target.sha256)
+    fitted = Calibration.load(plan.fit_path, target.sha256, plan.suite)
     presets = [preset for preset in plan.presets if preset in fitted.skips]
     if not presets:
         raise BadInput(

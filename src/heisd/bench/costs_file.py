@@ -1,7 +1,6 @@
-"""Results of ``heisd bench --costs`` as files: read back, compared with measurements, kept in a calibration."""
+"""Tables of ``heisd bench --costs``: compared with measurements, kept in a calibration."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,54 +8,10 @@ from heisd.bench.cost_model import beside_measured
 from heisd.bench.results import RESULT_NAME
 from heisd.errors import BadArtifact, BadInput
 from heisd.files import read_json
-from heisd.policies.manifest import FORMAT, sha256_of
+from heisd.policies.manifest import FORMAT
 from heisd.presets import PRESETS
 from heisd.presets.calibration import Calibration
-from heisd.route.costs import Costs
-
-MEASURE = "heisd bench --costs --json > costs.json"
-_ORIGIN = ("suite", "steps", "dtype", "threads", "observations", "machine", "commit")  # of a table, kept beside it
-
-
-@dataclass(frozen=True, slots=True)
-class CostsFile:
-    """A table of costs and what it was measured with."""
-
-    path: Path
-    costs: Costs
-    result: Mapping[str, Any]  # the whole object of ``heisd bench --costs``
-
-    @property
-    def policy_hash(self) -> str:
-        """Of the policy it was measured on."""
-        return str(self.result["policy"]["sha256"])
-
-    def require_policy(self, sha256: str, whose: str) -> None:
-        """BadArtifact when ``whose`` policy is another one."""
-        if sha256 != self.policy_hash:
-            raise BadArtifact(
-                f"{self.path} was measured on policy {self.policy_hash[:12]}…, {whose} is {sha256[:12]}…; measure "
-                f"again: {MEASURE}"
-            )
-
-    def origin(self) -> dict[str, Any]:
-        """What a calibration says about where its table comes from."""
-        return {"file": self.path.name, "sha256": sha256_of(self.path)} | {
-            name: self.result.get(name) for name in _ORIGIN
-        }
-
-
-def read_costs(path: Path) -> CostsFile:
-    """BadArtifact for a file that is missing, torn, or no result of ``heisd bench --costs``."""
-    result = read_json(path, hint=f"; measure a table: {MEASURE}")
-    try:
-        file = CostsFile(path, Costs(**result["costs"]), result)
-        _ = file.policy_hash
-    except (KeyError, TypeError, BadInput) as error:
-        raise BadArtifact(
-            f"{path} is no result of heisd bench --costs ({type(error).__name__}: {error}); measure a table: {MEASURE}"
-        ) from None
-    return file
+from heisd.route.costs_file import CostsFile
 
 
 def keep_costs(place: Path, table: CostsFile, policy_hash: str) -> Calibration:

@@ -11,6 +11,7 @@ from heisd.bench.replay import Agent
 from heisd.bench.weights import describe_weights, weights_for
 from heisd.config import EvalConfig
 from heisd.errors import BadInput, UnknownName
+from heisd.files import read_json
 from heisd.policies.config import SamplingConfig
 from heisd.policies.identity import policy_format
 from heisd.policies.manifest import FLOW_FORMAT, sha256_of
@@ -40,9 +41,8 @@ def libero_setting(config: EvalConfig) -> Setting:
     policy = describe_weights(directory)
     from heisd.presets.assets import require as require_assets
 
-    require_assets(
-        directory, calibrated_suite(directory, config.suite), config.methods, calibration=_given_calibration(config)
-    )
+    suite, given = _calibrated(config, directory), _given_calibration(config)
+    require_assets(directory, suite, config.methods, calibration=given)
     provenance = {
         "protocol": protocol.as_dict(),
         "policy": policy,
@@ -57,16 +57,23 @@ def _given_calibration(config: EvalConfig) -> Path | None:
     return None if config.calibration is None else Path(config.calibration)
 
 
-def calibrated_suite(directory: Path, suite: str) -> str:
+def calibrated_suite(directory: Path, suite: str, given: Path | None = None) -> str:
     """The suite whose calibration a policy uses: its own or, for a variant such as ``libero_goal_swap``, its base's.
 
-    A variant is what no experience was made with: what holds for its base is all that is known about it.
+    A variant is what no experience was made with: what holds for its base is all that is known about it. ``given`` is a
+    file used in place of the policy's own; it may be of either.
     """
     from heisd.presets.assets import place_of
 
+    if given is not None and given.is_file():
+        return base_suite(suite) if read_json(given).get("suite") == base_suite(suite) else suite
     has_own = place_of(directory, suite, "calibration").is_file()
     has_base = place_of(directory, base_suite(suite), "calibration").is_file()
     return base_suite(suite) if has_base and not has_own else suite
+
+
+def _calibrated(config: EvalConfig, directory: Path) -> str:
+    return calibrated_suite(directory, config.suite, _given_calibration(config))
 
 
 def _calibration_in_use(config: EvalConfig, directory: Path, policy: dict[str, str]) -> dict[str, Any]:
@@ -77,8 +84,9 @@ def _calibration_in_use(config: EvalConfig, directory: Path, policy: dict[str, s
     path = _given_calibration(config)
     if path is None and not any("calibration" in PRESETS[method].needs for method in config.methods):
         return {}
-    path = path or place_of(directory, calibrated_suite(directory, config.suite), "calibration")
-    suite = Calibration.load(path, policy["sha256"]).suite
+    wanted = _calibrated(config, directory)
+    path = path or place_of(directory, wanted, "calibration")
+    suite = Calibration.load(path, policy["sha256"], wanted).suite
     return {"calibration": {"suite": suite, "sha256": sha256_of(path)}}
 
 
@@ -86,7 +94,7 @@ def _assets_in_use(config: EvalConfig, directory: Path) -> dict[str, Any]:
     """Drafters, store and calibration that the methods read, by their hashes, and how large the store is."""
     from heisd.presets.assets import in_use, store_mb
 
-    suite = calibrated_suite(directory, config.suite)
+    suite = _calibrated(config, directory)
     assets = in_use(directory, suite, config.methods, calibration=_given_calibration(config))
     size = {"store_mb": store_mb(directory, suite)} if "store" in assets else {}
     return {"assets": assets, **size} if assets else {}
@@ -153,7 +161,7 @@ def load_assets(config: EvalConfig, method: str = "") -> Any:
     from heisd.presets.assets import Assets
 
     directory, calibration = weights_for(config.weights, config.suite, config.methods), _given_calibration(config)
-    suite = calibrated_suite(directory, config.suite)
+    suite = _calibrated(config, directory)
     if policy_format(directory) == FLOW_FORMAT:
         return _load_flow_assets(config, directory, suite, calibration, foreseen_delay(config, method))
     horizon = parse_protocol(config.protocol).horizon(config.suite)

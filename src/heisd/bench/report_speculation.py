@@ -68,10 +68,14 @@ def _origin_cells(speculation: dict[str, Any]) -> list[str]:
     return [*shares, figure_text(speculation.get("lm_forwards_per_action"))]
 
 
+# Whoever guesses at every step or at none; older results say the first of plain decoding, too.
+_UNDECIDED = (["speculate/always"], ["full/always"])
+
+
 def _route_rows(speculation: dict[str, Any]) -> list[list[str]]:
     """One row a route and reason, most frequent first; none for a method that never decides, or for older results."""
     routes = speculation.get("routes", {})
-    if list(routes) == ["speculate/always"]:
+    if list(routes) in _UNDECIDED:
         return []
     return [[*route.split("/", 1), str(counts["n"]), percent_text(counts["share"])] for route, counts in routes.items()]
 

@@ -20,15 +20,11 @@ from heisd.presets.calibration import Calibration, SkipSetting
 from heisd.presets.skippers import ALL_SKIPPERS, MEMORY
 from heisd.propose.kalman import fit_noise
 from heisd.route.base import MOTION_TOKENS
+from heisd.route.calibrated import FEATURES
 from heisd.types import FloatArray, IntArray
 
-# What a score may weigh, of skip_features (heisd.route.calibrated) and chunk_features (heisd.route.chunk_skips). Those
-# that a preset has no proposer for never change and drop out, and so does ``n_skips`` of those that look: plain
-# decoding, which the scores are fitted to, never skips.
-FEATURES = (
-    "similarity", "spread_bins", "agreement_bins", "change_bins", "confidence", "fused", "speed_mm", "n_skips",
-    "prefix_similarity", "age_steps",
-)  # fmt: skip
+# Features that a preset has no proposer for never change and drop out, and so does ``n_skips`` of those that look:
+# plain decoding, which the scores are fitted to, never skips.
 MIN_KNOWN_SHARE = 0.9  # of eligible steps that must have a feature: a step without one is never skipped
 SIMILARITY_PERCENTILE = 1.0  # below it a scene is not what memory knows
 VARIABILITY_SOURCES = ("parallel", "persistence")  # whose deviations stand for KERV's, the first that was observed

@@ -3,24 +3,29 @@
 Each task has one file of rows that only grows. Rows exist once ``journal.json`` counts them: they are written and
 synced first, then the journal is replaced as a whole. Bytes behind the counted ones are leftovers of a kill; readers
 never look at them and the next append cuts them off. The oldest rows are evicted by moving the counted window; when
-as many are dead as may live, the live ones are copied to a new file, which the journal then names.
+as many are dead as may live, the live ones are copied to a new file, which the journal then names. So what the folder
+may take at most is known beforehand (:func:`rows_that_fit`).
 """
 
 import fcntl
 import hashlib
+import json
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from pydantic import Field, ValidationError
 
-from heisd.errors import BadArtifact
+from heisd.errors import BadArtifact, BadInput, first_problem
 from heisd.files import json_bytes, unwritable, write_atomic, write_synced
 from heisd.index.record import RowArray, count_following, row_dtype
 from heisd.index.shard import Part
 from heisd.policies.config import Frozen
 
 FOLDER, JOURNAL, LOCK = "appended", "journal.json", ".lock"
+MAX_START_BYTES = 100  # of an episode's name, as the journal writes it
+_NAME_BYTES = MAX_START_BYTES + 12  # with its quotes, comma and indentation
+_TAIL_BYTES, _FRAME_BYTES = 500, 300  # the rest of a task's entry, and of the journal, at most
 FORGET = f"delete the folder {FOLDER}/ to go on with the demonstrations alone"
 
 
@@ -49,8 +54,10 @@ def read_journal(root: Path, store: str, n_tasks: int) -> Journal:
         return Journal(store=store)
     try:
         journal = Journal.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise BadArtifact(f"{path} is not a journal of appended rows ({error}); {FORGET}") from None
+    except OSError as error:
+        raise BadArtifact(f"{path} cannot be read: {error.strerror}; {FORGET}") from None
+    except ValidationError as error:
+        raise BadArtifact(f"{path} is not a journal of appended rows: {first_problem(error)}; {FORGET}") from None
     if journal.store != store:
         raise BadArtifact(f"{path} belongs to another store ({journal.store[:12]}…, not {store[:12]}…); {FORGET}")
     if any(not 0 <= task < n_tasks for task in journal.tails):
@@ -72,6 +79,17 @@ def read_tail(root: Path, tail: Tail, n_dims: int) -> Part:
     return Part(np.frombuffer(content, dtype=dtype)[tail.begin :], tail.episodes)
 
 
+def rows_that_fit(room_bytes: float, n_tasks: int, n_dims: int) -> int:
+    """Live rows per task with which the folder never takes more, whatever is appended and whenever one looks.
+
+    Every row may have a dead one beside it and an episode of its own; the journal names both, and stands there twice
+    while it is replaced; one task's live rows are there twice while they are copied to a new file.
+    """
+    record = row_dtype(n_dims).itemsize
+    fixed = 2 * (_FRAME_BYTES + n_tasks * (_TAIL_BYTES + _NAME_BYTES))
+    return max(0, int((room_bytes - fixed) // (n_tasks * (2 * record + 4 * _NAME_BYTES) + record)))
+
+
 class AppendLog:
     """The one writer of a store's appended rows; at most ``max_rows`` per task live."""
 
@@ -83,6 +101,9 @@ class AppendLog:
             self._journal = read_journal(root, store, n_tasks)
             self.parts = {task: self._newest(read_tail(root, t, n_dims)) for task, t in self._journal.tails.items()}
             self._sweep()
+            for task, tail in self._journal.tails.items():
+                if tail.end > 2 * max_rows:  # of a wider bound
+                    self._commit(task, *self._rewrite(task, tail, _alive(self.parts[task])))
         except BaseException:
             self._lock.close()
             raise
@@ -94,23 +115,30 @@ class AppendLog:
     def append(self, task: int, rows: RowArray, start: str) -> Part:
         """Add consecutive rows of one episode; on disk when this returns. The task's live rows are returned.
 
-        Raises BadArtifact when the disk is full or the folder can't be written; nothing has changed then.
+        Raises BadInput for a ``start`` of more than MAX_START_BYTES, BadArtifact when the disk is full or the folder
+        can't be written; nothing has changed then.
         """
+        if (n_bytes := len(json.dumps(start, ensure_ascii=False).encode()) - 2) > MAX_START_BYTES:
+            raise BadInput(f"the name of an episode takes at most {MAX_START_BYTES} bytes; this one {n_bytes}: {start}")
         old = self._journal.tails.get(task)
         end = (old.end if old else 0) + len(rows)
         n_live = min(self.max_rows, end - (old.begin if old else 0))
         if old is not None and end - n_live <= self.max_rows:
             tail, part = self._grow(old, rows, start, n_live)
         else:
-            tail, part = self._rewrite(task, old, rows, start)
-        tails = self._journal.tails | {task: tail}
-        journal = self._journal.model_copy(update={"tails": tails})
+            tail, part = self._rewrite(task, old, self._newest(_joined(self.parts.get(task), rows, start)))
+        self._commit(task, tail, part)
+        return part
+
+    def _commit(self, task: int, tail: Tail, part: Part) -> None:
+        """Count what was written."""
+        old = self._journal.tails.get(task)
+        journal = self._journal.model_copy(update={"tails": self._journal.tails | {task: tail}})
         write_atomic(self.root / FOLDER / JOURNAL, json_bytes(journal.model_dump(mode="json")))
         self._journal = journal
         self.parts[task] = part
         if old is not None and old.file != tail.file:
             (self.root / FOLDER / old.file).unlink(missing_ok=True)
-        return part
 
     def _grow(self, old: Tail, rows: RowArray, start: str, n_live: int) -> tuple[Tail, Part]:
         """Write behind the counted rows of the same file."""
@@ -127,10 +155,9 @@ class AppendLog:
         whole = np.frombuffer(before + added.tobytes(), dtype=added.dtype)
         return tail, Part(whole[tail.begin :], episodes)
 
-    def _rewrite(self, task: int, old: Tail | None, rows: RowArray, start: str) -> tuple[Tail, Part]:
-        """Live rows and new ones into a new file, episodes renumbered."""
+    def _rewrite(self, task: int, old: Tail | None, part: Part) -> tuple[Tail, Part]:
+        """These rows alone into a new file."""
         generation = 0 if old is None else old.generation + 1
-        part = self._newest(_joined(self.parts.get(task), rows, start))
         content = part.rows.tobytes()
         name = f"task-{task:03d}-{generation:06d}.rows"
         _write(self.root / FOLDER / name, 0, content)
@@ -151,14 +178,19 @@ class AppendLog:
 
 
 def _joined(part: Part | None, rows: RowArray, start: str) -> Part:
-    """Old and new rows with the episodes that still have any, numbered from 0."""
+    """Old and new rows."""
     if part is None:
         return Part(_in_episode(rows, 0), (start,))
+    kept = _alive(part)
+    return Part(np.concatenate([kept.rows, _in_episode(rows, len(kept.episodes))]), (*kept.episodes, start))
+
+
+def _alive(part: Part) -> Part:
+    """The same rows with the episodes that still have any, numbered from 0."""
     alive = np.unique(part.rows["episode"])
-    kept = part.rows.copy()
-    kept["episode"] = np.searchsorted(alive, part.rows["episode"])
-    episodes = tuple(part.episodes[i] for i in alive)
-    return Part(np.concatenate([kept, _in_episode(rows, len(episodes))]), (*episodes, start))
+    rows = part.rows.copy()
+    rows["episode"] = np.searchsorted(alive, part.rows["episode"])
+    return Part(rows, tuple(part.episodes[i] for i in alive))
 
 
 def _in_episode(rows: RowArray, number: int) -> RowArray:

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 from pydantic import Field, ValidationError
 
 from heisd.codec import ActionCodec
-from heisd.errors import BadArtifact, LeakError
+from heisd.errors import BadArtifact, LeakError, first_problem
 from heisd.index.record import MAX_KEY_DIMS, row_dtype
 from heisd.policies.config import Frozen
 from heisd.policies.manifest import sha256_of
@@ -87,7 +87,8 @@ def read_manifest(root: Path) -> tuple[StoreManifest, str]:
     except OSError as error:
         raise BadArtifact(f"{path} cannot be read ({error.strerror}): {root} is no finished store; {REBUILD}") from None
     except ValidationError as error:
-        raise BadArtifact(f"{path} is not the manifest of a {FORMAT} store: {error}") from None
+        problem = first_problem(error)
+        raise BadArtifact(f"{path} is not the manifest of a {FORMAT} store: {problem}; {REBUILD}") from None
 
 
 def require_policy(

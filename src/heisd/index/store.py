@@ -7,6 +7,7 @@ shards/task-000.rows    one memory-mapped file per task         heisd.index.reco
 appended/               rows verified during operation          heisd.index.journal
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,11 @@ import numpy as np
 from heisd.codec import ActionCodec
 from heisd.errors import BadArtifact, BadInput, UnknownName
 from heisd.files import read_json
-from heisd.index.journal import AppendLog
+from heisd.index.journal import AppendLog, rows_that_fit
 from heisd.index.lookup import Index, Neighbours
 from heisd.index.manifest import (
     EPISODES,
+    MANIFEST,
     PROJECTION,
     StoreManifest,
     read_manifest,
@@ -32,9 +34,12 @@ from heisd.index.manifest import (
 from heisd.index.projection import read_projection
 from heisd.index.record import bins_of_action_tokens, make_rows, row_dtype
 from heisd.index.shard import Part, Shard
+from heisd.index.writer import MAX_STORE_MB
 from heisd.types import FloatArray, IntArray, TokenOrigin
 
-VERIFIED = frozenset({TokenOrigin.DECODED, TokenOrigin.ACCEPTED, TokenOrigin.RELAXED})
+log = logging.getLogger(__name__)
+
+VERIFIED = frozenset({TokenOrigin.DECODED, TokenOrigin.ACCEPTED})  # the target's own choice, guessed by somebody or not
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +71,19 @@ class Store:
         codec: ActionCodec,
         encoder_hash: str | None = None,
         max_appended_rows: int = 0,
+        max_mb: float = MAX_STORE_MB,
         backend: str = "numpy",
     ) -> Self:
         """Verify every file and map it. ``backend`` is ``numpy`` or ``faiss``; both find the same rows.
 
         ``max_appended_rows`` bounds what is remembered from operation, per task; with 0 appended rows are neither
-        read nor written, so that an evaluation repeats whatever ran before it.
+        read nor written, so that an evaluation repeats whatever ran before it. ``max_mb`` bounds the store on disk, all
+        files and moments included [MB of 10^6 bytes]: fewer rows are remembered where it leaves room for fewer.
 
         Raises BadArtifact for a store of other weights or action statistics, or with a file that is missing,
         truncated, swapped or damaged (the message names the file), LeakError for one with evaluation episodes,
-        UnknownName for another backend, MissingExtra where faiss is not installed.
+        UnknownName for another backend, MissingExtra where faiss is not installed, BadInput where ``max_mb`` leaves no
+        room for appended rows.
         """
         root, shard_type = Path(path), _shard_type(backend)
         manifest, identity = read_manifest(root)
@@ -83,12 +91,13 @@ class Store:
         index = open_index(root, manifest, shard_type)
         if max_appended_rows < 0:
             raise BadInput(f"max_appended_rows is 0 (nothing) or more; got {max_appended_rows}")
-        log = None
+        appends = None
         if max_appended_rows:
-            log = AppendLog(root, identity, len(manifest.tasks), manifest.key.n_dims, max_appended_rows)
-            for task, part in log.parts.items():
+            max_rows = _rows_with_room(root, manifest, max_appended_rows, max_mb)
+            appends = AppendLog(root, identity, len(manifest.tasks), manifest.key.n_dims, max_rows)
+            for task, part in appends.parts.items():
                 index.shards[task] = index.shards[task].with_tail(part)
-        return cls(root, manifest, index, log)
+        return cls(root, manifest, index, appends)
 
     def __enter__(self) -> Self:
         return self
@@ -111,7 +120,8 @@ class Store:
 
         ``start`` says where they come from (``EpisodeStart.key``, or any name in free operation).
         Raises UnknownName for an instruction that is no task's own, BadInput for a store not opened for appending,
-        for unverified actions and for arrays that don't fit, BadArtifact when the disk is full (nothing has changed).
+        for actions with a token that the target did not choose, for a ``start`` that is too long and for arrays that
+        don't fit, BadArtifact when the disk is full (nothing has changed).
         """
         if self._log is None:
             raise BadInput("this store is not open for appending; open it with max_appended_rows > 0")
@@ -134,6 +144,20 @@ class Store:
     def n_appended_rows(self) -> int:
         """Live rows from operation."""
         return sum(len(shard.tail.rows) for shard in self.index.shards if shard.tail is not None)
+
+
+def _rows_with_room(root: Path, manifest: StoreManifest, asked: int, max_mb: float) -> int:
+    """Rows per task that may be appended: those asked for, or as many as leave the whole store within ``max_mb``."""
+    own_bytes = sum((root / name).stat().st_size for name in (MANIFEST, *manifest.files))
+    n_fit = rows_that_fit(1e6 * max_mb - own_bytes, len(manifest.tasks), manifest.key.n_dims)
+    if not n_fit:
+        raise BadInput(
+            f"{root} takes {own_bytes / 1e6:.1f} MB of at most {max_mb:g}: there is no room for appended rows; open it "
+            "with max_appended_rows=0, or build one with a smaller --share"
+        )
+    if n_fit < asked:
+        log.warning("%s: %d rows per task fit into %g MB; %d were asked for", root, n_fit, max_mb, asked)
+    return min(asked, n_fit)
 
 
 def _shard_type(backend: str) -> type[Shard]:
@@ -190,6 +214,6 @@ def _require_verified(experience: Experience) -> None:
     bad = [int(t) for t, step in zip(experience.frame, origins, strict=True) if not VERIFIED.issuperset(step)]
     if bad:
         raise BadInput(
-            f"steps {bad[:5]} hold tokens that the policy never checked; only {', '.join(sorted(VERIFIED))} "
-            "tokens may be remembered: leave those steps out"
+            f"steps {bad[:5]} hold tokens that are not the policy's own choice; only actions of "
+            f"{', '.join(sorted(VERIFIED))} tokens may be remembered: leave those steps out"
         )

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 
 from heisd.codec import ActionCodec
-from heisd.errors import BadArtifact, BadInput, UnknownName
+from heisd.errors import BadArtifact, BadInput, UnknownName, first_problem
 from heisd.files import read_json, write_atomic
 from heisd.policies import manifest as manifests
 from heisd.policies.config import OpenVLAConfig
@@ -183,7 +183,7 @@ def read_config(directory: Path, kind: type[ConfigT]) -> ConfigT:
     try:
         return kind.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, ValidationError) as error:
-        raise BadArtifact(f"{path} is not the configuration of a policy: {error}") from None
+        raise BadArtifact(f"{path} is not the configuration of a policy: {first_problem(error)}") from None
 
 
 def load_weights(model: ModuleT, path: Path) -> ModuleT:

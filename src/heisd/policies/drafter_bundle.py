@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 
-from heisd.errors import BadArtifact, BadInput, UnknownName
+from heisd.errors import BadArtifact, BadInput, UnknownName, first_problem
 from heisd.files import json_bytes, read_json, write_atomic
 from heisd.policies.bundle import WEIGHTS_ROOT
 from heisd.policies.config import Frozen
@@ -105,7 +105,7 @@ def read_manifest(directory: Path) -> DrafterManifest:
     try:
         manifest = DrafterManifest.model_validate(values)
     except ValidationError as error:
-        raise BadArtifact(f"{path} is not a drafter's manifest: {error}") from None
+        raise BadArtifact(f"{path} is not a drafter's manifest: {first_problem(error)}") from None
     if manifest.format != FORMAT or manifest.kind not in SUFFIXES:
         raise BadArtifact(f"{path} is a {manifest.kind!r} drafter in format {manifest.format!r}; read is {FORMAT!r}")
     return manifest

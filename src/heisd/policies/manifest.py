@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from heisd.errors import BadArtifact
+from heisd.errors import BadArtifact, first_problem
 from heisd.policies.config import Frozen
 
 MANIFEST = "manifest.json"
@@ -51,7 +51,7 @@ def read_manifest(directory: Path) -> Manifest:
     except OSError as error:
         raise BadArtifact(f"{path} cannot be read: {error.strerror}") from None
     except (ValidationError, UnicodeDecodeError) as error:
-        raise BadArtifact(f"{path} is not a policy manifest: {error}") from None
+        raise BadArtifact(f"{path} is not a policy manifest: {first_problem(error)}") from None
     if manifest.format not in KINDS:
         raise BadArtifact(f"{path} has format {manifest.format!r}; this version reads {', '.join(map(repr, KINDS))}")
     return manifest

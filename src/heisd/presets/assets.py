@@ -21,7 +21,8 @@ from heisd.policies.identity import describe_weights
 from heisd.policies.manifest import MANIFEST, sha256_of
 from heisd.policies.target import OpenVLAPolicy
 from heisd.presets import PRESETS
-from heisd.presets.calibration import Calibration
+from heisd.presets.calibration import COMMAND, Calibration
+from heisd.presets.skippers import SKIPPERS
 from heisd.propose import registry
 from heisd.propose.base import Proposer
 from heisd.route.costs import Costs
@@ -46,14 +47,15 @@ PLACES = {
         "heisd train draft-head --data DIR --weights {policy} --out runs/draft-head, then copy runs/draft-head/drafter "
         "to {place}",
     ),
-    "calibration": ("-calibration/{suite}.json", "a calibration", "heisd calibrate --suite {suite} --weights {policy}"),
+    "calibration": ("-calibration/{suite}.json", "a calibration", f"{COMMAND} --weights {{policy}}"),
 }
 
 
 def require(policy: Path, suite: str, methods: Iterable[str], *, calibration: Path | None = None) -> None:
-    """BadArtifact for the first thing that a method needs and that is not there; nothing is loaded.
+    """BadArtifact for the first thing that a method needs and that is not there; weights and rows are not loaded.
 
-    ``calibration`` is a file used in place of the policy's own.
+    A calibration is read, wherever a method would: one that its preset would refuse is refused here, and so is one
+    that lacks the setting of a preset that skips by it. ``calibration`` is a file used in place of the policy's own.
     """
     for method in methods:
         for what in PRESETS[method].needs:
@@ -67,6 +69,16 @@ def require(policy: Path, suite: str, methods: Iterable[str], *, calibration: Pa
                     f"method {method!r} needs {called}, and there is none at {place}; "
                     f"make one: {command.format(policy=policy.name, suite=suite, place=place)}"
                 )
+        _require_calibrated(policy, suite, method, calibration or place_of(policy, suite, "calibration"))
+
+
+def _require_calibrated(policy: Path, suite: str, method: str, path: Path) -> None:
+    """BadArtifact for a calibration that this method would load and refuse."""
+    if "calibration" in PRESETS[method].reads and path.is_file():
+        loaded = Calibration.load(path, describe_weights(policy)["sha256"], suite)
+        for preset in (method, PRESETS[method].ablates):  # an ablation skips by its parent's setting
+            if preset in SKIPPERS:
+                loaded.skip_setting(preset)
 
 
 def place_of(policy: Path, suite: str, what: str) -> Path:
@@ -155,7 +167,8 @@ class Beside:
     def calibration(self) -> Calibration:
         """The suite's calibration."""
         if self._calibration is None:
-            self._calibration = Calibration.load(self._calibration_path, describe_weights(self.policy)["sha256"])
+            identity = describe_weights(self.policy)["sha256"]
+            self._calibration = Calibration.load(self._calibration_path, identity, self.suite)
         return self._calibration
 
     @property

@@ -1,22 +1,25 @@
 """What ``heisd calibrate`` writes and presets load: ranges, thresholds and the evidence behind them, per suite."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from heisd.errors import BadArtifact, BadInput
+from heisd.errors import BadArtifact, BadInput, first_problem
 from heisd.files import json_bytes, read_json, write_atomic
 from heisd.kinematics import MotionRanges
+from heisd.kinematics.motion import ACTION_SIZE
 from heisd.policies.config import Frozen
 from heisd.propose.kalman import KalmanNoise
-from heisd.route.calibrated import SkipScore
+from heisd.route.calibrated import FEATURES, SkipScore
 from heisd.route.costs import Costs
 from heisd.watch import Watch
 
 FORMAT: Literal["heisd-calibration-1"] = "heisd-calibration-1"
-HINT = "; make one: heisd calibrate --suite SUITE"
+COMMAND = "heisd calibrate --suite {suite}"
 
 
 class SkipSetting(Frozen):
@@ -69,7 +72,12 @@ class Calibration(Frozen):
         return MotionRanges.from_dict(self.motion_code)
 
     def kalman_noise(self) -> KalmanNoise:
-        """Fitted noise of the constant-velocity filter."""
+        """Fitted noise of the constant-velocity filter. BadInput unless there is one number per degree of freedom."""
+        if {len(self.kalman_process), len(self.kalman_measurement)} != {ACTION_SIZE}:
+            raise BadInput(
+                f"noise is {ACTION_SIZE} numbers each, one per degree of freedom of an action; got "
+                f"{len(self.kalman_process)} and {len(self.kalman_measurement)}"
+            )
         return KalmanNoise(self.kalman_process, self.kalman_measurement)
 
     def skip_setting(self, preset: str) -> SkipSetting:
@@ -77,7 +85,7 @@ class Calibration(Frozen):
         if preset not in self.skips:
             raise BadArtifact(
                 f"the calibration of {self.suite} has no setting for {preset!r} (it has: "
-                f"{', '.join(self.skips) or 'none'}); make one: heisd calibrate --suite {self.suite} --method {preset}"
+                f"{', '.join(self.skips) or 'none'}); make one: {COMMAND.format(suite=self.suite)} --method {preset}"
             )
         return self.skips[preset]
 
@@ -86,20 +94,52 @@ class Calibration(Frozen):
         write_atomic(path, json_bytes(self.model_dump(mode="json")))
 
     @classmethod
-    def load(cls, path: Path, policy_hash: str) -> "Calibration":
-        """Read a file; BadArtifact for one that is missing, torn, of another format or of another policy."""
-        values = read_json(path, hint=HINT)
+    def load(cls, path: Path, policy_hash: str, suite: str = "") -> "Calibration":
+        """Read a file.
+
+        Raises BadArtifact, which names the file, the field and the command, for one that is missing, torn, of another
+        format, of another policy or, where ``suite`` is given, of another suite, and for values that no rule can use.
+        """
+        hint = f"; make one: {COMMAND.format(suite=suite or 'SUITE')}"
+        values = read_json(path, hint=hint)
         try:
             calibration = cls.model_validate(values)
         except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(map(str, problem["loc"])) or "it"
-            raise BadArtifact(f"{path} is not a {FORMAT}: {where}: {problem['msg']}{HINT}") from None
+            raise BadArtifact(f"{path} is not a {FORMAT}: {first_problem(error)}{hint}") from None
         except BadInput as error:  # a score or a table that its own class refuses
-            raise BadArtifact(f"{path}: {error}{HINT}") from None
+            raise BadArtifact(f"{path}: {error}{hint}") from None
         if calibration.policy_hash != policy_hash:
             raise BadArtifact(
                 f"{path} was made for policy {calibration.policy_hash[:12]}…, this one is {policy_hash[:12]}…: "
-                f"its thresholds mean nothing here{HINT}"
+                f"its thresholds mean nothing here{hint}"
             )
+        if suite and calibration.suite != suite:
+            raise BadArtifact(
+                f"{path} is a calibration of {calibration.suite}, and one of {suite} is needed: ranges and thresholds "
+                f"of another suite mean nothing here{hint}"
+            )
+        calibration._require_usable(path)
         return calibration
+
+    def _require_usable(self, path: Path) -> None:
+        """BadArtifact for the first field that what is built from it would refuse."""
+        parts: dict[str, Callable[[], object]] = {
+            "kalman_process and kalman_measurement": self.kalman_noise,
+            "motion_paper": self.paper_ranges,
+            "motion_code": self.code_ranges,
+        }
+        parts |= {f"skips.{preset}.score": partial(_known, setting.score) for preset, setting in self.skips.items()}
+        for field, build in parts.items():
+            try:
+                build()
+            except BadInput as error:
+                raise BadArtifact(
+                    f"{path}: {field}: {error}; make it anew: {COMMAND.format(suite=self.suite)}"
+                ) from None
+
+
+def _known(score: SkipScore) -> None:
+    """BadInput for a feature that no rule computes: such a score would never allow a skip."""
+    unknown = sorted(set(score.names) - set(FEATURES))
+    if unknown:
+        raise BadInput(f"unknown feature(s) {unknown}; known: {', '.join(FEATURES)}")

@@ -8,6 +8,7 @@ from typing import Any
 from heisd.codec import ActionCodec
 from heisd.errors import BadInput, UnknownName
 from heisd.propose.base import ChunkProposer, Proposer
+from heisd.propose.options import require_types
 
 # name -> "module:factory", called as factory(codec, **options); imported only when it is used
 PROPOSERS: dict[str, str] = {
@@ -29,7 +30,10 @@ CHUNK_PROPOSERS: dict[str, str] = {
 
 
 def create(name: str, codec: ActionCodec, **options: Any) -> Proposer:
-    """A fresh proposer. Raises UnknownName for its name, BadInput for an option it does not have or lacks."""
+    """A fresh proposer.
+
+    Raises UnknownName for its name, BadInput for an option it does not have, lacks, or that is of another type.
+    """
     proposer: Proposer = _made(PROPOSERS, name, (codec,), options)
     return proposer
 
@@ -51,4 +55,5 @@ def _made(known: Mapping[str, str], name: str, given: tuple[Any, ...], options: 
     except TypeError as error:
         its = ", ".join(list(signature.parameters)[len(given) :])
         raise BadInput(f"proposer {name!r}: {error}; its options: {its}") from None
+    require_types(name, factory, options)
     return factory(*given, **options)

@@ -1,8 +1,9 @@
 """What the parts of a control step cost on one machine: the table that predictions and :class:`Paying` work with."""
 
 import math
-from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from typing import Any
 
 from heisd.errors import BadInput
 
@@ -47,3 +48,19 @@ class Costs:
     def plain_ms(self, n_tokens: int) -> float:
         """Plain decoding of an action: V + P + (T - 1) D, and what every step costs beside the forwards."""
         return self.vision_ms + self.prefill_ms + (n_tokens - 1) * self.decode_ms + self.overhead_ms
+
+
+KNOWN_COSTS = tuple(each.name for each in fields(Costs))
+_NEEDED = tuple(each.name for each in fields(Costs) if each.default is MISSING)
+
+
+def table_of(given: Mapping[str, Any]) -> Costs:
+    """A table from its numbers by name. Raises BadInput for a name that is unknown or missing, and for no number."""
+    unknown, missing = sorted(set(map(str, given)) - set(KNOWN_COSTS)), [name for name in _NEEDED if name not in given]
+    if unknown or missing:
+        problem = f"unknown key(s) {unknown}" if unknown else f"no {', '.join(missing)}"
+        raise BadInput(f"{problem} in costs; known: {', '.join(KNOWN_COSTS)}; needed: {', '.join(_NEEDED)}")
+    try:
+        return Costs(**given)
+    except TypeError:
+        raise BadInput(f"costs are milliseconds, finite and not negative; got {dict(given)}") from None

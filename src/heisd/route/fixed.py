@@ -13,7 +13,7 @@ from heisd.types import Draft
 
 @dataclass(frozen=True, slots=True)
 class Full(Sightless):
-    """Nobody guesses: the baseline of chunk policies."""
+    """Nobody guesses: plain decoding, or a round from noise. The baseline of either family."""
 
     def begin(self) -> Memory:
         """Nothing to know."""
@@ -28,7 +28,7 @@ class Full(Sightless):
         return Plan(())
 
     def decide(self, context: Any, phase: PhaseSignal | None, drafts: Sequence[Any], memory: Memory) -> Route:  # noqa: ARG002
-        """A full round."""
+        """In full."""
         return Route(RouteKind.FULL, Reason.ALWAYS)
 
     def remember(self, memory: Memory, outcome: Outcome) -> Memory:  # noqa: ARG002

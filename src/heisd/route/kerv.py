@@ -13,7 +13,6 @@ from heisd.policies.protocol import Context
 from heisd.propose.base import History
 from heisd.route.base import (
     CHECK,
-    EVERYBODY,
     Memory,
     Outcome,
     Plan,
@@ -77,7 +76,7 @@ class KervPaper(Sightless):
 
 @dataclass(frozen=True, slots=True)
 class AdaptiveTolerance(Sightless):
-    """KERV's threshold adjustment alone: everybody is asked, nothing is completed, r follows the variability.
+    """KERV's threshold adjustment alone: nothing is skipped, nothing is completed, r follows the variability.
 
     Raises BadInput for a ``variability_high`` that is not a positive number, a range that is not
     ``0 <= r_min <= r_max``, and another number of sigmas than of bin sizes.
@@ -86,6 +85,7 @@ class AdaptiveTolerance(Sightless):
     variability_high: float  # K_hi
     bin_sizes: tuple[float, ...]  # (T,) action units per bin, heisd.kinematics.bin_sizes
     action_change_sigma: tuple[float, ...]  # (T,) standard deviation of the frame-to-frame change [action units]
+    drafters: tuple[str, ...]  # asked before every forward
     tolerance_range_bins: tuple[int, int] = KERV_TOLERANCE_BINS
 
     def __post_init__(self) -> None:
@@ -105,8 +105,8 @@ class AdaptiveTolerance(Sightless):
         return None
 
     def plan(self, phase: PhaseSignal | None, memory: Memory) -> Plan:  # noqa: ARG002
-        """Everybody."""
-        return EVERYBODY
+        """The same at every step."""
+        return Plan((), self.drafters, self.drafters)
 
     def decide(self, context: Context, phase: PhaseSignal | None, drafts: Sequence[Draft], memory: Memory) -> Route:  # noqa: ARG002
         """Check what there is within today's tolerance."""
