@@ -1,5 +1,8 @@
 """How often a whole guess that nobody has checked is as good as the target's answer: store, drafter, last action.
 
+And the drafter's without a look: from pictures that were encoded some control steps ago, with all else of now (what the
+preset ``coast`` executes), and with all else as old.
+
     python benchmarks/guesses.py --observations obs.npz [--suite libero_object] [--steps 2000]
 
 Plain decoding answers every recorded observation (`own_tokens.py --record` writes them, of validation episodes); each
@@ -27,6 +30,7 @@ from heisd.propose.base import History
 from heisd.types import Draft
 
 TOLERANCE_BINS = 15
+AGES_STEPS = (0, 1, 2, 3, 4, 5, 6)  # of the look behind a guess
 SOURCES = {"retrieval": "store", "parallel": "parallel", "persistence": None}  # proposer -> what it needs
 
 
@@ -67,6 +71,31 @@ def shares(assets: Assets, plain: Engine, observations: list[Any]) -> dict[str, 
     return {"n_steps": n, "sources": {k: {w: c / n for w, c in v.items()} for k, v in counts.items()}}
 
 
+def shares_by_age(assets: Assets, plain: Engine, observations: list[Any]) -> dict[str, Any]:
+    """Share of good guesses of the drafter by the age of the look, on the steps that have looks of every age."""
+    codec, target = assets.target.codec, assets.target
+    proposer = assets.proposer("parallel", whole=True)
+    counts = {kind: dict.fromkeys(AGES_STEPS, 0) for kind in ("pictures", "everything")}
+    history, previous, contexts, n = History.empty(codec.length), None, [], 0
+    for seen in observations:
+        if is_first_of_episode(previous, seen):
+            history, contexts = History.empty(codec.length), []
+        previous = seen
+        action = plain.act(seen)
+        truth, history = tuple(action.tokens.tolist()), history.observed(seen.proprio)
+        contexts.append(target.encode(seen))
+        if len(contexts) > max(AGES_STEPS):
+            n += 1
+            for age in AGES_STEPS:
+                then = contexts[-1 - age]
+                for kind, context in (("pictures", target.refreshed(then, seen)), ("everything", then)):
+                    proposer.reset()
+                    draft = proposer.propose(context, history)
+                    counts[kind][age] += draft is not None and is_good(codec, draft.chains[0], truth)
+        history = history.acted(action)
+    return {"n_steps": n, "older": {kind: {a: c / n for a, c in of.items()} for kind, of in counts.items()}}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--observations", type=Path, required=True)
@@ -76,8 +105,10 @@ def main() -> None:
     options = parser.parse_args()
     weights = resolve_weights(options.policy, options.suite)
     assets = Assets(load_policy(weights), weights, options.suite)
-    result = shares(assets, Engine(load_policy(weights)), load_observations(options.observations)[: options.steps])
+    plain, recorded = Engine(load_policy(weights)), load_observations(options.observations)[: options.steps]
+    result = shares(assets, plain, recorded)
     result |= {
+        "without_a_look": shares_by_age(assets, plain, recorded),
         "tolerance_bins": TOLERANCE_BINS,
         "suite": options.suite,
         "policy": describe_weights(weights),
