@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, StrictInt, field_validator
 
-from heisd.acceleration import Options, check_calls_and_codec, made_or_given, options_or_objects, rule_by_name
+from heisd.acceleration import check_calls_and_codec, made_or_given, options_or_objects
+from heisd.acceleration_rules import Options, rule_by_name
 from heisd.accept_chunk import EndpointTest
 from heisd.engine import ChunkEngine
 from heisd.errors import BrokenContract

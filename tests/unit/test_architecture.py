@@ -17,7 +17,7 @@ LAYERS = [
     {"propose", "accept", "accept_chunk", "verify", "policies", "index"},
     {"route"},
     {"partial_action", "inference", "engine"},
-    {"presets", "acceleration", "acceleration_chunks"},
+    {"presets", "acceleration", "acceleration_chunks", "acceleration_rules"},
     {"sim", "train", "bench", "serve", "testing", "doctor", "config"},
     {
         "cli",
