@@ -15,6 +15,7 @@ from rows import BEYOND, Group, Row, kinds, pooled, sped, sped_in_loop, with_pre
 
 from heisd.bench.papers_clock import DEFINITION
 from heisd.bench.stats import Estimate, paired_difference
+from heisd.presets import PRESETS
 
 OURS = ("exact", "hybrid", "coast")
 ORIGINS = ("decoded", "accepted", "relaxed", "compensated", "skipped")
@@ -70,11 +71,14 @@ def speed_cells(groups: Sequence[Group], name: str) -> tuple[str, str, str]:
 
 
 def success_cells(groups: Sequence[Group], name: str) -> tuple[str, str]:
-    """As :func:`pooled_cells`, over the groups that have the preset; its promise where it makes one."""
+    """As :func:`pooled_cells`, its promise where it makes one; nothing where a suite of these has not been played."""
+    played = {group.suite for group in groups if group.row(name) is not None}
+    if played != {group.suite for group in groups} and not PRESETS[name].is_exact:
+        return NONE, NONE
     has = with_preset(groups, name)
-    if has and all(group.row_or_shared(name).is_shared for group in has):
+    if all(group.row_or_shared(name).is_shared for group in has):
         return "the same tokens", NONE
-    return pooled_cells(has, name) if has else (NONE, NONE)
+    return pooled_cells(has, name)
 
 
 def gains(groups: Sequence[Group], memory: Memory) -> list[str]:

@@ -166,6 +166,9 @@ def test_the_headline_weighs_suites_by_their_time_and_pairs_each_alone():
     assert [line[6] for line in lines] == [comparison.NONE] * 3 + ["6", "2", "8"]
     assert lines[0][5] == "the same tokens"
     assert lines[5][5].startswith("+12.5 (")
+    elsewhere = group(run({"ar": "++", "coast": "++"}, suite="c", timing=True, ms=(8.0, 4.0)))
+    found = [line.split("|")[6] for line in comparison.headline([*a, b, elsewhere]) if "`coast`" in line]
+    assert [cell.strip() == comparison.NONE for cell in found] == [True, True, False, True]  # a, b, c, all of them
     untimed = group(run({"ar": "++", "hybrid": "++"}, suite="c"))
     every = comparison.headline([*a, b, untimed])[-1]
     assert "**all 3 suites**" in every
