@@ -11,7 +11,8 @@ from index_fakes import BOWL, CODEC, MILK, POLICY, lived, make_store, opened
 from heisd.errors import BadInput
 from heisd.files import mb_on_disk
 from heisd.index.inspection import check
-from heisd.index.journal import MAX_START_BYTES
+from heisd.index.journal import MAX_START_BYTES, rows_that_fit
+from heisd.index.record import row_dtype
 from heisd.index.store import Store
 from heisd.index.writer import MAX_STORE_MB
 from heisd.types import TokenOrigin
@@ -118,3 +119,10 @@ def test_only_tokens_that_the_target_chose_are_remembered(tmp_path: Path, origin
             store.append(MILK, replace(lived(1), origins=one_of_them), "run")
         store.append(MILK, replace(lived(1), origins=[[TokenOrigin.ACCEPTED, *[TokenOrigin.DECODED] * 6]] * 4), "run")
         assert store.n_appended_rows == 4
+
+
+def test_a_rewrite_of_wide_rows_fits_too() -> None:
+    """Two thirds of three copies are dead or about to be; each row has an episode of its own, in two journals."""
+    record, name_bytes, room = row_dtype(128).itemsize, MAX_START_BYTES + 12, 1e6
+    n = rows_that_fit(room, n_tasks=1, n_dims=128)
+    assert 0.8 * room < 3 * n * record + 3 * n * name_bytes <= room

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin
 
 from heisd.errors import BadInput
 
@@ -24,9 +24,10 @@ def require_types(name: str, factory: Callable[..., Any], options: Mapping[str, 
 
 def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
     try:
-        return get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+        parameters = inspect.signature(factory, eval_str=True).parameters
     except NameError:  # imported for type checkers alone
         return {}
+    return {name: each.annotation for name, each in parameters.items() if each.annotation is not each.empty}
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -47,4 +48,4 @@ def _called(hint: Any) -> str:
         return " or ".join(map(_called, get_args(hint)))
     if hint is NoneType:
         return "None"
-    return getattr(hint, "__name__", str(hint)) if get_origin(hint) is None else str(hint)
+    return hint.__name__ if isinstance(hint, type) else str(hint)
