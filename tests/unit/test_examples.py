@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import fake_target as fake
+import numpy as np
 import pytest
+
+import tiny_flows as flows
+import tiny_policies as tiny
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,13 +29,14 @@ def test_the_foreign_policy_is_a_page() -> None:
 
 
 @pytest.mark.parametrize("page", ["accelerate.md", "add-a-proposer.md"])
-def test_the_code_of_a_page_runs(page: str) -> None:
+def test_the_code_of_a_page_runs(page: str, rng: np.random.Generator) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), flags=re.DOTALL)
     observations = [seen for seen in fake.observations(2) for _ in range(3)]
     names: dict[str, Any] = {"policy": fake.FakePolicy(), "observations": observations}
+    of_chunks = {"chunk_policy": flows.policy(), "observations": [tiny.observation(rng) for _ in range(3)]}
     assert blocks
     for block in blocks:
-        exec(compile(block, page, "exec"), names)
+        exec(compile(block, page, "exec"), names if "chunk_policy" not in block else names | of_chunks)
     assert names["robot"].faults == {}
     if page == "accelerate.md":
         assert sum(names["forwards"]) < 7 * len(names["forwards"])

@@ -244,7 +244,9 @@ def mean(ms: float, n: int = 10) -> dict[str, float]:
 ROUNDS_RESULT = {
     "methods": {
         "full": {"stages": {"encode": mean(2.0), "prefill": mean(4.0), "denoise": mean(8.0), "route": mean(0.1)}},
-        "flash": {"stages": {"propose": mean(1.0), "verify": mean(3.0, 5), "route": mean(0.1), "accept": mean(0.2)}},
+        "flash": {"stages": {
+            "encode": mean(2.0), "propose": mean(1.0), "verify": mean(3.0, 5), "route": mean(0.1), "accept": mean(0.2),
+        }},
         "flash_retrieval": {"stages": {"propose": mean(0.5)}},
     },
     "steps": 60, "dtype": "float32", "threads": 2, "commit": "abc", "sampling": {"euler_steps": 4, "executed": 8},
