@@ -12,7 +12,7 @@ help:
 	@echo "make test     lint, types and the default tests (under 8 minutes on 2 cores)"
 	@echo "make check    lint and types only"
 	@echo "make bench    latency of every stage on this machine"
-	@echo "make comparison  every preset on both suites: README's tables from nothing (about 7 hours on 2 cores; resumes)"
+	@echo "make comparison  every preset on both suites: README's tables from nothing (hours; resumes)"
 	@echo "make figures  the figures of README and docs, from the committed result files"
 
 setup: opengl $(STAMP)

@@ -27,6 +27,11 @@ def number(value: float | None, form: str, unit: str = "") -> str:
     return NONE if value is None else f"{value:{form}}{unit}"
 
 
+def scaled(value: float | None, factor: float) -> float | None:
+    """In a smaller unit: percent, thousandths."""
+    return None if value is None else factor * value
+
+
 def share(value: float | None) -> str:
     """Whole percent; what is not nothing never reads as 0."""
     if value is None:

@@ -10,7 +10,7 @@ motions    the split by kind of motion
 from collections.abc import Sequence
 from typing import Any
 
-from cells import NONE, TIMES, interval, number, percent, share, table
+from cells import NONE, TIMES, interval, number, percent, scaled, share, table
 from rows import BEYOND, Group, Row, kinds, pooled, sped, sped_in_loop, with_preset
 
 from heisd.bench.papers_clock import DEFINITION
@@ -96,7 +96,7 @@ def gains(groups: Sequence[Group], memory: Memory) -> list[str]:
             speed_cell((row.done.get("in_loop") or {}).get("speedup_vs_baseline")),
             speed_cell((row.done.get("papers_clock") or {}).get("speedup_vs_baseline")),
             number(row.done["ms_per_action"]["mean"], ".2f"), number(row.done["ms_per_episode"]["mean"], ".0f"),
-            number(_thousandfold(row.done["cpu_s_per_action"]), ".1f"),
+            number(scaled(row.done["cpu_s_per_action"], 1000), ".1f"),
             number(row.done.get("cpu_s_per_episode"), ".2f"), number(row.done["mean_steps"], ".0f"),
             number(row.done["speculation"]["lm_forwards_per_action"], ".2f"), number(memory.get(row.name), ".0f"),
             number(row.done["store_mb"], ".1f"),
@@ -164,7 +164,7 @@ def doings(groups: Sequence[Group]) -> list[str]:
                 number(done.get("acceptance_length_heisd", {}).get("mean"), ".2f"),
                 *(share(done[origin] / total if total else None) for origin in ORIGINS),
                 number((row.done["deviation"] or {}).get("bins"), ".2f"),
-                number(_percent(row.done.get("overhead_share_of_plain")), ".1f", " %"), routes_cell(done),
+                number(scaled(row.done.get("overhead_share_of_plain"), 100), ".1f", " %"), routes_cell(done),
             ])  # fmt: skip
     return table(head, rows, n_text=2)
 
@@ -246,11 +246,3 @@ def routes_cell(speculation: dict[str, Any]) -> str:
 
 def _by_condition(starts: str) -> tuple[bool, str]:
     return (starts.startswith("jitter"), starts)
-
-
-def _percent(part: float | None) -> float | None:
-    return None if part is None else 100 * part
-
-
-def _thousandfold(value: float | None) -> float | None:
-    return None if value is None else 1000 * value

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cells import TIMES, interval, number, share, table
+from cells import TIMES, interval, number, scaled, share, table
 
 
 def decoding(results: Path) -> list[str]:
@@ -47,8 +47,8 @@ def recorded(results: Path) -> list[str]:
                 compared = [f"{check['differing_tokens']} of {check['n_tokens']:,}", f"{check['n_steps']:,}"]
             mean_ms = f"{block['ms_per_action']['mean']:.2f}"
             error = predictions.get(suite, {}).get(method, {}).get("error")
-            predicted = number(None if error is None else 100 * error, "+.0f", " %")
-            machinery = number(_percent(block.get("overhead_share_of_plain")), ".1f", " %")
+            predicted = number(scaled(error, 100), "+.0f", " %")
+            machinery = number(scaled(block.get("overhead_share_of_plain"), 100), ".1f", " %")
             rows.append(
                 [suite, f"`{method}`", ratio, mean_ms, predicted, machinery, number(forwards, ".2f"), *compared]
             )
@@ -113,10 +113,6 @@ def memory(results: Path) -> dict[str, float]:
     """Preset -> peak resident MB of a process that runs it alone (`benchmarks/memory.py`); empty without the file."""
     found = _read(results, "memory.json")
     return {} if not found else {name: block["peak_rss_mb"] for name, block in found[0][1]["methods"].items()}
-
-
-def _percent(part: float | None) -> float | None:
-    return None if part is None else 100 * part
 
 
 def _read(results: Path, pattern: str) -> list[tuple[str, dict[str, Any]]]:

@@ -12,7 +12,7 @@ A policy that denoises chunks is accelerated by the same call (:mod:`heisd.accel
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
 from pydantic import (
@@ -60,10 +60,34 @@ def _default_proposers() -> dict[str, Any]:
     return {"persistence": {}, "kalman": {}}
 
 
-class AccelerateConfig(Options):
+class Configuration(Options):
+    """What the configurations of both families check alike."""
+
+    rules: ClassVar[Mapping[str, type[Any]]]  # by name
+
+    @field_validator("proposers", check_fields=False)
+    @classmethod
+    def _options_or_objects(cls, proposers: Mapping[str, Any]) -> Mapping[str, Any]:
+        for name, given in proposers.items():
+            missing = [call for call in PROPOSER_CALLS if not callable(getattr(given, call, None))]
+            if missing and not isinstance(given, Mapping):
+                raise BadInput(
+                    f"proposer {name!r} is {given!r}; give its options as a mapping ({{}} for none), or an object "
+                    f"with {', '.join(PROPOSER_CALLS)} (here without {', '.join(missing)})"
+                )
+        return proposers
+
+    @field_validator("rule", mode="before", check_fields=False)
+    @classmethod
+    def _rule_by_name(cls, rule: Any) -> Any:
+        return rule_by_name(rule, cls.rules)
+
+
+class AccelerateConfig(Configuration):
     """How a policy is accelerated. Every field can be left out. Raises BadInput, in one line, for anything else."""
 
     what = "accelerate's configuration"
+    rules = RULES
 
     proposers: Mapping[str, Any] = Field(default_factory=_default_proposers)  # name -> its options, or a Proposer
     rule: ExactRule | RelaxedRule | SequenceRule | AdaptiveRule = Field(
@@ -72,11 +96,6 @@ class AccelerateConfig(Options):
     max_nodes: StrictInt = Field(default=MAX_NODES, ge=1)  # rows that guesses may add to one forward
     costs: Costs | Path | None = None  # with a table, guesses pause while they lose time by it
     enabled: StrictBool = True  # False: plain decoding through the same object
-
-    @field_validator("proposers")
-    @classmethod
-    def _options_or_objects(cls, proposers: Mapping[str, Any]) -> Mapping[str, Any]:
-        return options_or_objects(proposers)
 
     @field_validator("costs", mode="before")
     @classmethod
@@ -89,23 +108,6 @@ class AccelerateConfig(Options):
             f"costs is {costs!r}; give a mapping of milliseconds ({', '.join(KNOWN_COSTS)}), or the path of a file "
             "that heisd bench --costs --json has written"
         )
-
-    @field_validator("rule", mode="before")
-    @classmethod
-    def _rule_by_name(cls, rule: Any) -> Any:
-        return rule_by_name(rule, RULES)
-
-
-def options_or_objects(proposers: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The proposers of a configuration; BadInput for what is neither options nor a proposer."""
-    for name, given in proposers.items():
-        missing = [call for call in PROPOSER_CALLS if not callable(getattr(given, call, None))]
-        if missing and not isinstance(given, Mapping):
-            raise BadInput(
-                f"proposer {name!r} is {given!r}; give its options as a mapping ({{}} for none), or an object "
-                f"with {', '.join(PROPOSER_CALLS)} (here without {', '.join(missing)})"
-            )
-    return proposers
 
 
 @overload

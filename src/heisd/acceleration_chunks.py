@@ -10,10 +10,10 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool, StrictInt, field_validator
+from pydantic import Field, StrictBool, StrictInt
 
-from heisd.acceleration import check_calls_and_codec, made_or_given, options_or_objects
-from heisd.acceleration_rules import Options, rule_by_name
+from heisd.acceleration import Configuration, check_calls_and_codec, made_or_given
+from heisd.acceleration_rules import Options
 from heisd.accept_chunk import EndpointTest
 from heisd.engine import ChunkEngine
 from heisd.errors import BrokenContract
@@ -58,10 +58,11 @@ class EndpointsRule(Options):
 CHUNK_RULES = {"full": FullRule, "endpoints": EndpointsRule}
 
 
-class AccelerateChunksConfig(Options):
+class AccelerateChunksConfig(Configuration):
     """How a chunk policy is accelerated. Every field can be left out. Raises BadInput, in one line, for all else."""
 
     what = "accelerate's configuration of a chunk policy"
+    rules = CHUNK_RULES
 
     rule: FullRule | EndpointsRule = Field(default=FullRule(), discriminator="name")  # or just its name
     proposers: Mapping[str, Any] = Field(default_factory=lambda: {"tail": {}})  # name -> options, or a ChunkProposer
@@ -75,16 +76,6 @@ class AccelerateChunksConfig(Options):
     gripper_margin_steps: Steps = 3  # after a gripper command during which nothing is drafted
     watches: StrictBool = True  # full rounds while a camera is dark, frozen or noisy, or has jumped
     enabled: StrictBool = True  # False: full rounds through the same object
-
-    @field_validator("proposers")
-    @classmethod
-    def _options_or_objects(cls, proposers: Mapping[str, Any]) -> Mapping[str, Any]:
-        return options_or_objects(proposers)
-
-    @field_validator("rule", mode="before")
-    @classmethod
-    def _rule_by_name(cls, rule: Any) -> Any:
-        return rule_by_name(rule, CHUNK_RULES)
 
     def sampling(self, horizon: int) -> SamplingConfig:
         """How chunks of so many actions are made and used."""

@@ -30,7 +30,7 @@ from heisd.policies.protocol import (
     TargetPolicy,
 )
 from heisd.propose.base import ChunkProposer, History, Proposer
-from heisd.route.base import Always, Plan, RouteKind, Router
+from heisd.route.base import Always, Plan, Route, RouteKind, Router
 from heisd.route.fixed import Full
 from heisd.telemetry import Clock, NullSink, Sink
 from heisd.types import Action, Observation
@@ -105,12 +105,16 @@ class ControlLoop:
             drafts = self._panel.propose(context, history, plan.scouts)
         with clock("route"):
             route = self._router.decide(context, phase, drafts, self._memory)
-        if context is not self._seen and route.kind is not RouteKind.SKIP:
+        if context is not self._seen and not self._can_skip(route):
             with clock("encode"):
                 context = self._seen = self._encoder.encode(observation)
             drafts = ()  # those were made without a look
         self._has_looked = context is self._seen
         return self._inference.answer(context, plan, route, drafts, history)
+
+    def _can_skip(self, route: Route) -> bool:
+        """Whether a route is a skip with a whole action; one with less of it ends in inference, which looks first."""
+        return route.kind is RouteKind.SKIP and (route.chunk is not None or len(route.tokens) == self._n_tokens)
 
     def _encoded(self, observation: Observation, plan: Plan) -> Any:
         """The observation as the scouts get it; :attr:`_seen` itself where it was looked at."""

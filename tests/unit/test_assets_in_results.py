@@ -3,13 +3,13 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import fake_target as fake
 import pytest
 import toy_world
 from fake_target import FakePolicy
 from test_faults import Bad, failing
+from toy_policy import toy_policy
 from toy_world import config
 
 from heisd.bench import libero_world
@@ -32,17 +32,7 @@ def _outside_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.fixture
 def policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A policy's directory with a drafter and a store beside it; nothing in them is loaded here."""
-    directory = tmp_path / "weights" / "toy"
-    directory.mkdir(parents=True)
-    for what in ("parallel", "store"):
-        place = place_of(directory, "toy", what)
-        place.parent.mkdir()
-        place.write_text(what)
-    monkeypatch.setattr(libero_world, "suite_info", lambda _: SimpleNamespace(n_tasks=2))
-    monkeypatch.setattr(libero_world, "weights_for", lambda *_: directory)
-    monkeypatch.setattr(libero_world, "policy_format", lambda _: "heisd-policy-1")
-    monkeypatch.setattr(libero_world, "describe_weights", lambda _: {"name": "toy", "sha256": "0" * 64})
-    return directory
+    return toy_policy(tmp_path, monkeypatch, "parallel", "store")
 
 
 def play(out: Path, *methods: str) -> dict:

@@ -6,16 +6,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from toy_policy import HASH, toy_policy
 
 from heisd.bench import libero_world
 from heisd.config import EvalConfig
 from heisd.errors import BadArtifact
 from heisd.kinematics.defaults import LIBERO as ONLOOKER
-from heisd.presets import assets
 from heisd.presets.assets import Assets, place_of, require
 from heisd.presets.calibration import Calibration
 
-HASH = "0" * 64
 SCORE: dict[str, Any] = {"names": ["similarity"], "mean": [0.0], "scale": [1.0], "weight": [1.0], "bias": 0.0}
 
 
@@ -38,18 +37,7 @@ def written(path: Path, *presets: str, **changes: Any) -> Path:
 @pytest.fixture
 def policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A policy with a drafter and a store beside it; nothing in them is loaded here."""
-    directory = tmp_path / "weights" / "toy"
-    directory.mkdir(parents=True)
-    for what in ("parallel", "store", "eagle"):
-        place = place_of(directory, "toy", what)
-        place.parent.mkdir()
-        place.write_text(what)
-    monkeypatch.setattr(libero_world, "suite_info", lambda _: SimpleNamespace(n_tasks=2))
-    monkeypatch.setattr(libero_world, "weights_for", lambda *_: directory)
-    monkeypatch.setattr(libero_world, "policy_format", lambda _: "heisd-policy-1")
-    for module in (libero_world, assets):
-        monkeypatch.setattr(module, "describe_weights", lambda _: {"name": "toy", "sha256": HASH})
-    return directory
+    return toy_policy(tmp_path, monkeypatch, "parallel", "store", "eagle")
 
 
 def own(policy: Path, suite: str) -> Path:

@@ -15,7 +15,7 @@ from heisd.accept import exact
 from heisd.bench.glances import MAX_AGE_STEPS, Glances
 from heisd.engine import Engine
 from heisd.propose.base import History, Stateless
-from heisd.route.base import Plan
+from heisd.route.base import Plan, Route
 from heisd.route.calibrated import CalibratedSkip, SkipScore
 from heisd.route.paying import Paying
 from heisd.telemetry import MemorySink
@@ -91,6 +91,28 @@ def test_a_refused_skip_is_what_it_had_been_with_a_look_from_the_start() -> None
         assert coasting.act(each).tokens.tolist() == looking.act(each).tokens.tolist() == fake.greedy(policy, each)
     assert {record.reason for record in sink.records} == {"score below threshold", "rejected before"}
     assert [record.n_drafted for record in sink.records] == [6] * 12  # rows of one guess: none made without a look
+
+
+def test_a_skip_that_cannot_be_executed_looks_before_the_target_decodes() -> None:
+    @dataclass(frozen=True)
+    class Short:
+        """A rule that would skip with less than an action."""
+
+        inner: CalibratedSkip
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.inner, name)
+
+        def decide(self, *seen: object) -> Route:
+            return replace(self.inner.decide(*seen), tokens=fakes.GUESS[:3])
+
+    policy = Looking()
+    loop, sink, _ = robot(COAST, policy)
+    seen = fake.observations(2)
+    loop.act(seen[0])
+    loop._router = Short(COAST)
+    assert loop.act(seen[1]).tokens.tolist() == fake.greedy(FakePolicy(), seen[1])
+    assert (sink.records[1].route, sink.records[1].looked) == ("full", True)
 
 
 def test_later_skips_go_on_from_the_latest_look_whyever_it_was_taken() -> None:

@@ -170,6 +170,21 @@ def test_a_preset_played_alone_is_paired_with_plain_decoding_s_other_runs(home, 
     assert len(groups[0].pairs(groups[0].row("hybrid"))) == 8  # the starts that both have played
 
 
+def test_the_whole_comparison_of_any_directory_is_printed(home, monkeypatch, capsys):
+    import compare
+
+    play(results(home) / "compare-toy", monkeypatch, split="test", methods=("ar", "exact", "hybrid"))
+    monkeypatch.setattr("sys.argv", ["compare.py", str(results(home))])
+    compare.main()
+    said = capsys.readouterr().out
+    assert said.count("| `exact` |") > 2  # headline, speed, what was done
+    assert "No proposer failed" in said
+    for given, message in ((str(home / "docs"), "holds no finished"), ("nowhere", "usage: .* nowhere")):
+        monkeypatch.setattr("sys.argv", ["compare.py", given])
+        with pytest.raises(SystemExit, match=message):
+            compare.main()
+
+
 def test_what_must_not_be_mixed_has_rows_of_its_own(home, monkeypatch):
     import comparison
 
