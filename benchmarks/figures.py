@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import measured
+from ablations import ablations
 from comparison import comparison, details, headline
 from pictures import planes
 from rows import CONDITIONS, PREFIXES, has_place, read_groups
 
 ROOT = Path(__file__).parents[1]
 CALIBRATIONS = Path("src") / "heisd" / "weights" / "libero-calibration"
-DOCUMENTS = ("README.md", "docs/comparison.md")
+DOCUMENTS = ("README.md", "docs/comparison.md", "docs/ablations.md")
 
 
 def success_table(runs: list[tuple[str, dict[str, Any]]]) -> list[str]:
@@ -64,6 +65,8 @@ def blocks(root: Path) -> dict[str, list[str]]:
         "comparison-details": details(groups),
         "decoding": measured.decoding(results),
         "recorded": measured.recorded(results),
+        "precisions": measured.precisions(results),
+        "ablations": ablations(results),
         "ladder": measured.ladder(root / CALIBRATIONS),
         "rendering": measured.rendering(results),
         "demo": measured.demo(results),
