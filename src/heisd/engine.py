@@ -73,6 +73,11 @@ class ControlLoop:
         """How often each proposer has failed in this episode."""
         return dict(self._panel.faults)
 
+    @property
+    def context(self) -> Any:
+        """What the target made of the last pictures encoded; None before the first."""
+        return self._seen
+
     def act(self, observation: Observation) -> Action:
         """One control step."""
         clock = self._clock
