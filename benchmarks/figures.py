@@ -1,6 +1,7 @@
-"""`make figures`: the tables and pictures of README.md and docs/comparison.md, from the committed result files.
+"""`make figures`: the tables, pictures and numbers of README.md and docs/, from the committed result files.
 
-What is written stands between two markers, ``<!-- NAME -->`` and ``<!-- /NAME -->``; the command behind every file is
+What is written stands between two markers, ``<!-- NAME -->`` and ``<!-- /NAME -->``: lines of their own for tables and
+pictures (:func:`blocks`), within a line for a number of running text (:mod:`prose`). The command behind every file is
 in benchmarks/README.md.
 """
 
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import measured
+import prose
 from ablations import ablations
 from comparison import comparison, details, headline
 from pictures import planes
@@ -16,7 +18,6 @@ from rows import CONDITIONS, PREFIXES, has_place, read_groups
 
 ROOT = Path(__file__).parents[1]
 CALIBRATIONS = Path("src") / "heisd" / "weights" / "libero-calibration"
-DOCUMENTS = ("README.md", "docs/comparison.md", "docs/ablations.md")
 
 
 def success_table(runs: list[tuple[str, dict[str, Any]]]) -> list[str]:
@@ -70,7 +71,15 @@ def blocks(root: Path) -> dict[str, list[str]]:
         "ladder": measured.ladder(root / CALIBRATIONS),
         "rendering": measured.rendering(results),
         "demo": measured.demo(results),
+        "guesses": measured.guesses(results),
+        "older-pictures": measured.older_pictures(results),
+        "watch": measured.watch(results),
     }
+
+
+def documents(root: Path) -> list[Path]:
+    """README and the pages of docs/."""
+    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
 
 
 def replaced(text: str, name: str, lines: list[str]) -> str:
@@ -84,16 +93,28 @@ def replaced(text: str, name: str, lines: list[str]) -> str:
 
 
 def written(root: Path) -> dict[Path, str]:
-    """Document -> what it says with every block up to date; exits when a block has lines and no document a place."""
-    texts = {path: path.read_text(encoding="utf-8") for each in DOCUMENTS if (path := root / each).is_file()}
+    """Document -> what it says with every block and number up to date.
+
+    Exits when a block has lines and no document a place, and when a number is marked that nobody knows.
+    """
+    texts = {path: path.read_text(encoding="utf-8") for path in documents(root)}
     for name, lines in blocks(root).items():
         if lines and not any(f"<!-- {name} -->" in text and f"<!-- /{name} -->" in text for text in texts.values()):
             raise SystemExit(
-                f"there is no <!-- {name} --> … <!-- /{name} --> in {' or '.join(DOCUMENTS)}: "
+                f"there is no <!-- {name} --> … <!-- /{name} --> in README.md or docs/: "
                 "add the two markers where it belongs"
             )
         texts = {path: replaced(text, name, lines) for path, text in texts.items()}
-    return texts
+    return {path: with_numbers(text, path.name, prose.Files(root)) for path, text in texts.items()}
+
+
+def with_numbers(text: str, document: str, files: prose.Files) -> str:
+    """``text`` with the numbers of its running text up to date; exits for a marker without one, naming it."""
+    for name in sorted(prose.names_in(text)):
+        if name not in prose.VALUES:
+            raise SystemExit(f"{document}: nobody knows the number <!-- {name} -->; benchmarks/prose.py has all")
+        text = prose.filled(text, name, prose.VALUES[name](files))
+    return text
 
 
 def main() -> None:

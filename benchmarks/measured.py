@@ -1,10 +1,12 @@
-"""Small tables of README from single result files: plain decoding, recorded observations, rendering, the demo."""
+"""Small tables of README and docs/ from single result files: plain decoding, rendering, the demo, guesses …"""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from cells import NONE, TIMES, interval, number, scaled, share, table
+
+_LIMITS = ("default", "fitted")
 
 
 def decoding(results: Path) -> list[str]:
@@ -138,6 +140,45 @@ def demo(results: Path) -> list[str]:
                 number(done["lm_forwards_per_action"], ".2f"), share(skipped),
             ])  # fmt: skip
     return table(head, rows, n_text=2) if rows else []
+
+
+def guesses(results: Path) -> list[str]:
+    """Share of whole guesses that are as good as the target's answer, by who guessed."""
+    runs = {run["suite"]: run["sources"] for _, run in _read(results, "guesses-*.json")}
+    asked = {
+        "nearest remembered step": ("retrieval", "first"), "best of the five nearest": ("retrieval", "any"),
+        "the last action again": ("persistence", "first"), "the parallel drafter's best guess": ("parallel", "first"),
+    }  # fmt: skip
+    rows = [[what, *(share(run[source][which]) for run in runs.values())] for what, (source, which) in asked.items()]
+    return table(("", *(f"`{suite}`" for suite in runs)), rows, n_text=1) if runs else []
+
+
+def older_pictures(results: Path) -> list[str]:
+    """The same of the parallel drafter, by the age of the pictures, and with all else of then."""
+    runs = {run["suite"]: run["without_a_look"]["older"] for _, run in _read(results, "guesses-*.json")}
+    ages = next(iter(runs.values()), {"pictures": {}})["pictures"]
+    rows = [
+        [f"{suite}{more}", *map(share, run[what].values())]
+        for what, more in (("pictures", ""), ("everything", ", all of then")) for suite, run in runs.items()
+    ]  # fmt: skip
+    return table(("age of the look, control steps", *ages), rows, n_text=1) if runs else []
+
+
+def watch(results: Path) -> list[str]:
+    """In how many episodes an alarm came, by fault; faults that look alike share a row."""
+    runs = {run["suite"]: run for _, run in _read(results, "watch-*.json")}
+    faults: dict[tuple[str, ...], list[str]] = {}
+    for fault in next(iter(runs.values()), {"default": {"faults": {}}})["default"]["faults"]:
+        cells = tuple(_alarmed(run[limits]["faults"][fault]) for run in runs.values() for limits in _LIMITS)
+        faults.setdefault(cells, []).append(f"`{fault}`")
+    head = ("fault", *(name for suite in runs for name in (f"`{suite}`, default limits", "fitted limits")))
+    return table(head, [[", ".join(alike), *cells] for cells, alike in faults.items()], n_text=1) if runs else []
+
+
+def _alarmed(fault: dict[str, Any]) -> str:
+    """So many episodes, and after how many control steps if not at once."""
+    steps = fault["median_steps"] or 0
+    return f"{fault['alarmed']}" + (f" ({steps:g} step{'s' * (steps != 1)})" if steps else "")
 
 
 def memory(results: Path) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The rules that :func:`heisd.accelerate` knows for policies that decode tokens, each with its options."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -18,7 +19,8 @@ from pydantic import (
 from heisd import accept
 from heisd.codec import ActionCodec
 from heisd.errors import BadInput, UnknownName
-from heisd.kinematics import bin_sizes
+from heisd.kinematics.defaults import LIBERO
+from heisd.kinematics.motion import ACTION_SIZE
 from heisd.route.base import Router
 from heisd.route.fixed import Fixed
 from heisd.route.kerv import AdaptiveTolerance
@@ -107,10 +109,15 @@ class AdaptiveRule(_Rule):
 
     def router(self, codec: ActionCodec, names: tuple[str, ...]) -> Router:
         """The same, by a tolerance of the motion's."""
-        sizes = tuple(bin_sizes(codec.q01, codec.q99).tolist())
-        return AdaptiveTolerance(
-            self.variability_high, sizes, self.action_change_sigma, names, self.tolerance_range_bins
-        )
+        if not codec.length == len(self.action_change_sigma) == ACTION_SIZE:
+            raise BadInput(
+                f"the adaptive rule reads the motion of actions of {ACTION_SIZE} dimensions, and action_change_sigma "
+                f"has one number for each; got {codec.length} dimensions and {len(self.action_change_sigma)} numbers"
+            )
+        ranges = replace(
+            LIBERO, action_change_sigma=self.action_change_sigma, variability_high=self.variability_high
+        )  # fmt: skip
+        return AdaptiveTolerance(ranges, names, self.tolerance_range_bins)
 
 
 RULES = {"exact": ExactRule, "relaxed": RelaxedRule, "sequence": SequenceRule, "adaptive": AdaptiveRule}

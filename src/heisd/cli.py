@@ -119,6 +119,10 @@ def evaluate(
     workers: Workers = 1,
     ray: Annotated[str | None, typer.Option(help="Play on a Ray cluster: its address, or local.")] = None,
     videos: Annotated[int, typer.Option(min=0, help="Film the first success of this many tasks, and failures.")] = 0,
+    append_to: Annotated[
+        Path | None,
+        typer.Option(help="Copy of the store, made if missing, that remembers what was verified; train split."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Closed loop in LIBERO: success rates, and speed with --timing."""
@@ -132,6 +136,7 @@ def evaluate(
         protocol=protocol, rendering=rendering, timing=timing, weights=weights, dtype=dtype, workers=workers,
         ray=ray, videos=videos, calibration=None if calibration is None else str(calibration),
         euler_steps=euler_steps, executed=executed, delay_steps=delay,
+        append_to=None if append_to is None else str(append_to),
         realtime=cli_realtime.realtime_config(realtime, latency_profile, control_hz, meanwhile),
     )  # fmt: skip
     from heisd import cli_run

@@ -8,13 +8,13 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from heisd.errors import BadInput, UnknownName
+from heisd.errors import BadInput, LeakError, UnknownName
 from heisd.presets import PRESETS, require_exact_dtype
 from heisd.sim.shifts import canonical
 from heisd.sim.splits import Condition, Split
 
 # How a run was carried out, not what it measures: free to change when a run is resumed.
-_MANNER_FIELDS = frozenset({"workers", "ray", "videos"})
+_MANNER_FIELDS = frozenset({"workers", "ray", "videos", "append_to"})
 # Fields younger than published results: at these values they are left out, so that earlier hashes stay what they were.
 _YOUNGER_FIELDS: dict[str, Any] = {
     "calibration": None,
@@ -94,6 +94,7 @@ class EvalConfig(BaseModel):
     workers: int = Field(default=1, ge=1)
     ray: str | None = None  # address of a cluster to play on, or "local" (heisd.sim.ray_pool)
     videos: int = Field(default=0, ge=0)  # tasks whose first success is filmed; first failures always are
+    append_to: str | None = None  # directory of a store that remembers what was verified (heisd.bench.appending)
 
     @field_validator("shift")
     @classmethod
@@ -118,7 +119,22 @@ class EvalConfig(BaseModel):
         if len(set(self.methods)) != len(self.methods):
             raise BadInput(f"every method may be named once; given: {', '.join(self.methods)}")
         require_exact_dtype(self.methods, self.dtype)
+        if self.append_to is not None:
+            self._require_appendable()
         return self
+
+    def _require_appendable(self) -> None:
+        if self.split is not Split.TRAIN:
+            raise LeakError(
+                f"--append-to remembers episodes of the train split alone, and this is --split {self.split.value}: a "
+                "store that holds what it is judged by is refused"
+            )
+        if len(self.methods) != 1:
+            raise BadInput(f"--append-to remembers every start once: name one method, not {', '.join(self.methods)}")
+        if self.workers != 1 or self.ray is not None:
+            raise BadInput(f"--append-to has one writer: use --workers 1 instead of {self.workers}, and no --ray")
+        if self.timing or self.realtime is not None or self.shift is not None:
+            raise BadInput("--append-to goes with none of --timing, --realtime and --shift: leave it out, or them")
 
     def outcome_fields(self) -> dict[str, Any]:
         """The part that decides results, as plain JSON values."""

@@ -14,10 +14,12 @@ from typing import Any, Generic
 
 from heisd.accept import Rule, exact
 from heisd.accept_chunk import ChunkRule
+from heisd.codec import ActionCodec
 from heisd.errors import BadInput
 from heisd.inference.base import Answer, Encoder, Inference
 from heisd.inference.chunks import ChunkInference
 from heisd.inference.tokens import TokenInference
+from heisd.kinematics import bin_sizes
 from heisd.policies.config import SamplingConfig
 from heisd.policies.protocol import (
     CacheT,
@@ -30,10 +32,10 @@ from heisd.policies.protocol import (
     TargetPolicy,
 )
 from heisd.propose.base import ChunkProposer, History, Proposer
-from heisd.route.base import Always, Plan, Route, RouteKind, Router
+from heisd.route.base import Always, Outcome, Plan, Route, RouteKind, Router
 from heisd.route.fixed import Full
 from heisd.telemetry import Clock, NullSink, Sink
-from heisd.types import Action, Observation
+from heisd.types import Action, FloatArray, Observation, TokenOrigin
 
 MAX_NODES = 48  # rows that guesses may add to one forward
 
@@ -42,11 +44,18 @@ class ControlLoop:
     """One control step after the other, timed on the full clock. One loop serves one robot."""
 
     def __init__(
-        self, target: Encoder, inference: Inference[Any], n_tokens: int, router: Router, sink: Sink | None, clock: Clock
+        self,
+        target: Encoder,
+        inference: Inference[Any],
+        codec: ActionCodec,
+        router: Router,
+        sink: Sink | None,
+        clock: Clock,
     ) -> None:
-        """``inference`` is the family's, of the same target and clock; its actions have ``n_tokens`` numbers."""
+        """``inference`` is the family's, of the same target and clock; ``codec`` that of its actions."""
         self.sink: Sink = NullSink() if sink is None else sink
-        self._encoder, self._inference, self._n_tokens = target, inference, n_tokens
+        self._encoder, self._inference, self._n_tokens = target, inference, codec.length
+        self._bin_sizes = bin_sizes(codec.q01, codec.q99)
         self._panel, self._router, self._clock = inference.panel, router, clock
         self.reset()
 
@@ -64,6 +73,11 @@ class ControlLoop:
         """How often each proposer has failed in this episode."""
         return dict(self._panel.faults)
 
+    @property
+    def context(self) -> Any:
+        """What the target made of the last pictures encoded; None before the first."""
+        return self._seen
+
     def act(self, observation: Observation) -> Action:
         """One control step."""
         clock = self._clock
@@ -79,7 +93,7 @@ class ControlLoop:
                 self._memory = self._router.see(observation, self._memory)
         with clock("act"):
             action, outcome = answer.action(), answer.outcome()
-            self._history = self._history.acted(action)
+            self._history = self._history.acted(action, self._deviation(action, outcome))
             if outcome is not None:
                 self._memory = self._router.remember(self._memory, outcome)
         with clock("record"):  # known once it is over: in stage_ms behind the sink, not in what a sink writes at once
@@ -111,6 +125,12 @@ class ControlLoop:
             drafts = ()  # those were made without a look
         self._has_looked = context is self._seen
         return self._inference.answer(context, plan, route, drafts, history)
+
+    def _deviation(self, action: Action, outcome: Outcome | None) -> FloatArray | float:
+        """(T,) how far a relaxed rule let the action be from the target's own [action units]; 0: nowhere."""
+        if outcome is None or not outcome.verdicts or TokenOrigin.RELAXED not in action.origins:
+            return 0.0
+        return self._bin_sizes * outcome.deviation_bins
 
     def _can_skip(self, route: Route) -> bool:
         """Whether a route is a skip with a whole action; one with less of it ends in inference, which looks first."""
@@ -150,7 +170,7 @@ class Engine(ControlLoop, Generic[ContextT, CacheT]):
         inference = TokenInference(
             target, proposers or {}, clock, rule=rule, recombines=recombines, max_nodes=max_nodes
         )
-        super().__init__(target, inference, target.codec.length, Always() if router is None else router, sink, clock)
+        super().__init__(target, inference, target.codec, Always() if router is None else router, sink, clock)
 
 
 class ChunkEngine(ControlLoop, Generic[ChunkContextT, PrefixT]):
@@ -190,7 +210,7 @@ class ChunkEngine(ControlLoop, Generic[ChunkContextT, PrefixT]):
         inference = ChunkInference(
             target, proposers or {}, clock, sampling=sampling, rule=rule, delay_steps=delay_steps
         )
-        super().__init__(target, inference, target.codec.length, Full() if router is None else router, sink, clock)
+        super().__init__(target, inference, target.codec, Full() if router is None else router, sink, clock)
 
 
 def require_delay(delay_steps: int, executed: int, horizon: int) -> None:

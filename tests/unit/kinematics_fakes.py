@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from heisd.kinematics import Motion, MotionRanges, fit_ranges
+from heisd.types import Proprioception
 
 OPEN, CLOSED = -1.0, 1.0
 
@@ -31,6 +32,12 @@ def episode(seed: int, n: int = 60) -> Motion:
     turns = np.cumsum(rng.normal(0, 0.01, (n - 1, 3)), axis=0)
     gripper = np.where(np.arange(n - 1) > n // 2, CLOSED, OPEN)[:, None]
     return motion_of(positions, actions=np.hstack([moves / 0.015, turns, gripper]))
+
+
+def proprioception(rng: np.random.Generator, n: int) -> list[Proprioception]:
+    """n poses that have nothing to do with each other."""
+    sizes = (3, 4, 2, 2, 7, 7)
+    return [Proprioception(*(rng.normal(size=size).astype(np.float32) for size in sizes)) for _ in range(n)]
 
 
 def ranges(**options: Any) -> MotionRanges:

@@ -89,9 +89,6 @@ class FakeAssets:
     def with_store(self, store: Store) -> "FakeAssets":
         return FakeAssets(store, self._costs)
 
-    def bin_sizes(self) -> tuple[float, ...]:
-        return (0.01,) * 7
-
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:

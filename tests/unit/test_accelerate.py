@@ -429,7 +429,10 @@ def test_the_adaptive_rule_is_wide_at_first_and_narrows_as_the_motion_varies() -
     ("changes", "message"),
     [
         ({"variability_high": 0}, "variability_high"),
-        ({"action_change_sigma": (0.1,) * 6}, "one number for each of the 7 dimensions of an action; got 6"),
+        (
+            {"action_change_sigma": (0.1,) * 6},
+            "one number for each; got 7 dimensions and 6 numbers",
+        ),
         ({"tolerance_range_bins": (9, 5)}, "r_min <= r_max"),
         ({"tolerance_range_bins": (-1, 5)}, "tolerance_range_bins"),
         ({"speed": 3}, r"unknown key\(s\) \['speed'\]"),

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -84,21 +85,57 @@ def test_everything_goes_between_its_markers_and_stays_there(figures, home, monk
     assert (readme.read_text(), (home / "docs" / "comparison.md").read_text()) == (text, details)
 
 
+def copied(to: Path) -> None:
+    """The committed documents, over the committed files."""
+    for files in ("benchmarks/results", "src/heisd/weights"):
+        (to / files).parent.mkdir(parents=True)
+        (to / files).symlink_to(ROOT / files)
+    (to / "docs").mkdir()
+    shutil.copy(ROOT / "README.md", to)
+    for page in (ROOT / "docs").glob("*.md"):
+        shutil.copy(page, to / "docs")
+
+
 def test_the_committed_documents_are_what_the_results_say(monkeypatch, tmp_path):
     """`make figures` changes nothing: every number between markers is that of a committed file."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import figures
 
-    kept = (tmp_path / "benchmarks" / "results").parent
-    kept.mkdir()
-    (kept / "results").symlink_to(BENCHMARKS / "results")
-    for document in figures.DOCUMENTS:
-        (tmp_path / document).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / document, tmp_path / document)
+    copied(tmp_path)
     for path, text in figures.written(tmp_path).items():
         assert text == path.read_text(encoding="utf-8"), f"{path.name}: run make figures"
     for picture in (tmp_path / "docs" / "figures").glob("*.svg"):
         assert picture.read_text() == (ROOT / "docs" / "figures" / picture.name).read_text(), "run make figures"
+
+
+def test_a_stale_number_in_running_text_is_written_anew_wherever_it_stands(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import figures
+
+    copied(tmp_path)
+    readme, page = tmp_path / "README.md", tmp_path / "docs" / "routes.md"
+    said = {path: path.read_text() for path in (readme, page)}
+    marker = "<!-- guess-parallel-libero_object -->"
+    readme.write_text(said[readme].replace("<!-- row-ms -->0.", "<!-- row-ms -->9."))
+    page.write_text(f"{said[page].replace(f'{marker}9', f'{marker}1')}and {marker}<!-- /{marker[5:]} again\n")
+    written = figures.written(tmp_path)
+    assert written[readme] == said[readme] != readme.read_text()
+    (number,) = set(re.findall(f"{marker}(.*?)<", written[page]))
+    assert written[page] == f"{said[page]}and {marker}{number}<!-- /{marker[5:]} again\n"
+    page.write_text("about <!-- rwo-ms -->0.07<!-- /rwo-ms --> ms")
+    with pytest.raises(SystemExit, match=r"routes\.md: nobody knows the number <!-- rwo-ms -->"):
+        figures.written(tmp_path)
+
+
+def test_every_number_that_can_be_written_stands_somewhere_and_every_marker_is_closed(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import figures
+    import prose
+
+    texts = [path.read_text() for path in figures.documents(ROOT)]
+    assert set().union(*map(prose.names_in, texts)) == set(prose.VALUES)
+    for text in texts:
+        assert sorted(re.findall(r"<!-- (\w\S*) -->", text)) == sorted(re.findall(r"<!-- /(\S+) -->", text))
 
 
 def test_every_figure_is_that_of_the_result(home, monkeypatch):

@@ -1,6 +1,7 @@
 """One PhaseSignal: formulas, one direction for all, and every degenerate window."""
 
 import math
+from dataclasses import replace
 
 import kinematics_fakes as kf
 import numpy as np
@@ -23,11 +24,6 @@ def scaled(motion: Motion, factor: float) -> Motion:
     positions = motion.eef_pos_m[:1] + factor * (motion.eef_pos_m - motion.eef_pos_m[:1])
     actions = motion.actions * np.array([factor] * 3 + [1.0] * 4)
     return Motion(positions, motion.eef_quat_xyzw, motion.gripper_qpos_m, actions)
-
-
-def proprioception(rng: np.random.Generator, n: int) -> list[Proprioception]:
-    sizes = (3, 4, 2, 2, 7, 7)
-    return [Proprioception(*(rng.normal(size=size).astype(np.float32) for size in sizes)) for _ in range(n)]
 
 
 @fast
@@ -189,7 +185,7 @@ def test_an_unreadable_gripper_is_the_strictest_phase() -> None:
 
 
 def test_motion_from_proprioception(rng: np.random.Generator) -> None:
-    poses, actions = proprioception(rng, 9), rng.normal(size=(12, 7))
+    poses, actions = kf.proprioception(rng, 9), rng.normal(size=(12, 7))
     motion = Motion.of(poses, actions)
     np.testing.assert_array_equal(motion.actions, actions[4:])
     np.testing.assert_array_equal(motion.eef_pos_m, np.stack([p.eef_pos_m for p in poses]).astype(float))
@@ -203,7 +199,7 @@ def test_motion_from_proprioception(rng: np.random.Generator) -> None:
 
 
 def test_motion_a_step_ago(rng: np.random.Generator) -> None:
-    poses, actions = proprioception(rng, 9), rng.normal(size=(8, 7))
+    poses, actions = kf.proprioception(rng, 9), rng.normal(size=(8, 7))
     before = Motion.of(poses, actions).upto(8)
     expected = Motion.of(poses[:-1], actions[:-1])
     for name in ("eef_pos_m", "eef_quat_xyzw", "gripper_qpos_m", "actions", "joint_vel_rad_s"):
@@ -220,18 +216,19 @@ def test_motions_of_wrong_shape_are_refused(rng: np.random.Generator) -> None:
         Motion(good.eef_pos_m, good.eef_quat_xyzw[:-1], good.gripper_qpos_m, good.actions)
     with pytest.raises(BadInput, match="of 7 numbers"):
         kf.motion_of(good.eef_pos_m, actions=np.zeros((5, 6)))
-    poses = proprioception(rng, 3)
+    poses = kf.proprioception(rng, 3)
     wrong = Proprioception(np.zeros(4), *(np.zeros(n) for n in (4, 2, 2, 7, 7)))
     with pytest.raises(BadInput, match="every pose has 3 numbers"):
         Motion.of([*poses, wrong], np.zeros((0, 7)))
 
 
 def test_summary_is_every_reading_as_a_float() -> None:
-    signal = phase_signal(kf.episode(1), USUAL, variability=0.25)
+    strayed = np.asarray([0.25, *[0.0] * 6]) * USUAL.action_change_sigma[0]
+    signal = phase_signal(replace(kf.episode(1), deviation=strayed), USUAL)
     values = summary(signal)
     assert all(type(value) is float for value in values.values())
     assert values["fused"] == signal.fused
-    assert values["variability"] == 0.25
+    assert values["variability"] == pytest.approx(0.25)
     assert math.isnan(values["joint_speed_rad_s"])
     assert values["gripper_closed"] == 1
     assert list(Phase)[int(values["phase"])] is signal.phase

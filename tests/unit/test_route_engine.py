@@ -182,7 +182,7 @@ def opinion_behind(seen: Observation, tokens: IntArray) -> int:
     return int(policy.extend(cache, TokenTree.chain(tokens[:6])).node_next[5])
 
 
-KERV_PAPER = KervPaper(replace(fakes.kin.ranges(window=15), variability_high=4.0), (0.0,) * 7, filter="kalman")
+KERV_PAPER = KervPaper(replace(fakes.kin.ranges(window=15), variability_high=4.0), filter="kalman")
 
 
 @pytest.mark.parametrize("settles", [3, 4, 5])

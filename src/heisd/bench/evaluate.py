@@ -15,6 +15,7 @@ from typing import Any
 
 from heisd import interrupts
 from heisd.bench import realtime
+from heisd.bench.appending import appended_to
 from heisd.bench.provenance import append_test_log, checkout_root, git_commit, machine, versions
 from heisd.bench.results import EpisodeRecord, RunDirectory, open_run
 from heisd.bench.rollout import EpisodeJob, World, WorldFactory, play_or_report
@@ -68,6 +69,8 @@ def evaluate(
                 progress(record, len(outcomes(records)), len(starts) * len(config.methods))
         result = result_of(config, setting.provenance, [start.key for start in starts], records)
         result["throughput"] = throughput(n_played, time.monotonic() - began_s, config.workers)
+        if config.append_to is not None:
+            result["appended_to"] = appended_to(Path(config.append_to))
         write_json(run.result_path, result)
     if config.split is Split.TEST:
         scores = {name: block["pc_success"] for name, block in result["methods"].items()}

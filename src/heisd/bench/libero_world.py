@@ -4,24 +4,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from heisd.bench.appending import MAX_ROWS, AppendingAgent
 from heisd.bench.evaluate import Setting
 from heisd.bench.methods import parse_methods
 from heisd.bench.realtime import charged_costs, foreseen_delay
 from heisd.bench.replay import Agent
-from heisd.bench.weights import describe_weights, weights_for
+from heisd.bench.weights import describe_weights, require_policy, weights_for
 from heisd.config import EvalConfig
 from heisd.errors import BadInput, UnknownName
 from heisd.files import read_json
+from heisd.index.bundled import open_store_for, own_copy
+from heisd.index.store import Store
 from heisd.policies.config import SamplingConfig
 from heisd.policies.identity import policy_format
-from heisd.policies.manifest import FLOW_FORMAT, sha256_of
+from heisd.policies.manifest import FLOW_FORMAT, FORMAT, sha256_of
 from heisd.presets import PRESETS, builder
 from heisd.sim.protocols import base_suite, parse_protocol
 from heisd.sim.rendering import parse_rendering
 from heisd.sim.shifts import parse_shifts
 from heisd.sim.suites import suite_info
 from heisd.sim.targets import require_carriable
-from heisd.types import Action, Observation, StepRecord
+from heisd.types import Action, FloatArray, Observation, StepRecord
 
 DTYPES = ("float32", "bfloat16")
 
@@ -43,6 +46,9 @@ def libero_setting(config: EvalConfig) -> Setting:
 
     suite, given = _calibrated(config, directory), _given_calibration(config)
     require_assets(directory, suite, config.methods, calibration=given)
+    if config.append_to is not None:
+        require_policy(directory, FORMAT, "--append-to", "chunks are not remembered during operation")
+        own_copy(directory, Path(config.append_to))
     provenance = {
         "protocol": protocol.as_dict(),
         "policy": policy,
@@ -124,6 +130,7 @@ class LiberoWorld:
         self._env: Any = None
         self._played: Any = None  # the same, changed if anything is to be
         self._agents: dict[str, Agent] = {}
+        self._store: Store | None = None  # that is appended to
 
     def env(self, task_index: int) -> Any:
         """The environment of a task, with the configuration's shifts; the one before it is closed."""
@@ -131,7 +138,7 @@ class LiberoWorld:
         from heisd.sim.libero import LiberoEnv
 
         if self._env is None or self._env.task.index != task_index:
-            self.close()
+            self._close_env()
             self._env = LiberoEnv(
                 self._config.suite,
                 task_index,
@@ -145,11 +152,22 @@ class LiberoWorld:
     def agent(self, method: str) -> Agent:
         """An engine and a policy of its own for every method: none pays for what another asks of one."""
         if method not in self._agents:
-            self._agents[method] = EngineAgent(builder(method), load_assets(self._config, method))
+            assets = load_assets(self._config, method)
+            agent = EngineAgent(builder(method), assets)
+            self._agents[method] = agent if self._config.append_to is None else self._appending(agent, assets)
         return self._agents[method]
 
+    def _appending(self, agent: "EngineAgent", assets: Any) -> AppendingAgent:
+        self._store = open_store_for(assets.policy, assets.codec, self._config.append_to, max_appended_rows=MAX_ROWS)
+        return AppendingAgent(agent, self._store)
+
     def close(self) -> None:
-        """Free the environment."""
+        """Free the environment, and the store for other writers."""
+        self._close_env()
+        if self._store is not None:
+            self._store.close()
+
+    def _close_env(self) -> None:
         if self._env is not None:
             self._env.close()
             self._env = self._played = None
@@ -225,6 +243,12 @@ class EngineAgent:
         """Forget the episode before."""
         self._engine.reset()
         self._sink.records.clear()
+
+    @property
+    def vision_key(self) -> FloatArray:
+        """(D,) of the pictures encoded last."""
+        key: FloatArray = self._engine.context.vision_key
+        return key
 
     def act(self, observation: Observation) -> tuple[Action, StepRecord]:
         """One action and the record of the step that made it."""

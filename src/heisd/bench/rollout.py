@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from heisd import interrupts
+from heisd.bench.appending import AppendingAgent
 from heisd.bench.motion import Onlooker, add_to, add_waiting
 from heisd.bench.realtime import WorldStep, pacer
 from heisd.bench.replay import Agent, episode_timing, replay_beside, timed
@@ -162,6 +163,8 @@ def play(world: World, job: EpisodeJob) -> EpisodeRecord:
             film.add(observation, step.commanded, len(tally.rewards) - 1)
             observation, answered = step.observation, None
     film.add(observation, None, len(tally.rewards))
+    if isinstance(agent, AppendingAgent):
+        agent.finish(job.start, env.instruction, is_solved=step.success)
     if job.config.timing:
         _time(world, job, tally)
     tally.add_motions()

@@ -1,9 +1,12 @@
 """Where a policy's experience store lies, and opening it for that policy and no other."""
 
+import shutil
 from pathlib import Path
 
 from heisd.codec import ActionCodec
-from heisd.errors import BadArtifact
+from heisd.errors import BadArtifact, BadInput
+from heisd.files import TEMP_SUFFIX, unwritable
+from heisd.index.journal import FOLDER
 from heisd.index.manifest import MANIFEST
 from heisd.index.store import Store
 from heisd.policies.bundle import find_policy
@@ -29,6 +32,29 @@ def find_store(policy: str | Path) -> Path:
             f"the policy {policy} has no experience store at {path}; "
             f"build one: heisd index build --data DIR --weights {policy} --out {path}"
         )
+    return path
+
+
+def own_copy(policy: str | Path, path: Path) -> Path:
+    """``path`` as a copy of the policy's own store that may be appended to, made where there is nothing yet.
+
+    What was appended to the policy's own is left out, and a kill leaves no half copy at ``path``. A store that is
+    there already is left as it is. Raises BadInput for the policy's own store, from which results are made, and what
+    :func:`find_store` raises.
+    """
+    original = find_store(policy).resolve()
+    if path.resolve().is_relative_to(original):
+        raise BadInput(f"{path} is the policy's own store, from which results are made; name a directory for a copy")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        return path
+    unfinished = path.with_name(path.name + TEMP_SUFFIX)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(original, unfinished, ignore=shutil.ignore_patterns(FOLDER), copy_function=shutil.copyfile)
+        unfinished.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
     return path
 
 

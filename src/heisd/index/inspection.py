@@ -6,9 +6,10 @@ from typing import Any
 
 from heisd.errors import HeisdError
 from heisd.files import mb_on_disk
-from heisd.index.journal import FOLDER, read_journal, read_tail
+from heisd.index.journal import FOLDER, JOURNAL, read_journal, read_tail
 from heisd.index.manifest import read_manifest
 from heisd.index.store import open_index
+from heisd.policies.manifest import sha256_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,11 +17,14 @@ class StoreInfo:
     """What a store's manifest and journal say."""
 
     path: str
+    store_sha256: str  # of the manifest, which names every file's: the same for every copy
+    appended_sha256: str | None  # of the journal, which names all that was appended; None: nothing was
     policy_hash: str
     encoder_hash: str
     split: str
     n_rows: int
     n_appended_rows: int
+    n_appended_episodes: int  # named in the journal; those whose rows were evicted stay until a rewrite
     rows_by_task: dict[str, int]  # instruction -> rows from demonstrations
     full_dims: int
     n_dims: int
@@ -65,11 +69,14 @@ def info(path: Path | str) -> StoreInfo:
     n_appended = sum(tail.end - tail.begin for tail in journal.tails.values())
     return StoreInfo(
         path=str(root),
+        store_sha256=identity,
+        appended_sha256=sha256_of(root / FOLDER / JOURNAL) if journal.tails else None,
         policy_hash=manifest.policy_hash,
         encoder_hash=manifest.encoder_hash,
         split=manifest.split,
         n_rows=manifest.n_rows,
         n_appended_rows=n_appended,
+        n_appended_episodes=sum(len(tail.episodes) for tail in journal.tails.values()),
         rows_by_task={task.instruction: task.n_rows for task in manifest.tasks},
         full_dims=manifest.key.full_dims,
         n_dims=manifest.key.n_dims,

@@ -140,6 +140,11 @@ class Store:
         part = self._log.append(route.shard, rows, start)
         self.index.shards[route.shard] = self.index.shards[route.shard].with_tail(part)
 
+    def remembers(self, start: str) -> bool:
+        """Whether an episode of this name is in the store, from demonstrations or appended."""
+        parts = (part for shard in self.index.shards for part in (shard.base, shard.tail) if part is not None)
+        return any(start in part.episodes for part in parts)
+
     @property
     def n_appended_rows(self) -> int:
         """Live rows from operation."""

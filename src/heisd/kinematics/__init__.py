@@ -11,7 +11,7 @@ from heisd.kinematics.motion import Motion
 from heisd.kinematics.ranges import MotionRanges, with_heisd_code_bounds
 from heisd.kinematics.readings import PhaseSignal, Reading, phase_signal, summary
 from heisd.kinematics.rotations import quat_to_axis_angle, quat_to_matrix
-from heisd.kinematics.variability import bin_sizes, fit_variability_high, variability_update
+from heisd.kinematics.variability import bin_sizes, faded, fit_variability_high, variability
 
 __all__ = [
     "Distance",
@@ -24,6 +24,7 @@ __all__ = [
     "Solver",
     "bin_sizes",
     "displacement_m",
+    "faded",
     "fit_ranges",
     "fit_variability_high",
     "phase_signal",
@@ -32,6 +33,6 @@ __all__ = [
     "read_gripper",
     "spread_m",
     "summary",
-    "variability_update",
+    "variability",
     "with_heisd_code_bounds",
 ]

@@ -23,6 +23,8 @@ class Motion:
     gripper_qpos_m: FloatArray  # (n, 2) finger joints; the opening between the fingers is the first minus the second
     actions: FloatArray  # (m, 7) executed actions in the environment's convention; the gripper's +1 closes
     joint_vel_rad_s: FloatArray | None = None  # (n, 7)
+    # (7,) how far executed actions were from the target's own, lately: heisd.kinematics.faded [action units]
+    deviation: FloatArray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.eef_pos_m)
@@ -35,10 +37,17 @@ class Motion:
                 f"{n} poses have at most {max(n - 1, 0)} actions of {ACTION_SIZE} numbers between them; "
                 f"got shape {self.actions.shape}: leave out the action that is not executed yet"
             )
+        if self.deviation is not None and self.deviation.shape != (ACTION_SIZE,):
+            raise BadInput(f"a deviation has {ACTION_SIZE} numbers; got shape {self.deviation.shape}")
 
     @classmethod
     def of(
-        cls, proprioception: Sequence[Proprioception], actions: FloatArray, *, n_poses: int | None = None
+        cls,
+        proprioception: Sequence[Proprioception],
+        actions: FloatArray,
+        *,
+        n_poses: int | None = None,
+        deviation: FloatArray | None = None,
     ) -> "Motion":
         """The last ``n_poses`` (default: all) of what was observed, with the actions between them.
 
@@ -47,6 +56,7 @@ class Motion:
             actions: (k, 7) executed actions, oldest first, the last one executed just before now; those that
                 are older than the poses are left out.
             n_poses: a shorter memory makes every step cheaper.
+            deviation: (7,) as in the field; None: nobody tells.
         """
         poses = proprioception if n_poses is None else proprioception[-n_poses:] if n_poses > 0 else ()
         n_actions = min(len(actions), max(len(poses) - 1, 0))
@@ -56,6 +66,7 @@ class Motion:
             _rows([pose.gripper_qpos_m for pose in poses], 2),
             np.asarray(actions, dtype=np.float64)[len(actions) - n_actions :],
             _rows([pose.joint_vel_rad_s for pose in poses], 7),
+            deviation,
         )
 
     def __len__(self) -> int:
@@ -65,7 +76,8 @@ class Motion:
     def upto(self, n_poses: int) -> "Motion":
         """What was known after the first ``n_poses`` poses. ``upto(len(motion) - 1)`` is one control step ago.
 
-        (HeiSD's released code decides before it stores the newest position.) The oldest poses may have no action.
+        (HeiSD's released code decides before it stores the newest position.) The oldest poses may have no action; how
+        far actions had strayed by then is not told.
         """
         n_poses = min(max(n_poses, 0), len(self))
         n_actions = max(len(self.actions) - (len(self) - n_poses), 0)

@@ -16,6 +16,7 @@ from heisd.kinematics.fineness import mean_rotation_change, mean_translation
 from heisd.kinematics.gripper import GripperState, Phase
 from heisd.kinematics.motion import Motion
 from heisd.kinematics.ranges import MotionRanges, normalised
+from heisd.kinematics.variability import variability
 from heisd.types import FloatArray
 
 FINENESS_SHARE = 0.5  # lambda of DyQ's sensitivity, which DyQ-VLA does not publish
@@ -41,7 +42,6 @@ class PhaseSignal:
 
     motion: Motion
     ranges: MotionRanges
-    variability: float = math.nan  # (-) KERV's K, from ``variability_update``; NaN: nobody keeps it
     complexity: float = math.nan  # (0) of the picture, from ``heisd.scene.Scene``; NaN: nobody looked
 
     @cached_property
@@ -82,6 +82,12 @@ class PhaseSignal:
         """(-) DyQ's S, 0 or more; NaN below two actions."""
         fused = FINENESS_SHARE * self.fineness + (1.0 - FINENESS_SHARE) * self.angular_jerk
         return math.nan if math.isnan(fused) else max(0.0, fused)
+
+    @cached_property
+    def variability(self) -> float:
+        """(-) KERV's K, 0 or more; NaN where nobody tells how far executed actions were from the target's own."""
+        deviation = self.motion.deviation
+        return math.nan if deviation is None else variability(deviation, self.ranges.action_change_sigma)
 
     @cached_property
     def joint_speed_rad_s(self) -> float:
@@ -137,11 +143,9 @@ class PhaseSignal:
         return self.motion.eef_pos_m[-self.ranges.window :]
 
 
-def phase_signal(
-    motion: Motion, ranges: MotionRanges, *, variability: float = math.nan, complexity: float = math.nan
-) -> PhaseSignal:
+def phase_signal(motion: Motion, ranges: MotionRanges, *, complexity: float = math.nan) -> PhaseSignal:
     """The readings of the control step that begins at the last pose of ``motion``. Pure; never raises later."""
-    return PhaseSignal(motion, ranges, variability, complexity)
+    return PhaseSignal(motion, ranges, complexity)
 
 
 def summary(signal: PhaseSignal) -> dict[str, float]:

@@ -16,7 +16,6 @@ from heisd.errors import BadArtifact
 from heisd.files import mb_on_disk, read_json
 from heisd.index.bundled import open_store_for
 from heisd.index.store import Store
-from heisd.kinematics import bin_sizes
 from heisd.policies.identity import describe_weights
 from heisd.policies.manifest import MANIFEST, sha256_of
 from heisd.policies.target import OpenVLAPolicy
@@ -175,10 +174,6 @@ class Beside:
     def has_calibration(self) -> bool:
         """Whether there is a calibration to load."""
         return self._calibration_path.is_file()
-
-    def bin_sizes(self) -> tuple[float, ...]:
-        """(T,) action units per bin."""
-        return tuple(bin_sizes(self.codec.q01, self.codec.q99).tolist())
 
 
 class Assets(Beside):

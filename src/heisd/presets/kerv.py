@@ -23,7 +23,7 @@ def code(assets: Assets, sink: Sink | None = None) -> Engine[Any, Any]:
 
 def paper_router(assets: Assets) -> KervPaper:
     """The paper's decisions; ablations of it change one field."""
-    return KervPaper(assets.calibration().paper_ranges(), assets.bin_sizes())
+    return KervPaper(assets.calibration().paper_ranges())
 
 
 def engine(assets: Assets, router: KervPaper | KervCode, completes: Proposer, sink: Sink | None) -> Engine[Any, Any]:

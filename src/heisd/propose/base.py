@@ -14,6 +14,7 @@ import numpy as np
 
 from heisd.codec import ActionCodec
 from heisd.errors import BrokenContract
+from heisd.kinematics import faded
 from heisd.policies.protocol import Context
 from heisd.types import Action, ChunkDraft, Draft, FloatArray, IntArray, Proprioception, Round, Verdict
 
@@ -30,26 +31,33 @@ class History:
     tokens: IntArray  # (n, T) the vocabulary ids they were decoded from
     proprioception: tuple[Proprioception, ...] = ()  # last entry: now; the ones before: when the actions were chosen
     settled: tuple[int, ...] = ()  # tokens of the current action that are decided: a draft continues them
+    # (T,) how far they were from the target's own, lately: heisd.kinematics.faded [action units]; None: nobody tells
+    deviation: FloatArray | None = None
 
     @classmethod
     def empty(cls, n_tokens: int) -> "History":
         """The beginning of an episode, for actions of ``n_tokens`` tokens."""
-        return cls(_frozen(np.empty((0, n_tokens))), _frozen(np.empty((0, n_tokens), np.int64)))
+        nothing = _frozen(np.empty((0, n_tokens))), _frozen(np.empty((0, n_tokens), np.int64))
+        return cls(*nothing, deviation=_frozen(np.zeros(n_tokens)))
 
     def observed(self, proprioception: Proprioception) -> "History":
         """A control step begins."""
         kept = (*self.proprioception, proprioception)[-HISTORY_STEPS - 1 :]
-        return History(self.actions, self.tokens, kept)
+        return History(self.actions, self.tokens, kept, deviation=self.deviation)
 
-    def acted(self, action: Action) -> "History":
-        """A control step ends with ``action`` (from the target or skipped to: what was executed counts)."""
+    def acted(self, action: Action, deviation: FloatArray | float = 0.0) -> "History":
+        """A control step ends with ``action`` (from the target or skipped to: what was executed counts).
+
+        ``deviation`` (T,) is how far a relaxed rule let it be from the target's own [action units].
+        """
         actions = np.concatenate([self.actions[1 - HISTORY_STEPS :], action.values[None]])
         tokens = np.concatenate([self.tokens[1 - HISTORY_STEPS :], action.tokens[None]])
-        return History(_frozen(actions), _frozen(tokens), self.proprioception)
+        lately = None if self.deviation is None else _frozen(faded(self.deviation, deviation))
+        return History(_frozen(actions), _frozen(tokens), self.proprioception, deviation=lately)
 
     def with_settled(self, tokens: tuple[int, ...]) -> "History":
         """The same past, with these tokens of the current action decided."""
-        return History(self.actions, self.tokens, self.proprioception, tokens)
+        return History(self.actions, self.tokens, self.proprioception, tokens, self.deviation)
 
 
 class Proposer(Protocol):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from heisd.accept import Rule
 from heisd.policies.protocol import Context
 from heisd.propose.base import History
-from heisd.types import ChunkDraft, Draft, Observation, RoundRecord, Verdict
+from heisd.types import ChunkDraft, Draft, Observation, RoundRecord, TokenOrigin, Verdict
 from heisd.watch import NOTHING_SEEN, Alarm, Sight
 
 if TYPE_CHECKING:
@@ -117,7 +117,6 @@ class Memory:
     n_skips: int = 0  # in a row, up to now
     cooldown: int = 0  # steps during which something is off
     threshold: float = float("nan")  # of a rule that adapts it
-    variability: float = 0.0  # KERV's running K_var
     is_rejected: bool = False  # the last verification refused the drafts' position or rotation
     last_tokens: tuple[int, ...] = ()  # (T,) of the action executed last
     ledger: Ledger = Ledger()
@@ -139,6 +138,16 @@ class Outcome:
     is_redone: bool = False  # the guesses came to nothing: decoded again, plainly, with a prefill of its own
     drafters: tuple[str, ...] = ()  # asked for the first check alone, behind the decision
     round: RoundRecord | None = None  # of a chunk policy
+
+    @property
+    def deviation_bins(self) -> list[int]:
+        """(T,) bins between each kept-though-different token of the executed action and the target's; 0 elsewhere."""
+        bins: list[int] = [0] * len(self.tokens)
+        for position, verdict in zip(self.positions, self.verdicts, strict=True):
+            for i, (origin, deviation) in enumerate(zip(verdict.origins, verdict.deviation_bins, strict=True)):
+                if origin is TokenOrigin.RELAXED:
+                    bins[position + i] = deviation
+        return bins
 
 
 class Router(Protocol):

@@ -1,14 +1,13 @@
 """KERV's routes: drafts at every step, a filter that completes the action, a tolerance that follows the motion."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
-
 from heisd.accept import KERV_TOLERANCE_BINS, kinematic_tolerance_bins, relaxed, scheduled_tolerance_bins
 from heisd.errors import BadInput
-from heisd.kinematics import MotionRanges, PhaseSignal, variability_update
+from heisd.kinematics import MotionRanges, PhaseSignal
 from heisd.policies.protocol import Context
 from heisd.propose.base import History
 from heisd.route.base import (
@@ -22,6 +21,7 @@ from heisd.route.base import (
     Sightless,
     counted,
 )
+from heisd.route.motion import read_motion
 from heisd.types import Draft, TokenOrigin
 
 COOLDOWN_STEPS = 4  # of plain speculation after a compensation (paper)
@@ -34,22 +34,20 @@ class KervPaper(Sightless):
     """Compensation whenever it is not cooling down, tolerance from kinematic variability (KERV, section 4)."""
 
     ranges: MotionRanges  # with ``variability_high``
-    bin_sizes: tuple[float, ...]  # (T,) action units per bin, heisd.kinematics.bin_sizes
     drafter: str = "eagle"
     filter: str = "kalman"
     tolerance_range_bins: tuple[int, int] = KERV_TOLERANCE_BINS
 
     def __post_init__(self) -> None:
-        if self.ranges.variability_high is None:
-            raise BadInput("KERV's tolerance needs ranges with a fitted variability_high; run heisd calibrate")
+        _require_variability(self.ranges)
 
     def begin(self) -> Memory:
-        """No variability yet: the widest tolerance."""
+        """No cooldown."""
         return Memory()
 
-    def read(self, history: History) -> PhaseSignal | None:  # noqa: ARG002 (the protocol's)
-        """Variability comes from verdicts, not from the arm."""
-        return None
+    def read(self, history: History) -> PhaseSignal | None:
+        """The variability is among the readings."""
+        return read_motion(history, self.ranges)
 
     def plan(self, phase: PhaseSignal | None, memory: Memory) -> Plan:  # noqa: ARG002
         """The drafter behind the prefill."""
@@ -57,8 +55,7 @@ class KervPaper(Sightless):
 
     def decide(self, context: Context, phase: PhaseSignal | None, drafts: Sequence[Draft], memory: Memory) -> Route:  # noqa: ARG002
         """Speculate; complete by the filter unless it is cooling down."""
-        assert self.ranges.variability_high is not None
-        r_bins = kinematic_tolerance_bins(memory.variability, self.ranges.variability_high, self.tolerance_range_bins)
+        r_bins = _tolerance_bins(phase, self.ranges, self.tolerance_range_bins)
         rule = partial(relaxed, tolerance_bins=r_bins)
         if memory.cooldown:
             return Route(RouteKind.SPECULATE, Reason.COOLDOWN, rule=rule, score=r_bins)
@@ -68,41 +65,33 @@ class KervPaper(Sightless):
         )  # fmt: skip
 
     def remember(self, memory: Memory, outcome: Outcome) -> Memory:
-        """Cool down after a compensation; fold the accepted deviations into K_var."""
+        """Cool down after a compensation."""
         has_filled = any(TokenOrigin.COMPENSATED in verdict.origins for verdict in outcome.verdicts)
-        after = counted(memory, outcome, cooldown=COOLDOWN_STEPS if has_filled else 0)
-        return _varied(after, outcome, self.bin_sizes, self.ranges.action_change_sigma)
+        return counted(memory, outcome, cooldown=COOLDOWN_STEPS if has_filled else 0)
 
 
 @dataclass(frozen=True, slots=True)
 class AdaptiveTolerance(Sightless):
     """KERV's threshold adjustment alone: nothing is skipped, nothing is completed, r follows the variability.
 
-    Raises BadInput for a ``variability_high`` that is not a positive number, a range that is not
-    ``0 <= r_min <= r_max``, and another number of sigmas than of bin sizes.
+    Raises BadInput for ranges without a ``variability_high`` and for a range that is not ``0 <= r_min <= r_max``.
     """
 
-    variability_high: float  # K_hi
-    bin_sizes: tuple[float, ...]  # (T,) action units per bin, heisd.kinematics.bin_sizes
-    action_change_sigma: tuple[float, ...]  # (T,) standard deviation of the frame-to-frame change [action units]
+    ranges: MotionRanges  # with ``variability_high``; beside it only ``action_change_sigma`` decides
     drafters: tuple[str, ...]  # asked before every forward
     tolerance_range_bins: tuple[int, int] = KERV_TOLERANCE_BINS
 
     def __post_init__(self) -> None:
-        self._tolerance_bins(0.0)
-        if len(self.bin_sizes) != len(self.action_change_sigma):
-            raise BadInput(
-                f"action_change_sigma has one number for each of the {len(self.bin_sizes)} dimensions of an action; "
-                f"got {len(self.action_change_sigma)}"
-            )
+        _require_variability(self.ranges)
+        _tolerance_bins(None, self.ranges, self.tolerance_range_bins)
 
     def begin(self) -> Memory:
-        """No variability yet: the widest tolerance."""
+        """Nothing to know."""
         return Memory()
 
-    def read(self, history: History) -> PhaseSignal | None:  # noqa: ARG002
-        """Variability comes from verdicts, not from the arm."""
-        return None
+    def read(self, history: History) -> PhaseSignal | None:
+        """The variability; poses of any robot are left alone."""
+        return read_motion(history, self.ranges, n_poses=0)
 
     def plan(self, phase: PhaseSignal | None, memory: Memory) -> Plan:  # noqa: ARG002
         """The same at every step."""
@@ -110,15 +99,12 @@ class AdaptiveTolerance(Sightless):
 
     def decide(self, context: Context, phase: PhaseSignal | None, drafts: Sequence[Draft], memory: Memory) -> Route:  # noqa: ARG002
         """Check what there is within today's tolerance."""
-        r_bins = self._tolerance_bins(memory.variability)
+        r_bins = _tolerance_bins(phase, self.ranges, self.tolerance_range_bins)
         return replace(CHECK, rule=partial(relaxed, tolerance_bins=r_bins), score=r_bins)
 
     def remember(self, memory: Memory, outcome: Outcome) -> Memory:
-        """Fold the accepted deviations into K_var."""
-        return _varied(counted(memory, outcome), outcome, self.bin_sizes, self.action_change_sigma)
-
-    def _tolerance_bins(self, variability: float) -> int:
-        return kinematic_tolerance_bins(variability, self.variability_high, self.tolerance_range_bins)
+        """Count the steps."""
+        return counted(memory, outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,16 +142,13 @@ class KervCode(Sightless):
         return counted(memory, outcome)
 
 
-def _varied(memory: Memory, outcome: Outcome, bin_sizes: Sequence[float], sigma: Sequence[float]) -> Memory:
-    deviations = accepted_deviations_bins(outcome)
-    return replace(memory, variability=variability_update(memory.variability, deviations, np.asarray(bin_sizes), sigma))
+def _tolerance_bins(phase: PhaseSignal | None, ranges: MotionRanges, range_bins: tuple[int, int]) -> int:
+    """Today's r; the strictest where the variability is unknown."""
+    assert ranges.variability_high is not None
+    variability = math.nan if phase is None else phase.variability
+    return kinematic_tolerance_bins(variability, ranges.variability_high, range_bins)
 
 
-def accepted_deviations_bins(outcome: Outcome) -> list[int]:
-    """(T,) bins between each kept-though-different token of the executed action and the target's; 0 elsewhere."""
-    bins: list[int] = [0] * len(outcome.tokens)
-    for position, verdict in zip(outcome.positions, outcome.verdicts, strict=True):
-        for i, (origin, deviation) in enumerate(zip(verdict.origins, verdict.deviation_bins, strict=True)):
-            if origin is TokenOrigin.RELAXED:
-                bins[position + i] = deviation
-    return bins
+def _require_variability(ranges: MotionRanges) -> None:
+    if ranges.variability_high is None:
+        raise BadInput("KERV's tolerance needs ranges with a fitted variability_high; run heisd calibrate")

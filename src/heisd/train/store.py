@@ -13,6 +13,7 @@ from heisd.bench.provenance import versions
 from heisd.errors import BadInput, LeakError
 from heisd.index.inspection import StoreCheck
 from heisd.index.inspection import check as check_files
+from heisd.index.journal import read_journal
 from heisd.index.manifest import TRAIN, StoreManifest, read_manifest
 from heisd.index.projection import Projection, Recall, fit_projection, measure_recall
 from heisd.index.record import MAX_KEY_DIMS, make_rows
@@ -148,19 +149,32 @@ def encoder_hash(model: SeeingNetwork) -> str:
 
 
 def check_store(path: Path | str) -> StoreCheck:
-    """The core of ``heisd index check``: the files, and that every start belongs to the train split."""
+    """The core of ``heisd index check``: the files, and that every start belongs to the train split.
+
+    Episodes appended in free operation may have any name; those that have a start's are held to the same.
+    """
     report = check_files(path)
     if report.problems:
         return report
-    manifest, _ = read_manifest(Path(path))
+    manifest, identity = read_manifest(Path(path))
     starts = [start for shard in read_episodes(Path(path), len(manifest.tasks)) for start in shard]
+    appended = [start for tail in read_journal(Path(path), identity, len(manifest.tasks)).tails.values()
+                for start in tail.episodes if _is_start(start)]  # fmt: skip
     problems = []
-    for start in starts:
+    for start in starts + appended:
         try:
             require_train(parse_start(start))
         except (LeakError, BadInput) as error:
             problems.append(str(error))
     return replace(report, problems=tuple(dict.fromkeys(problems)))
+
+
+def _is_start(name: str) -> bool:
+    try:
+        parse_start(name)
+    except BadInput:
+        return False
+    return True
 
 
 def _chosen_episodes(episodes: Sequence[EpisodeInfo], config: StoreConfig) -> IntArray:
