@@ -25,7 +25,7 @@ for suite in libero_object libero_spatial; do
     recorded() { name=$1; shift; $heisd bench --suite $suite --observations "$seen" --json "$@" > "$out/$name"; }
     recorded recorded-$suite.json --steps 500 --method "ar,$exact,$ours,$lossy,$exact_parts,$parts"
     recorded recorded-$suite-bfloat16.json --steps 500 --method "ar,$ours,$lossy" --dtype bfloat16
-    recorded flips-$suite.json --steps 1000 --method $exact --dtype bfloat16 --check-exact --report-flips
+    recorded flips-$suite.json --steps 800 --method $exact --dtype bfloat16 --check-exact --report-flips
     $heisd eval --suite $suite --split validation --episodes "$episodes" --workers 2 --out "$out/ablations-$suite" \
         --method "ar,hybrid,$lossy,$parts"
 done
