@@ -11,6 +11,7 @@ from typing import Any
 
 import measured
 import prose
+from ablations import ablations
 from comparison import comparison, details, headline
 from pictures import planes
 from rows import CONDITIONS, PREFIXES, has_place, read_groups
@@ -65,6 +66,8 @@ def blocks(root: Path) -> dict[str, list[str]]:
         "comparison-details": details(groups),
         "decoding": measured.decoding(results),
         "recorded": measured.recorded(results),
+        "precisions": measured.precisions(results),
+        "ablations": ablations(results),
         "ladder": measured.ladder(root / CALIBRATIONS),
         "rendering": measured.rendering(results),
         "demo": measured.demo(results),

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cells import TIMES, interval, number, scaled, share, table
+from cells import NONE, TIMES, interval, number, scaled, share, table
 
 _LIMITS = ("default", "fitted")
 
@@ -42,7 +42,7 @@ def recorded(results: Path) -> list[str]:
             if speed is None:
                 continue
             ratio = f"**{interval(speed['ratio'], speed['ci95'], '.2f', TIMES)}**"
-            compared, done = ["–"] * 2, block.get("speculation")  # noqa: RUF001
+            compared, done = [NONE] * 2, block.get("speculation")
             forwards = None if done is None else done["lm_forwards_per_action"]
             if check is not None:
                 forwards = check["lm_forwards"] / check["n_steps"] if forwards is None else forwards
@@ -55,6 +55,37 @@ def recorded(results: Path) -> list[str]:
                 [suite, f"`{method}`", ratio, mean_ms, predicted, machinery, number(forwards, ".2f"), *compared]
             )
     return table(head, rows, n_text=2) if rows else []
+
+
+def precisions(results: Path) -> list[str]:
+    """Presets in float32 and bfloat16 on the same observations, each beside plain decoding in its precision."""
+    runs = {(run["suite"], run["dtype"]): run["methods"] for _, run in _read(results, "recorded-*.json")}
+    flips = {run["suite"]: run["flips"] for _, run in _read(results, "flips-*.json")}
+    head = (
+        "suite", "preset", "float32, ms / action", "float32, speed-up (95 %)", "bfloat16, ms / action",
+        "bfloat16, speed-up (95 %)", "bfloat16, tokens that are not plain decoding's",
+    )  # fmt: skip
+    rows = []
+    for suite in sorted({suite for suite, dtype in runs if dtype == "bfloat16"}):
+        full, half = runs[suite, "float32"], runs[suite, "bfloat16"]
+        for name in (name for name in full if name in half or name in flips.get(suite, {})):
+            flipped = flips.get(suite, {}).get(name)
+            rows.append([
+                suite, f"`{name}`", *_time_cells(full[name]), *_time_cells(half.get(name)),
+                NONE if flipped is None else f"{100 * flipped['token_rate']:.2f} % of {flipped['n_tokens']:,}",
+            ])  # fmt: skip
+    return table(head, rows, n_text=2) if rows else []
+
+
+def _time_cells(block: dict[str, Any] | None) -> tuple[str, str]:
+    """Milliseconds an action, speed-up."""
+    if block is None:
+        return NONE, NONE
+    speed = block["speedup_vs_baseline"]
+    return (
+        f"{block['ms_per_action']['mean']:.2f}",
+        NONE if speed is None else f"**{interval(speed['ratio'], speed['ci95'], '.2f', TIMES)}**",
+    )
 
 
 def ladder(calibrations: Path) -> list[str]:

@@ -24,6 +24,7 @@ from heisd.bench.check_exact import (
     combinations,
     compare,
     is_first_of_episode,
+    once,
     report,
 )
 from heisd.bench.latency import BenchConfig
@@ -138,6 +139,13 @@ def test_every_differing_token_is_counted() -> None:
     assert (found["honest"]["differing_tokens"], found["honest"]["token_rate"]) == (0, 0.0)
     assert (found["lying"]["differing_tokens"], found["lying"]["differing_steps"]) == (3, 3)
     assert (found["lying"]["token_rate"], found["lying"]["step_rate"]) == (3 / 63, 3 / 9)
+
+
+def test_one_observation_is_encoded_once_for_all_engines() -> None:
+    asked: list[Observation] = []
+    first, second = fake.observations(2)
+    encode = once(lambda seen: asked.append(seen) or len(asked))
+    assert [encode(seen) for seen in (first, first, second, second, first)] == [1, 1, 2, 2, 3]
 
 
 def test_too_few_observations_are_said_and_not_repeated(
