@@ -105,6 +105,7 @@ VALUES: dict[str, Callable[[Files], str]] = {
     },
     "own-differing": lambda f: str(sum(run["differing_tokens_vs_generate"] for run in f.of_suites("own_tokens"))),
     "own-tokens": lambda f: f"{N_TOKENS * sum(run['n_steps'] for run in f.of_suites('own_tokens')):,}",
+    "own-episodes": lambda f: _listed({run["episodes"] for run in f.of_suites("own_tokens")}),
     "own-steps": lambda f: f"{sum(run['n_steps'] for run in f.of_suites('own_tokens')):,}",
     "kerv-error": lambda f: f.speedup_error("kerv_paper", "kerv_code"),
     "rt-cache-error": lambda f: f.speedup_error("rt_cache"),
