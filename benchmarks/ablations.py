@@ -39,7 +39,9 @@ def ablations(results: Path) -> list[str]:
     speeds = {path: json.loads(path.read_text(encoding="utf-8")) for path in results.glob("recorded-*.json")}
     timed = {str(run["suite"]): run["methods"] for run in speeds.values() if run["dtype"] == "float32"}
     played = {
-        run.suite: run for run in map(load_run, results.glob("ablations-*")) if run.result["status"] == "complete"
+        run.suite: run
+        for run in map(load_run, (path.parent for path in results.glob("ablations-*/eval_info.json")))
+        if run.result["status"] == "complete"
     }
     suites = sorted(timed.keys() & played.keys())
     if not suites:

@@ -15,6 +15,7 @@ from ablations import ablations
 from comparison import comparison, details, headline
 from pictures import planes
 from rows import CONDITIONS, PREFIXES, has_place, read_groups
+from targets import targets
 
 ROOT = Path(__file__).parents[1]
 CALIBRATIONS = Path("src") / "heisd" / "weights" / "libero-calibration"
@@ -66,6 +67,9 @@ def blocks(root: Path) -> dict[str, list[str]]:
         "comparison-details": details(groups),
         "decoding": measured.decoding(results),
         "recorded": measured.recorded(results),
+        "targets": targets(groups, results),
+        "sums": measured.sums(results, groups),
+        "equality": measured.equality(results),
         "precisions": measured.precisions(results),
         "ablations": ablations(results),
         "ladder": measured.ladder(root / CALIBRATIONS),

@@ -1,10 +1,13 @@
 """Small tables of README and docs/ from single result files: plain decoding, rendering, the demo, guesses …"""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cells import NONE, TIMES, interval, number, scaled, share, table
+from comparison import OURS
+from rows import Group
 
 _LIMITS = ("default", "fitted")
 
@@ -57,6 +60,32 @@ def recorded(results: Path) -> list[str]:
     return table(head, rows, n_text=2) if rows else []
 
 
+def equality(results: Path) -> list[str]:
+    """Every proposer, combination and exact preset against plain decoding, the suites side by side."""
+    checks = {run["suite"]: run["exact"] for _, run in _read(results, "check_exact-*.json")}
+    columns = ("steps", "differing tokens", "guesses kept / action", "LM forwards / action", "faults")
+    head = ("proposers or preset", *(f"{column}, {suite}" for suite in checks for column in columns))
+    names = dict.fromkeys(name for check in checks.values() for name in check)
+    rows = [
+        [f"`{name}`", *(cell for check in checks.values() for cell in _check_cells(check.get(name)))] for name in names
+    ]
+    return table(head, rows, n_text=1) if rows else []
+
+
+def _check_cells(block: dict[str, Any] | None) -> tuple[str, ...]:
+    if block is None:
+        return (NONE,) * 5
+    n = block["n_steps"]
+    kept, forwards = block["kept_tokens"] / n, block["lm_forwards"] / n
+    return (
+        f"{n:,}",
+        f"{block['differing_tokens']} of {block['n_tokens']:,}",
+        f"{kept:.2f}",
+        f"{forwards:.2f}",
+        str(block["faults"]),
+    )
+
+
 def precisions(results: Path) -> list[str]:
     """Presets in float32 and bfloat16 on the same observations, each beside plain decoding in its precision."""
     runs = {(run["suite"], run["dtype"]): run["methods"] for _, run in _read(results, "recorded-*.json")}
@@ -104,10 +133,39 @@ def ladder(calibrations: Path) -> list[str]:
                     f"`{preset}`", name.removesuffix(".json"), f"{mark}{trial['n_skips']}, {trial['threshold']}{mark}",
                     interval(trial["difference_points"], trial["difference_ci95"], "+.1f"), str(trial["n_pairs"]),
                     share(trial["skip_share"]), f"{trial['n_bad_audits']} of {trial['n_audits']:,}",
-                    f"< {trial['bad_skips_per_episode_high95']:.1f}",
+                    f"< {trial['bad_skips_per_episode_high95']:.1f}" if trial["skip_share"] else NONE,
                 ])  # fmt: skip
     rows.sort(key=lambda row: row[0] != "`hybrid`")
     return table(head, rows, n_text=3) if rows else []
+
+
+def sums(results: Path, groups: Sequence[Group]) -> list[str]:
+    """What the cost model adds up for our presets on the test split, and what was measured [ms an action]."""
+    blocks = [
+        (prediction["suite"], name, block)
+        for _, run in _read(results, "predict-compare-*.json") for prediction in run["results"]
+        for name, block in prediction["methods"].items()
+    ]  # fmt: skip
+    shown = {
+        (group.suite, row.name): row.done["ms_per_action"]["mean"]
+        for group in groups
+        for row in group.rows
+        if row.is_timed
+    }
+    parts = ("vision", "prefill", "decode", "rows", "lookup", "drafter", "overhead")
+    head = ("suite", "preset", "forwards", "vision", "prefill", "further forwards", "rows and checks", "look-up",
+            "drafter", "the rest", "sum", "measured", "speed-up predicted", "measured")  # fmt: skip
+    rows = [
+        [
+            suite, f"`{name}`", f"{block['usage']['n_forwards']:.2f}",
+            *(f"{block['predicted'][f'{part}_ms']:.2f}" for part in parts),
+            f"{block['predicted']['total_ms']:.2f}", f"{block['measured_ms']:.2f}",
+            number(block["predicted_speedup"], ".2f", TIMES), number(block["measured_speedup"], ".2f", TIMES),
+        ]
+        for suite, name, block in blocks
+        if name in ("ar", *OURS) and shown.get((suite, name)) == block["measured_ms"]
+    ]  # fmt: skip
+    return table(head, rows, n_text=2) if rows else []
 
 
 def rendering(results: Path) -> list[str]:

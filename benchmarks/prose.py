@@ -107,6 +107,23 @@ VALUES: dict[str, Callable[[Files], str]] = {
     "own-tokens": lambda f: f"{N_TOKENS * sum(run['n_steps'] for run in f.of_suites('own_tokens')):,}",
     "own-episodes": lambda f: _listed({run["episodes"] for run in f.of_suites("own_tokens")}),
     "own-steps": lambda f: f"{sum(run['n_steps'] for run in f.of_suites('own_tokens')):,}",
+    "plain-differing": lambda f: str(max(run["differing_tokens"] for run in _plain(f))),
+    "plain-tokens": lambda f: f"{max(N_TOKENS * run['n_steps'] for run in _plain(f)):,}",
+    "check-ms": lambda f: _span((table["costs"]["check_ms"] for table in f.of_suites("costs")), ".2f"),
+    **{
+        f"{name}-before": lambda f, name=name: _times(f.run(f"compare-{SPATIAL}", name)["speedup_vs_baseline"]["ratio"])
+        for name in ("exact", "hybrid")
+    },
+    **{
+        f"eagle-kept-{suite}": lambda f, suite=suite: _kept(f.run(f"compare-{suite}", "spec_vla_strict"))
+        for suite in SUITES
+    },
+    **{
+        f"plain-bfloat16-{suite}": lambda f, suite=suite: _mean_ms(f.result(f"recorded-{suite}-bfloat16"))
+        for suite in SUITES
+    },
+    **{f"plain-float32-{suite}": lambda f, suite=suite: _mean_ms(f.result(f"recorded-{suite}")) for suite in SUITES},
+    **{f"bad-{unit}": lambda f, unit=unit: _bad(f, unit) for unit in ("mm", "deg")},
     "kerv-error": lambda f: f.speedup_error("kerv_paper", "kerv_code"),
     "rt-cache-error": lambda f: f.speedup_error("rt_cache"),
     "plain-error": lambda f: (
@@ -198,6 +215,24 @@ VALUES: dict[str, Callable[[Files], str]] = {
         for stage in (3, 4)
     },
 }
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f}"
+
+
+def _kept(block: Any) -> str:
+    return f"{block['speculation']['acceptance_length']['mean']:.2f}"
+
+
+def _mean_ms(run: Any) -> str:
+    return f"{run['methods']['ar']['ms_per_action']['mean']:.1f}"
+
+
+def _bad(files: Files, unit: str) -> str:
+    """15 bins of the policy, axis by axis: what a bad skip is off by at least, in one of them."""
+    good = _json(files.weights / "libero-calibration" / f"{OBJECT}.json")["evidence"]["good"]
+    return ", ".join(f"{value:.1f}" for value in good[unit])
 
 
 def filled(text: str, name: str, value: str) -> str:
