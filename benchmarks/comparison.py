@@ -164,7 +164,8 @@ def doings(groups: Sequence[Group]) -> list[str]:
                 number(done.get("acceptance_length_heisd", {}).get("mean"), ".2f"),
                 *(share(done[origin] / total if total else None) for origin in ORIGINS),
                 number((row.done["deviation"] or {}).get("bins"), ".2f"),
-                number(scaled(row.done.get("overhead_share_of_plain"), 100), ".1f", " %"), routes_cell(done),
+                number(scaled(row.done.get("overhead_share_of_plain"), 100), ".1f", " %"),
+                routes_cell(done, is_plain=row.name == group.baseline),
             ])  # fmt: skip
     return table(head, rows, n_text=2)
 
@@ -235,11 +236,11 @@ def speed_cell(speed: dict[str, Any] | None, mark: str = "") -> str:
     return NONE if speed is None else f"{mark}{interval(speed['ratio'], speed['ci95'], '.2f', TIMES)}{mark}"
 
 
-def routes_cell(speculation: dict[str, Any]) -> str:
-    """Shares by kind of route, most frequent first."""
+def routes_cell(speculation: dict[str, Any], *, is_plain: bool = False) -> str:
+    """Shares by kind of route, most frequent first. Plain steps are ``full``; older results call them otherwise."""
     shares: dict[str, float] = {}
     for route, counts in speculation.get("routes", {}).items():
-        kind = route.split("/", 1)[0]
+        kind = "full" if is_plain else route.split("/", 1)[0]
         shares[kind] = shares.get(kind, 0.0) + counts["share"]
     return ", ".join(f"{kind} {share(part)}" for kind, part in sorted(shares.items(), key=lambda k: -k[1])) or NONE
 

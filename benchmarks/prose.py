@@ -124,6 +124,9 @@ VALUES: dict[str, Callable[[Files], str]] = {
     },
     **{f"plain-float32-{suite}": lambda f, suite=suite: _mean_ms(f.result(f"recorded-{suite}")) for suite in SUITES},
     **{f"bad-{unit}": lambda f, unit=unit: _bad(f, unit) for unit in ("mm", "deg")},
+    "most-flips": lambda f: (
+        f"{100 * max(row['token_rate'] for run in f.of_suites('flips') for row in run['flips'].values()):.1f}"
+    ),
     "kerv-error": lambda f: f.speedup_error("kerv_paper", "kerv_code"),
     "rt-cache-error": lambda f: f.speedup_error("rt_cache"),
     "plain-error": lambda f: (

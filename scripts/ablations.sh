@@ -20,7 +20,7 @@ mkdir -p "$out"
 for suite in libero_object libero_spatial; do
     ours=hybrid
     [ $suite = libero_object ] && ours=hybrid,coast # what is calibrated there
-    seen="$out/observations-$suite.npz"
+    seen="runs/observations-$suite.npz" # large: never among results
     [ -e "$seen" ] || $python benchmarks/own_tokens.py --suite $suite --episodes 10 --no-reference --record "$seen" > /dev/null
     recorded() { name=$1; shift; $heisd bench --suite $suite --observations "$seen" --json "$@" > "$out/$name"; }
     recorded recorded-$suite.json --steps 500 --method "ar,$exact,$ours,$lossy,$exact_parts,$parts"

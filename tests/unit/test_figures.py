@@ -12,7 +12,9 @@ from report_fakes import play
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
-BLOCKS = ("headline", "ladder", "results", "comparison", "plane", "decoding", "recorded", "rendering", "demo")
+BLOCKS = (
+    "headline", "targets", "ladder", "results", "comparison", "plane", "decoding", "recorded", "rendering", "demo",
+)  # fmt: skip
 
 
 def marked(*names: str) -> str:
