@@ -35,7 +35,7 @@ QUESTIONS: Mapping[str, tuple[str, ...]] = {
 
 
 def ablations(results: Path) -> list[str]:
-    """One row per question and preset, the suites side by side; nothing without both kinds of results."""
+    """One row per question and preset, the suites side by side; nothing without times and an episode played."""
     speeds = {path: json.loads(path.read_text(encoding="utf-8")) for path in results.glob("recorded-*.json")}
     timed = {str(run["suite"]): run["methods"] for run in speeds.values() if run["dtype"] == "float32"}
     played = {
@@ -43,22 +43,22 @@ def ablations(results: Path) -> list[str]:
         for run in map(load_run, (path.parent for path in results.glob("ablations-*/eval_info.json")))
         if run.result["status"] == "complete"
     }
-    suites = sorted(timed.keys() & played.keys())
-    if not suites:
+    suites = sorted(timed)
+    if not (suites and played):
         return []
-    columns = ("speed-up (95 %)", "skipped", "forwards", "success to plain, points (95 %)")
+    columns = ("speed-up (95 %)", "skipped", "forwards", "solved", "to plain, points (95 %)")
     head = ("question", "method", *(f"{column}, {suite}" for suite in suites for column in columns))
     rows = [
         [
             "" if i else question, f"`{name}`",
-            *(cell for suite in suites for cell in _cells(timed[suite], played[suite], name)),
+            *(cell for suite in suites for cell in _cells(timed[suite], played.get(suite), name)),
         ]
         for question, names in QUESTIONS.items() for i, name in enumerate(names)
     ]  # fmt: skip
     return table(head, rows, n_text=2)
 
 
-def _cells(timed: Mapping[str, Any], played: Run, name: str) -> tuple[str, str, str, str]:
+def _cells(timed: Mapping[str, Any], played: Run | None, name: str) -> tuple[str, ...]:
     block = timed[name]
     speed, done = block["speedup_vs_baseline"], block["speculation"]
     skipped = sum(part["share"] for route, part in done["routes"].items() if route.startswith("skip/"))
@@ -66,17 +66,18 @@ def _cells(timed: Mapping[str, Any], played: Run, name: str) -> tuple[str, str, 
         interval(speed["ratio"], speed["ci95"], ".2f", TIMES),
         share(skipped),
         number(done["lm_forwards_per_action"], ".2f"),
-        _difference(played, name),
+        *((NONE, NONE) if played is None else _success_cells(played, name)),
     )
 
 
-def _difference(played: Run, name: str) -> str:
-    """Paired by start; a dash for presets that promise plain decoding's tokens and were not played."""
+def _success_cells(played: Run, name: str) -> tuple[str, str]:
+    """Solved, and paired by start; dashes for presets that promise plain decoding's tokens and were not played."""
     ours, plain = successes_in(played, name), successes_in(played, played.baseline)
     both = [start for start in ours if start in plain]
     if not both:
-        return NONE
-    return percent(paired_difference([plain[s] for s in both], [ours[s] for s in both]), "+.1f", "")
+        return NONE, NONE
+    difference = paired_difference([plain[s] for s in both], [ours[s] for s in both])
+    return f"{sum(ours.values())} of {len(ours)}", percent(difference, "+.0f", "")
 
 
 def methods(*, is_exact: bool) -> list[str]:
