@@ -16,10 +16,13 @@ from heisd.sim.scene import Pose, Scene
 from heisd.types import FloatArray
 
 RIM_GRASPED = ("bowl", "mug", "plate")  # thin walls, wider than the gripper: one finger inside, one outside
+_ACROSS = ("moka_pot",)  # only narrow enough with the hand turned by 90 degrees: always turned the same way
 _MAX_WIDTH_M = 0.076  # the open fingers are 0.08 m apart
 _FINGER_REACH_M = 0.035  # how far down a tall object the fingers go before the hand touches its top
 _RIM_DEPTH_M = 0.023
 _RIM_INSET_M = 0.004
+_HANDLE_M = 0.02  # how far from its outermost point a handle reaches, at least
+_HANDLE_INSET_M = 0.007
 _YAW_COST_M = 0.02  # price of wrist rotation by one radian, in metres of object width; grows with its square
 _SIDE_COST_M = 0.03  # price of a place on the rim's right half; nothing on its leftmost point
 _SLIDE_COST = 0.3
@@ -61,6 +64,8 @@ def plan_grasp(scene: Scene, name: str, style: Style) -> Grasp:
     is_rim = any(kind in scene.category(name) for kind in RIM_GRASPED)
     pose = scene.pose(name)
     found = _rim_candidates(surface, pose, style) if is_rim else _width_candidates(surface, style)
+    if any(kind in scene.category(name) for kind in _ACROSS):
+        found = (candidate for candidate in found if candidate.yaw_rad < 1.0)
     nearby = _near(scene.obstacles(besides=name), surface.mean(axis=0))
 
     def cost_m(candidate: _Candidate) -> float:
@@ -74,6 +79,27 @@ def plan_grasp(scene: Scene, name: str, style: Style) -> Grasp:
     best = min(found, key=cost_m)
     point = best.point_m - up(style.grasp_depth_m)
     return Grasp(pose.to_body(point), best.yaw_rad, pose)
+
+
+def plan_handle_grasp(scene: Scene, name: str, style: Style) -> Grasp:
+    """The grasp of a handle that stands out sideways, one finger on either side: the hand stays outside the object."""
+    pose = scene.pose(name)
+    point, yaw = handle_grasp(scene.points(name), style)
+    return Grasp(pose.to_body(point), yaw, pose)
+
+
+def handle_grasp(surface: FloatArray, style: Style) -> tuple[FloatArray, float]:
+    """(3,) where to close on the handle of a surface (V, 3) and the hand's yaw there, its thin side to the object."""
+    bottom, top = surface[:, 2].min(), surface[:, 2].max()
+    foot = surface[surface[:, 2] < bottom + 0.015, :2]
+    offset = surface[:, :2] - [_midrange(foot[:, 0]), _midrange(foot[:, 1])]
+    distance = np.linalg.norm(offset, axis=1)
+    handle = distance > distance.max() - _HANDLE_M
+    outward = offset[handle].mean(axis=0)
+    outward /= np.linalg.norm(outward)
+    xy = surface[0, :2] - offset[0] + outward * (distance.max() - _HANDLE_INSET_M + style.grasp_slide_m / 2)
+    z = max(surface[handle, 2].max() - _HANDLE_M, top - _FINGER_REACH_M) - style.grasp_depth_m
+    return np.append(xy, z), wrap_yaw(float(np.arctan2(outward[1], outward[0])))
 
 
 def contact_cost_m(obstacles: FloatArray, point_m: FloatArray, yaw_rad: float) -> float:

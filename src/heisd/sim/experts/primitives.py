@@ -5,7 +5,7 @@ label depends on what can be observed and hardly on time: hidden phase switches 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, IntEnum
 from typing import Protocol
 
@@ -24,6 +24,7 @@ _AT_GRASP_M = 0.010
 _FACING_RAD = 0.12
 _STILL_M_S = 0.012  # finger speed below which the fingers have met something
 _LOST_M = 0.05  # the object moved this far relative to the hand: it was dropped
+_TURNED_RAD = 0.1
 
 
 class Phase(IntEnum):
@@ -62,9 +63,14 @@ class Hand:
         return cls(np.asarray(proprio.eef_pos_m, dtype=np.float64), rotation, width, speed)
 
     @property
+    def heading_rad(self) -> float:
+        """Present yaw in [-pi, pi]: with something in the hand, half a turn is no longer the same."""
+        return float(np.arctan2(self.rotation[1, 0], self.rotation[0, 0]))
+
+    @property
     def yaw_rad(self) -> float:
         """Present yaw, in the same half turn as grasps."""
-        return wrap_yaw(float(np.arctan2(self.rotation[1, 0], self.rotation[0, 0])))
+        return wrap_yaw(self.heading_rad)
 
     def turn_to(self, yaw_rad: float) -> FloatArray:
         """(3,) world rotation vector [rad] that points the hand straight down at this yaw."""
@@ -117,13 +123,13 @@ class Approach:
 
     phase = Phase.APPROACH
 
-    def __init__(self, hold: Hold, style: Style) -> None:
-        self._hold, self._style = hold, style
+    def __init__(self, hold: Hold, style: Style, plan: Callable[[Scene, str, Style], Grasp] = plan_grasp) -> None:
+        self._hold, self._style, self._plan = hold, style, plan
 
     def start(self, scene: Scene, hand: Hand) -> None:  # noqa: ARG002 (part of the protocol)
         """Plan the grasp."""
         self._hold.object_in_hand_m = None
-        self._hold.grasp = plan_grasp(scene, self._hold.name, self._style)
+        self._hold.grasp = self._plan(scene, self._hold.name, self._style)
 
     def status(self, scene: Scene, hand: Hand) -> Status:
         """Done at the grasp, facing the right way."""
@@ -149,7 +155,7 @@ class Approach:
     def _target(self, scene: Scene, hand: Hand) -> tuple[FloatArray, FloatArray]:
         pose = scene.pose(self._hold.name)
         if self._hold.grasp is None or self._hold.grasp.is_stale(pose):
-            self._hold.grasp = plan_grasp(scene, self._hold.name, self._style)
+            self._hold.grasp = self._plan(scene, self._hold.name, self._style)
         return self._hold.grasp.point(pose), hand.turn_to(self._hold.grasp.yaw_rad)
 
     def _around(self, scene: Scene) -> FloatArray:
@@ -190,29 +196,41 @@ class CloseUntilStill:
 
 
 class Carry:
-    """Bring the held object over a place and down to it: rise, travel over obstacles, descend in a funnel."""
+    """Bring the held object over a place and down to it: rise, travel over obstacles, descend in a funnel.
+
+    ``turn`` says how far [rad] the object is from how it should stand; without one it stays as it was grasped.
+    """
 
     phase = Phase.TRANSPORT
 
-    def __init__(self, hold: Hold, place: Callable[[Scene], FloatArray], style: Style) -> None:
-        self._hold, self._place, self._style = hold, place, style
+    def __init__(
+        self,
+        hold: Hold,
+        place: Callable[[Scene], FloatArray],
+        style: Style,
+        turn: Callable[[Scene, Hand], float] | None = None,
+    ) -> None:
+        self._hold, self._place, self._style, self._turn = hold, place, style, turn
 
     def start(self, scene: Scene, hand: Hand) -> None:
         """Nothing to remember: the motion follows from the state."""
 
     def status(self, scene: Scene, hand: Hand) -> Status:
         """Done just above the place; lost when the object slipped."""
-        assert self._hold.object_in_hand_m is not None, "carrying comes after a grasp"
-        slip = in_hand(scene, self._hold.name, hand) - self._hold.object_in_hand_m
-        if np.linalg.norm(slip) > _LOST_M:
+        if has_slipped(scene, self._hold, hand):
             return Status.LOST
-        move = self._to_place(scene)
-        return Status.DONE if np.linalg.norm(move[:2]) < 0.015 and move[2] > -0.012 else Status.RUNNING
+        move = to_place(scene, self._hold.name, self._place, self._style)
+        is_facing = self._turn is None or abs(self._turn(scene, hand)) < _TURNED_RAD
+        is_there = np.linalg.norm(move[:2]) < 0.015 and move[2] > -0.012
+        return Status.DONE if is_there and is_facing else Status.RUNNING
 
     def command(self, scene: Scene, hand: Hand) -> Command:
         """Head for the place at the height that what lies between asks for."""
         assert self._hold.grasp is not None
-        move = self._to_place(scene)
+        if self._turn is not None:
+            heading = hand.heading_rad + self._turn(scene, hand)
+            self._hold.grasp = replace(self._hold.grasp, yaw_rad=heading)
+        move = to_place(scene, self._hold.name, self._place, self._style)
         distance = float(np.linalg.norm(move[:2]))
         rise = max(self._clearance(scene, hand, move), move[2])
         rise = min(rise, ceiling(hand.position_m, scene.shoulder_m) - hand.position_m[2])
@@ -228,19 +246,34 @@ class Carry:
         """How much to rise [m] so that the object passes over everything on its way."""
         obstacles = scene.obstacles(besides=self._hold.name)
         over = corridor_height(obstacles, hand.position_m, hand.position_m + move_m, 0.08)
-        return float(over + self._style.carry_clearance_m - self._bottom_m(scene))
+        return float(over + self._style.carry_clearance_m - _bottom_m(scene, self._hold.name))
 
-    def _bottom_m(self, scene: Scene) -> float:
-        """Height of the held object's lowest point: measured, because objects slip and tip in the hand."""
-        return float(scene.points(self._hold.name)[:, 2].min())
 
-    def _to_place(self, scene: Scene) -> FloatArray:
-        """(3,) displacement of the hand that puts the object's bottom just above the place."""
-        place = self._place(scene)
-        move = place - scene.pose(self._hold.name).position_m
-        move[:2] += self._style.place_offset_m
-        move[2] = place[2] + self._style.release_height_m - self._bottom_m(scene)
-        return move
+class Slide:
+    """Move the held object straight to a place, as into something with a roof; at its height first, then sideways."""
+
+    phase = Phase.TRANSPORT
+
+    def __init__(self, hold: Hold, place: Callable[[Scene], FloatArray], style: Style) -> None:
+        # Under a roof there is no room for anybody's carelessness.
+        self._hold, self._place, self._style = hold, place, replace(style, place_offset_m=(0.0, 0.0))
+
+    def start(self, scene: Scene, hand: Hand) -> None:
+        """Nothing to remember: the motion follows from the state."""
+
+    def status(self, scene: Scene, hand: Hand) -> Status:
+        """Done at the place; lost when the object slipped."""
+        if has_slipped(scene, self._hold, hand):
+            return Status.LOST
+        move = to_place(scene, self._hold.name, self._place, self._style)
+        return Status.DONE if np.linalg.norm(move[:2]) < 0.006 and abs(move[2]) < 0.012 else Status.RUNNING
+
+    def command(self, scene: Scene, hand: Hand) -> Command:
+        """Straight on, at the right height."""
+        assert self._hold.grasp is not None
+        move = to_place(scene, self._hold.name, self._place, self._style)
+        move[:2] *= 1.0 - ramp(abs(float(move[2])), 0.010, 0.020)
+        return Command(move, hand.turn_to(self._hold.grasp.yaw_rad), CLOSED, is_delicate=True)
 
 
 class Release:
@@ -269,26 +302,31 @@ class Release:
 
 
 class Retreat:
-    """Go straight up with open fingers."""
+    """Go away with open fingers: straight up, or along ``way`` where there is a roof."""
 
     phase = Phase.RETREAT
 
-    def __init__(self, hold: Hold, rise_m: float = 0.08) -> None:
-        self._hold, self._rise_m = hold, rise_m
+    def __init__(self, hold: Hold, rise_m: float = 0.08, way: Callable[[Scene], FloatArray] | None = None) -> None:
+        self._hold, self._way = hold, way
         self._anchor_m: FloatArray = np.zeros(3)
+        self._way_m: FloatArray = up(rise_m)
 
-    def start(self, scene: Scene, hand: Hand) -> None:  # noqa: ARG002
+    def start(self, scene: Scene, hand: Hand) -> None:
         """Remember where it began."""
         self._anchor_m = hand.position_m
+        if self._way is not None:
+            self._way_m = self._way(scene)
 
     def status(self, scene: Scene, hand: Hand) -> Status:  # noqa: ARG002
-        """Done near the top."""
-        return Status.DONE if hand.position_m[2] > self._anchor_m[2] + self._rise_m - 0.015 else Status.RUNNING
+        """Done near the end of the way."""
+        length = float(np.linalg.norm(self._way_m))
+        gone = float((hand.position_m - self._anchor_m) @ self._way_m) / length
+        return Status.DONE if gone > length - 0.015 else Status.RUNNING
 
     def command(self, scene: Scene, hand: Hand) -> Command:  # noqa: ARG002
-        """Up."""
+        """Along the way."""
         assert self._hold.grasp is not None
-        move = self._anchor_m + up(self._rise_m) - hand.position_m
+        move = self._anchor_m + self._way_m - hand.position_m
         return Command(move, hand.turn_to(self._hold.grasp.yaw_rad), OPEN)
 
 
@@ -296,3 +334,23 @@ def in_hand(scene: Scene, name: str, hand: Hand) -> FloatArray:
     """(3,) the object's position in the hand's frame."""
     offset: FloatArray = hand.rotation.T @ (scene.pose(name).position_m - hand.position_m)
     return offset
+
+
+def has_slipped(scene: Scene, hold: Hold, hand: Hand) -> bool:
+    """Whether the held object is no longer where it was in the hand."""
+    assert hold.object_in_hand_m is not None, "carrying comes after a grasp"
+    return bool(np.linalg.norm(in_hand(scene, hold.name, hand) - hold.object_in_hand_m) > _LOST_M)
+
+
+def to_place(scene: Scene, name: str, place: Callable[[Scene], FloatArray], style: Style) -> FloatArray:
+    """(3,) displacement of the hand that puts the held object's bottom just above the place."""
+    goal = place(scene)
+    move = goal - scene.pose(name).position_m
+    move[:2] += style.place_offset_m
+    move[2] = goal[2] + style.release_height_m - _bottom_m(scene, name)
+    return move
+
+
+def _bottom_m(scene: Scene, name: str) -> float:
+    """Height of the held object's lowest point: measured, because objects slip and tip in the hand."""
+    return float(scene.points(name)[:, 2].min())
