@@ -82,11 +82,6 @@ class Scene:
         """Whether the name is a region of something (a drawer, a burner, a basket's inside)."""
         return name in self._env.object_sites_dict
 
-    def half_extent_m(self, site: str) -> FloatArray:
-        """(3,) from a region's middle to its faces along the world's axes, as the benchmark reckons it."""
-        size = np.asarray(self._env.object_sites_dict[site].size, dtype=np.float64)
-        return np.asarray(np.abs(self.pose(site).rotation @ size))
-
     def parent_of(self, site: str) -> str:
         """Name of the object a region belongs to."""
         return str(self._env.object_sites_dict[site].parent_name)

@@ -105,7 +105,8 @@ class Expert:
         skill = self._skills[self._skill]
         if status is Status.DONE and self._primitive + 1 < len(skill.primitives):
             self._go_to(self._skill, self._primitive + 1, hand)
-        elif status is Status.DONE and self._scene.holds(skill.goal):
+        elif self._scene.holds(skill.goal):  # even if the hand got stuck on the way there
+            self.n_retries += status is Status.LOST
             self._has_met.add(self._skill)
             unmet = self._unmet(besides=self._skill)
             self.n_retries += unmet in self._has_met

@@ -99,7 +99,9 @@ def handle_grasp(surface: FloatArray, style: Style) -> tuple[FloatArray, float]:
     outward /= np.linalg.norm(outward)
     xy = surface[0, :2] - offset[0] + outward * (distance.max() - _HANDLE_INSET_M + style.grasp_slide_m / 2)
     z = max(surface[handle, 2].max() - _HANDLE_M, top - _FINGER_REACH_M) - style.grasp_depth_m
-    return np.append(xy, z), wrap_yaw(float(np.arctan2(outward[1], outward[0])))
+    # Handles mostly point along an axis of the world: no yaw that is common may lie where half turns meet.
+    yaw = wrap_yaw(float(np.arctan2(outward[1], outward[0])) + np.pi / 4) - np.pi / 4
+    return np.append(xy, z), yaw
 
 
 def contact_cost_m(obstacles: FloatArray, point_m: FloatArray, yaw_rad: float) -> float:

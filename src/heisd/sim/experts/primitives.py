@@ -249,7 +249,7 @@ class Carry:
         return float(over + self._style.carry_clearance_m - _bottom_m(scene, self._hold.name))
 
 
-class Slide:
+class Insert:
     """Move the held object straight to a place, as into something with a roof; at its height first, then sideways."""
 
     phase = Phase.TRANSPORT

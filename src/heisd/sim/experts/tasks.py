@@ -6,7 +6,7 @@ from heisd.errors import BadInput
 from heisd.sim.experts.expert import Expert, Skill
 from heisd.sim.experts.geometry import up
 from heisd.sim.experts.grasps import plan_handle_grasp
-from heisd.sim.experts.places import (
+from heisd.sim.experts.compartments import (
     Place,
     Turn,
     along,
@@ -19,7 +19,7 @@ from heisd.sim.experts.places import (
     on_top,
     way_out,
 )
-from heisd.sim.experts.primitives import Approach, Carry, CloseUntilStill, Hand, Hold, Primitive, Release, Retreat, Slide
+from heisd.sim.experts.primitives import Approach, Carry, CloseUntilStill, Hand, Hold, Primitive, Release, Retreat, Insert
 from heisd.sim.experts.style import Style
 from heisd.sim.scene import Goal, Scene
 
@@ -49,7 +49,8 @@ def _skill(scene: Scene, goal: Goal, style: Style) -> Skill:
         return slide_in(goal, style)
     if goal.predicate == "in" and scene.is_site(target) and "cabinet" in target:
         return pick_and_place(goal, in_drawer(target), style, hand_towards_base(name, target))
-    turn = along(scene, name, target) if "contain" in target else None
+    is_compartment = scene.is_site(target) and "contain" in target
+    turn = along(scene, name, target) if is_compartment else None
     return pick_and_place(goal, _place(scene, name, target), style, turn)
 
 
@@ -67,7 +68,7 @@ def slide_in(goal: Goal, style: Style) -> Skill:
     grasping = (Approach(hold, style, plan_handle_grasp), CloseUntilStill(hold))
     to_the_front = Carry(hold, before_oven(site), style, hand_outside(name, site))
     back_out = Retreat(hold, way=lambda scene: _BACK_OUT_M * way_out(scene, site))
-    placing = (to_the_front, Slide(hold, in_oven(site), style), Release(hold), back_out, Retreat(hold))
+    placing = (to_the_front, Insert(hold, in_oven(site), style), Release(hold), back_out, Retreat(hold))
     return _resumable(goal, hold, grasping, placing)
 
 

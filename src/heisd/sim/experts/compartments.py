@@ -16,13 +16,13 @@ from heisd.types import FloatArray
 Place = Callable[[Scene], FloatArray]  # (3,) world
 Turn = Callable[[Scene, Hand], float]  # [rad] about the vertical
 
+_HALF_TURN = np.deg2rad(np.arange(0.0, 180.0, 2.0))
 _BESIDE_M = 0.11  # from one pot on a burner to the next: a finger has to fit between them
 _ELONGATED = 1.5  # times as long as wide: such a thing fits a compartment one way only
 _IN_FRONT_M = 0.11  # of an oven's opening, where what goes in is brought first
 _JUST_INSIDE_M = 0.006
 _FLOOR_M = 0.008  # of an oven, above the bottom of its region
 _MIDDLE_M = -0.04  # of an oven's opening, along its own x from the middle of its region: the panel takes the rest
-_DRAWER_M = 0.013  # further out than a drawer's middle, clear of the cabinet's front
 
 
 def way_out(scene: Scene, site: str) -> FloatArray:
@@ -37,20 +37,6 @@ def beside(place: Place, scene: Scene, name: str, site: str) -> Place:
         return place
     along_m = (sharing.index(name) - (len(sharing) - 1) / 2.0) * _BESIDE_M
     return lambda now: place(now) + along_m * now.pose(now.parent_of(site)).rotation[:, 0]
-
-
-def on_top(scene: Scene, site: str) -> Place:
-    """On whatever the furniture has right under a region: a burner's plate stands higher than its region."""
-    at_m, parent = scene.pose(site).position_m, scene.parent_of(site)
-    surface = scene.points(parent) if parent in scene.solids else at_m[None]
-    is_under = np.linalg.norm(surface[:, :2] - at_m[:2], axis=1) < 0.03
-    lift_m = float(surface[is_under, 2].max(initial=at_m[2]) - at_m[2])
-    return lambda now: now.pose(site).position_m + up(lift_m)
-
-
-def in_drawer(site: str) -> Place:
-    """In an open drawer, where it stands out from its cabinet."""
-    return lambda now: now.pose(site).position_m + _DRAWER_M * way_out(now, site)
 
 
 def hand_towards_base(name: str, site: str) -> Turn:
@@ -74,7 +60,7 @@ def in_oven(site: str) -> Place:
 
     def place(now: Scene) -> FloatArray:
         out = way_out(now, site)
-        half_m = now.half_extent_m(site)
+        half_m = now.extent_m(site)
         deep_m = float(np.abs(out) @ half_m) - _JUST_INSIDE_M
         aside = _MIDDLE_M * now.pose(now.parent_of(site)).rotation[:, 0]
         return now.pose(site).position_m + aside + out * deep_m - up(half_m[2] - _FLOOR_M)
@@ -90,7 +76,7 @@ def before_oven(site: str) -> Place:
 
 def along(scene: Scene, name: str, site: str) -> Turn | None:
     """A long object along a long compartment; None where either is about as wide as long."""
-    half_m = scene.half_extent_m(site)[:2]
+    half_m = scene.extent_m(site)[:2]
     if half_m.max() < _ELONGATED * half_m.min() or _long_axis(scene, name)[0] < _ELONGATED:
         return None
     wanted = np.eye(2)[int(half_m.argmax())]
@@ -99,5 +85,9 @@ def along(scene: Scene, name: str, site: str) -> Turn | None:
 
 def _long_axis(scene: Scene, name: str) -> tuple[float, FloatArray]:
     """How many times as long as wide an object is, seen from above, and (2,) the direction in which it is long."""
-    variances, axes = np.linalg.eigh(np.cov(scene.points(name)[:, :2].T))
-    return float(np.sqrt(variances[1] / variances[0])), axes[:, 1]
+    xy = scene.points(name)[:, :2]
+    axes = np.stack([np.cos(_HALF_TURN), np.sin(_HALF_TURN)])
+    extents = np.ptp(xy @ axes, axis=0)
+    across = int(extents.argmin())
+    along = (across + len(_HALF_TURN) // 2) % len(_HALF_TURN)
+    return float(extents[along] / extents[across]), axes[:, along]
