@@ -5,9 +5,14 @@ from collections.abc import Callable
 import numpy as np
 
 from heisd.errors import BadInput
+from heisd.sim.experts.articulated import OPERATED, operate
 from heisd.sim.experts.expert import Expert, Skill
 from heisd.sim.experts.geometry import up
-from heisd.sim.experts.primitives import Approach, Carry, CloseUntilStill, Hand, Hold, Release, Retreat
+from heisd.sim.experts.leaning import CarryLeaning, ReleaseAsIs, is_aslant, lean, slope_place
+from heisd.sim.experts.places import in_drawer, is_in_drawer, on_region
+from heisd.sim.experts.primitives import Approach, Carry, CloseUntilStill, Hand, Hold, Primitive, Release, Retreat
+from heisd.sim.experts.slanted import ApproachUnder, SlipOut
+from heisd.sim.experts.sliding import Dip, Rise, Slide
 from heisd.sim.experts.style import Style
 from heisd.sim.scene import Goal, Scene
 from heisd.types import FloatArray
@@ -22,24 +27,65 @@ class UnsupportedTask(BadInput):
 def build_expert(scene: Scene, style: Style, rng: np.random.Generator) -> Expert:
     """An expert for the task in the scene.
 
-    Raises UnsupportedTask for goals other than putting movable objects in or on something.
+    Raises UnsupportedTask for goals other than putting movable objects in or on something and opening, closing or
+    turning a fixture.
     """
-    return Expert(scene, [_skill(scene, goal, style) for goal in scene.goals], style, rng)
+    return Expert(scene, [skill for goal in scene.goals for skill in _skills(scene, goal, style)], style, rng)
 
 
-def _skill(scene: Scene, goal: Goal, style: Style) -> Skill:
+def _skills(scene: Scene, goal: Goal, style: Style) -> list[Skill]:
+    """What it takes to make one conjunct true, from the scene as it is now."""
+    if goal.predicate in OPERATED:
+        return [operate(goal, style)]
     if goal.predicate not in ("in", "on") or goal.arguments[0] not in scene.objects:
         given = f"{goal.predicate}({', '.join(goal.arguments)})"
-        raise UnsupportedTask(f"no expert for the goal {given}; scripted so far: in/on of movable objects")
-    return pick_and_place(goal, _place(scene, *goal.arguments), style)
+        raise UnsupportedTask(
+            f"no expert for the goal {given}; scripted so far: in/on of movable objects, {'/'.join(OPERATED)}"
+        )
+    name, target = goal.arguments
+    if is_in_drawer(scene, target):
+        opened = Goal("open", (target,))
+        return [*([] if scene.holds(opened) else [operate(opened, style)]), put_in_drawer(goal, style)]
+    if scene.is_site(target) and is_aslant(scene, target):
+        return [lay(scene, goal, style)]
+    if "plate" in scene.category(name) and scene.is_site(target):
+        return [push(scene, goal, style)]
+    return [pick_and_place(goal, _place(scene, name, target), style)]
 
 
 def pick_and_place(goal: Goal, place: Place, style: Style) -> Skill:
     """Grasp the goal's first argument and release it at the place."""
     hold = Hold(goal.arguments[0])
     grasping = (Approach(hold, style), CloseUntilStill(hold))
-    placing = (Carry(hold, place, style), Release(hold), Retreat(hold))
+    return _grasp_and(goal, hold, grasping, (Carry(hold, place, style), Release(hold), Retreat(hold)))
 
+
+def put_in_drawer(goal: Goal, style: Style) -> Skill:
+    """Put an object in an open drawer, even one that stands half under it."""
+    name, region = goal.arguments
+    hold = Hold(name)
+    grasping = (ApproachUnder(hold, style), CloseUntilStill(hold))
+    carry = Carry(hold, lambda now: in_drawer(now, region), style)
+    return _grasp_and(goal, hold, grasping, (SlipOut(hold), carry, Release(hold), Retreat(hold)))
+
+
+def lay(scene: Scene, goal: Goal, style: Style) -> Skill:
+    """Lay an object on a region that is aslant."""
+    name, region = goal.arguments
+    hold = Hold(name)
+    grasping = (Approach(hold, style), CloseUntilStill(hold))
+    carry = CarryLeaning(hold, slope_place(scene, region), lean(scene, region), style)
+    return _grasp_and(goal, hold, grasping, (carry, ReleaseAsIs(hold), Retreat(hold)))
+
+
+def push(scene: Scene, goal: Goal, style: Style) -> Skill:
+    """Push a flat object over the table to a region."""
+    name, region = goal.arguments
+    there = scene.pose(region).position_m + np.append(style.place_offset_m, 0.0)
+    return Skill(goal, (Dip(name, there, style), Slide(name, there, style), Rise()))
+
+
+def _grasp_and(goal: Goal, hold: Hold, grasping: tuple[Primitive, ...], placing: tuple[Primitive, ...]) -> Skill:
     def first(scene: Scene, hand: Hand) -> int:
         """Whoever moved the hand before may have grasped the object already."""
         if not scene.is_held(hold.name):
@@ -53,10 +99,15 @@ def pick_and_place(goal: Goal, place: Place, style: Style) -> Skill:
 def _place(scene: Scene, name: str, target: str) -> Place:
     """Where to put an object that goes in or on a target."""
     if not scene.is_site(target):
-        return lambda now: now.pose(target).position_m + up(0.006)
+        # Into a bowl things drop from between its walls: there is no room for fingers further down.
+        lift_m = 0.030 if "bowl" in scene.category(target) else 0.006
+        return lambda now: now.pose(target).position_m + up(lift_m)
     lift_m = 0.005
     if "contain" in target:
         # Small things drop from the middle of a container, so that hand and walls do not meet; tall ones, held higher
         # up, go further down, so that their middle is inside.
         lift_m = -float(np.clip(np.ptp(scene.points(name)[:, 2]) - 0.05, 0.0, 0.04))
+    elif scene.parent_of(target) in scene.solids:
+        there = on_region(scene, name, target)
+        return lambda _: there
     return lambda now: now.pose(target).position_m + up(lift_m)
