@@ -39,15 +39,12 @@ def beside(place: Place, scene: Scene, name: str, site: str) -> Place:
     return lambda now: place(now) + along_m * now.pose(now.parent_of(site)).rotation[:, 0]
 
 
-def hand_towards_base(name: str, site: str) -> Turn:
-    """The hand, wide along its fingers, beside the object and not between it and the cabinet's front."""
-
-    def turn(scene: Scene, hand: Hand) -> float:
-        across = scene.pose(scene.parent_of(site)).rotation[:, 0]
-        base = scene.shoulder_m - scene.pose(site).position_m
-        return turn_between(hand.position_m - scene.pose(name).position_m, across * np.sign(across @ base))
-
-    return turn
+def on_table(scene: Scene, site: str) -> Place:
+    """On a region of the table, which LIBERO's regions lie a little below: on what the lowest object stands on."""
+    below_m = float(scene.pose(site).position_m[2]) - 0.01
+    bottoms = np.array([scene.points(name)[:, 2].min() for name in scene.objects])
+    lift_m = float(bottoms[bottoms > below_m].min(initial=np.inf)) - scene.pose(site).position_m[2]
+    return lambda now: now.pose(site).position_m + up(lift_m if np.isfinite(lift_m) else 0.0)
 
 
 def hand_outside(name: str, site: str) -> Turn:

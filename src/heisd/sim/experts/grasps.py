@@ -106,18 +106,27 @@ def handle_grasp(surface: FloatArray, style: Style) -> tuple[FloatArray, float]:
 
 def contact_cost_m(obstacles: FloatArray, point_m: FloatArray, yaw_rad: float) -> float:
     """Price of (V, 3) obstacle points inside the open gripper at this grasp, or inside a margin around it."""
-    touching = _count_inside(obstacles, point_m, yaw_rad, margin_m=0.0)
-    close = _count_inside(obstacles, point_m, yaw_rad, margin_m=0.008)
+    offset = obstacles - point_m
+    across = offset[:, 1] * np.cos(yaw_rad) - offset[:, 0] * np.sin(yaw_rad)
+    along = offset[:, 0] * np.cos(yaw_rad) + offset[:, 1] * np.sin(yaw_rad)
+    return volume_cost_m(across, along, offset[:, 2])
+
+
+def volume_cost_m(across: FloatArray, along: FloatArray, up: FloatArray, fingers_m: float = 0.060) -> float:
+    """Price of points inside the gripper, whose fingers end so far from the middle, or inside a margin around it.
+
+    Points (V,) are given by their distances from the grasp point: across, along the closing axis; along the hand's
+    thin side; up, from the fingertips to the wrist.
+    """
+    touching = _count_inside(across, along, up, fingers_m, margin_m=0.0)
+    close = _count_inside(across, along, up, fingers_m, margin_m=0.008)
     return _TOUCH_COST_M * float(np.log1p(touching)) + _CLOSE_COST_M * float(np.log1p(close))
 
 
-def _count_inside(obstacles: FloatArray, point_m: FloatArray, yaw_rad: float, margin_m: float) -> int:
-    offset = obstacles - point_m
-    across = np.abs(offset[:, 1] * np.cos(yaw_rad) - offset[:, 0] * np.sin(yaw_rad))
-    along = np.abs(offset[:, 0] * np.cos(yaw_rad) + offset[:, 1] * np.sin(yaw_rad))
-    up = offset[:, 2] + margin_m
+def _count_inside(across: FloatArray, along: FloatArray, up: FloatArray, fingers_m: float, margin_m: float) -> int:
+    across, along, up = np.abs(across), np.abs(along), up + margin_m
     # What lies between the fingers would be grasped with the object.
-    fingers = (across < 0.060 + margin_m) & (along < 0.012 + margin_m) & (up > -0.010) & (up < 0.05)
+    fingers = (across < fingers_m + margin_m) & (along < 0.012 + margin_m) & (up > -0.010) & (up < 0.05)
     hand = (across < 0.105 + margin_m) & (along < 0.034 + margin_m) & (up > 0.042) & (up < 0.20)
     return int((fingers | hand).sum())
 

@@ -74,8 +74,14 @@ class Hand:
 
     def turn_to(self, yaw_rad: float) -> FloatArray:
         """(3,) world rotation vector [rad] that points the hand straight down at this yaw."""
-        down = Rotation.from_euler("z", yaw_rad) * Rotation.from_euler("x", np.pi)
-        return np.asarray((down * Rotation.from_matrix(self.rotation).inv()).as_rotvec())
+        return self._missing(Rotation.from_euler("z", yaw_rad) * Rotation.from_euler("x", np.pi))
+
+    def turn_into(self, rotation: FloatArray) -> FloatArray:
+        """(3,) world rotation vector [rad] that gives the hand this (3, 3) orientation."""
+        return self._missing(Rotation.from_matrix(rotation))
+
+    def _missing(self, wanted: Rotation) -> FloatArray:
+        return np.asarray((wanted * Rotation.from_matrix(self.rotation).inv()).as_rotvec())
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +184,15 @@ class CloseUntilStill:
 
     def status(self, scene: Scene, hand: Hand) -> Status:
         """Done once the fingers have been still for two steps; then remembers how the object is held."""
-        self._n_steps += 1
-        self._n_still = self._n_still + 1 if abs(hand.width_speed_m_s) < _STILL_M_S else 0
-        if self._n_steps < self._MAX_STEPS and (self._n_steps <= self._MIN_STEPS or self._n_still < 2):
+        if self._are_closing(hand):
             return Status.RUNNING
         self._hold.object_in_hand_m = in_hand(scene, self._hold.name, hand)
         return Status.DONE
+
+    def _are_closing(self, hand: Hand) -> bool:
+        self._n_steps += 1
+        self._n_still = self._n_still + 1 if abs(hand.width_speed_m_s) < _STILL_M_S else 0
+        return self._n_steps < self._MAX_STEPS and (self._n_steps <= self._MIN_STEPS or self._n_still < 2)
 
     def command(self, scene: Scene, hand: Hand) -> Command:
         """Stay where the grasp was planned and close; along the closing axis the fingers centre themselves."""

@@ -3,9 +3,9 @@
 import numpy as np
 
 from heisd.errors import BadInput
+from heisd.sim.experts.articulated import OPERATED, operate
 from heisd.sim.experts.expert import Expert, Skill
 from heisd.sim.experts.geometry import up
-from heisd.sim.experts.grasps import plan_handle_grasp
 from heisd.sim.experts.compartments import (
     Place,
     Turn,
@@ -13,18 +13,22 @@ from heisd.sim.experts.compartments import (
     before_oven,
     beside,
     hand_outside,
-    hand_towards_base,
-    in_drawer,
     in_oven,
-    on_top,
+    on_table,
     way_out,
 )
-from heisd.sim.experts.primitives import Approach, Carry, CloseUntilStill, Hand, Hold, Primitive, Release, Retreat, Insert
+from heisd.sim.experts.grasps import plan_handle_grasp
+from heisd.sim.experts.leaning import CarryLeaning, ReleaseAsIs, is_aslant, lean, slope_place
+from heisd.sim.experts.places import in_drawer, is_in_drawer, on_region
+from heisd.sim.experts.primitives import Approach, Carry, CloseUntilStill, Hand, Hold, Insert, Primitive, Release, Retreat
+from heisd.sim.experts.slanted import ApproachUnder, SlipOut
+from heisd.sim.experts.sliding import Dip, Rise, Slide
 from heisd.sim.experts.style import Style
 from heisd.sim.scene import Goal, Scene
 
 _STAGE = {"open": 0, "turnon": 0, "close": 2, "turnoff": 2}  # what must come first or last; things are moved between
 _BACK_OUT_M = 0.10
+_TALL_M = 0.05  # heights of objects are told apart in steps of this
 
 
 class UnsupportedTask(BadInput):
@@ -34,31 +38,56 @@ class UnsupportedTask(BadInput):
 def build_expert(scene: Scene, style: Style, rng: np.random.Generator) -> Expert:
     """An expert for the task in the scene, one skill for every conjunct of its goal.
 
-    Raises UnsupportedTask for goals other than putting movable objects in or on something.
+    Raises UnsupportedTask for goals other than putting movable objects in or on something and opening, closing or
+    turning a fixture.
     """
-    goals = sorted(scene.goals, key=lambda goal: _STAGE.get(goal.predicate, 1))
-    return Expert(scene, [_skill(scene, goal, style) for goal in goals], style, rng)
+    skills = [skill for goal in in_order(scene) for skill in _skills(scene, goal, style)]
+    return Expert(scene, skills, style, rng)
 
 
-def _skill(scene: Scene, goal: Goal, style: Style) -> Skill:
+def in_order(scene: Scene) -> list[Goal]:
+    """The goal's conjuncts in the order in which to go about them.
+
+    Between what must come first and last, what is low is put on its place before something tall stands beside it.
+    """
+
+    def rank(goal: Goal) -> tuple[int, int]:
+        is_put_on = goal.predicate == "on" and goal.arguments[0] in scene.objects
+        height_m = float(np.ptp(scene.points(goal.arguments[0])[:, 2])) if is_put_on else 0.0
+        return _STAGE.get(goal.predicate, 1), int(height_m / _TALL_M)
+
+    return sorted(scene.goals, key=rank)
+
+
+def _skills(scene: Scene, goal: Goal, style: Style) -> list[Skill]:
+    """What it takes to make one conjunct true, from the scene as it is now."""
+    if goal.predicate in OPERATED:
+        return [operate(goal, style)]
     if goal.predicate not in ("in", "on") or goal.arguments[0] not in scene.objects:
         given = f"{goal.predicate}({', '.join(goal.arguments)})"
-        raise UnsupportedTask(f"no expert for the goal {given}; scripted so far: in/on of movable objects")
+        raise UnsupportedTask(
+            f"no expert for the goal {given}; scripted so far: in/on of movable objects, {'/'.join(OPERATED)}"
+        )
     name, target = goal.arguments
+    if is_in_drawer(scene, target):
+        opened = Goal("open", (target,))
+        return [*([] if scene.holds(opened) else [operate(opened, style)]), put_in_drawer(goal, style)]
     if "heating_region" in target:
-        return slide_in(goal, style)
-    if goal.predicate == "in" and scene.is_site(target) and "cabinet" in target:
-        return pick_and_place(goal, in_drawer(target), style, hand_towards_base(name, target))
+        return [slide_in(goal, style)]
+    if scene.is_site(target) and is_aslant(scene, target):
+        return [lay(scene, goal, style)]
+    if "plate" in scene.category(name) and scene.is_site(target):
+        return [push(scene, goal, style)]
     is_compartment = scene.is_site(target) and "contain" in target
     turn = along(scene, name, target) if is_compartment else None
-    return pick_and_place(goal, _place(scene, name, target), style, turn)
+    return [pick_and_place(goal, _place(scene, name, target), style, turn)]
 
 
 def pick_and_place(goal: Goal, place: Place, style: Style, turn: Turn | None = None) -> Skill:
     """Grasp the goal's first argument, turn it as asked for and release it at the place."""
     hold = Hold(goal.arguments[0])
     grasping = (Approach(hold, style), CloseUntilStill(hold))
-    return _resumable(goal, hold, grasping, (Carry(hold, place, style, turn), Release(hold), Retreat(hold)))
+    return _grasp_and(goal, hold, grasping, (Carry(hold, place, style, turn), Release(hold), Retreat(hold)))
 
 
 def slide_in(goal: Goal, style: Style) -> Skill:
@@ -69,12 +98,35 @@ def slide_in(goal: Goal, style: Style) -> Skill:
     to_the_front = Carry(hold, before_oven(site), style, hand_outside(name, site))
     back_out = Retreat(hold, way=lambda scene: _BACK_OUT_M * way_out(scene, site))
     placing = (to_the_front, Insert(hold, in_oven(site), style), Release(hold), back_out, Retreat(hold))
-    return _resumable(goal, hold, grasping, placing)
+    return _grasp_and(goal, hold, grasping, placing)
 
 
-def _resumable(goal: Goal, hold: Hold, grasping: tuple[Primitive, ...], placing: tuple[Primitive, ...]) -> Skill:
-    """A skill that goes on with the object that is in the hand already."""
+def put_in_drawer(goal: Goal, style: Style) -> Skill:
+    """Put an object in an open drawer, even one that stands half under it."""
+    name, region = goal.arguments
+    hold = Hold(name)
+    grasping = (ApproachUnder(hold, style), CloseUntilStill(hold))
+    carry = Carry(hold, lambda now: in_drawer(now, region), style)
+    return _grasp_and(goal, hold, grasping, (SlipOut(hold), carry, Release(hold), Retreat(hold)))
 
+
+def lay(scene: Scene, goal: Goal, style: Style) -> Skill:
+    """Lay an object on a region that is aslant."""
+    name, region = goal.arguments
+    hold = Hold(name)
+    grasping = (Approach(hold, style), CloseUntilStill(hold))
+    carry = CarryLeaning(hold, slope_place(scene, region), lean(scene, region), style)
+    return _grasp_and(goal, hold, grasping, (carry, ReleaseAsIs(hold), Retreat(hold)))
+
+
+def push(scene: Scene, goal: Goal, style: Style) -> Skill:
+    """Push a flat object over the table to a region."""
+    name, region = goal.arguments
+    there = scene.pose(region).position_m + np.append(style.place_offset_m, 0.0)
+    return Skill(goal, (Dip(name, there, style), Slide(name, there, style), Rise()))
+
+
+def _grasp_and(goal: Goal, hold: Hold, grasping: tuple[Primitive, ...], placing: tuple[Primitive, ...]) -> Skill:
     def first(scene: Scene, hand: Hand) -> int:
         """Whoever moved the hand before may have grasped the object already."""
         if not scene.is_held(hold.name):
@@ -88,10 +140,15 @@ def _resumable(goal: Goal, hold: Hold, grasping: tuple[Primitive, ...], placing:
 def _place(scene: Scene, name: str, target: str) -> Place:
     """Where to put an object that goes in or on a target."""
     if not scene.is_site(target):
-        return lambda now: now.pose(target).position_m + up(0.006)
+        # Into a bowl things drop from between its walls: there is no room for fingers further down.
+        lift_m = 0.030 if "bowl" in scene.category(target) else 0.006
+        return lambda now: now.pose(target).position_m + up(lift_m)
     if "contain" in target:
         # Small things drop from the middle of a container, so that hand and walls do not meet; tall ones, held higher
         # up, go further down, so that their middle is inside.
         lift_m = -float(np.clip(np.ptp(scene.points(name)[:, 2]) - 0.05, 0.0, 0.04))
         return lambda now: now.pose(target).position_m + up(lift_m)
-    return beside(on_top(scene, target), scene, name, target)
+    if scene.parent_of(target) in scene.solids:
+        there = on_region(scene, name, target)
+        return beside(lambda _: there, scene, name, target)
+    return on_table(scene, target)
