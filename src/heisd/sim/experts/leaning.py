@@ -17,7 +17,8 @@ _UP_THE_SLOPE_M = 0.008
 
 def is_aslant(scene: Scene, site: str) -> bool:
     """Whether a region leans so far that an object on it does so too."""
-    return bool(scene.pose(site).rotation[2, 2] < np.cos(_ASLANT_RAD))
+    normal = scene.pose(site).rotation[:, 2]
+    return bool(0.0 < normal[2] < np.cos(_ASLANT_RAD))
 
 
 def slope_place(scene: Scene, site: str) -> FloatArray:

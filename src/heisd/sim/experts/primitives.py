@@ -228,7 +228,7 @@ class Carry:
         """Done just above the place; lost when the object slipped."""
         if has_slipped(scene, self._hold, hand):
             return Status.LOST
-        move = to_place(scene, self._hold.name, self._place, self._style)
+        move = self._to_place(scene)
         is_facing = self._turn is None or abs(self._turn(scene, hand)) < _TURNED_RAD
         is_there = np.linalg.norm(move[:2]) < 0.015 and move[2] > -0.012
         return Status.DONE if is_there and is_facing else Status.RUNNING
@@ -239,7 +239,7 @@ class Carry:
         if self._turn is not None:
             heading = hand.heading_rad + self._turn(scene, hand)
             self._hold.grasp = replace(self._hold.grasp, yaw_rad=heading)
-        move = to_place(scene, self._hold.name, self._place, self._style)
+        move = self._to_place(scene)
         distance = float(np.linalg.norm(move[:2]))
         rise = max(self._clearance(scene, hand, move), move[2])
         rise = min(rise, ceiling(hand.position_m, scene.shoulder_m) - hand.position_m[2])
@@ -256,6 +256,9 @@ class Carry:
         obstacles = scene.obstacles(besides=self._hold.name)
         over = corridor_height(obstacles, hand.position_m, hand.position_m + move_m, 0.08)
         return float(over + self._style.carry_clearance_m - _bottom_m(scene, self._hold.name))
+
+    def _to_place(self, scene: Scene) -> FloatArray:
+        return to_place(scene, self._hold.name, self._place, self._style)
 
 
 class Insert:
