@@ -18,6 +18,9 @@ Turn = Callable[[Scene, Hand], float]  # [rad] about the vertical
 
 _HALF_TURN = np.deg2rad(np.arange(0.0, 180.0, 2.0))
 _BESIDE_M = 0.11  # from one pot on a burner to the next: a finger has to fit between them
+_PALM_M = 0.030  # how far above its finger pads the hand is wide
+_FINGERS_M = 0.035  # how far below a tall object's top it is held
+_HAND_M = 0.10  # of air that the hand needs above what it puts into a drawer
 _ELONGATED = 1.5  # times as long as wide: such a thing fits a compartment one way only
 _IN_FRONT_M = 0.11  # of an oven's opening, where what goes in is brought first
 _JUST_INSIDE_M = 0.006
@@ -39,12 +42,53 @@ def beside(place: Place, scene: Scene, name: str, site: str) -> Place:
     return lambda now: place(now) + along_m * now.pose(now.parent_of(site)).rotation[:, 0]
 
 
+def over_rim(place: Place, scene: Scene, name: str, site: str) -> Place:
+    """The place in a container, as high up as the hand that holds the object needs to stay above the walls."""
+    rim_m = scene.points(scene.parent_of(site))[:, 2].max()
+    in_fingers_m = max(float(np.ptp(scene.points(name)[:, 2])) - _FINGERS_M, 0.009)
+
+    def above(now: Scene) -> FloatArray:
+        there = place(now)
+        return np.append(there[:2], max(there[2], rim_m + _PALM_M - in_fingers_m))
+
+    return above
+
+
+def is_shared(scene: Scene, site: str) -> bool:
+    """Whether several objects go to a region: only the last may still be in the hand when the task is solved."""
+    return sum(goal.arguments[1:] == (site,) for goal in scene.goals) > 1
+
+
 def on_table(scene: Scene, site: str) -> Place:
     """On a region of the table, which LIBERO's regions lie a little below: on what the lowest object stands on."""
     below_m = float(scene.pose(site).position_m[2]) - 0.01
     bottoms = np.array([scene.points(name)[:, 2].min() for name in scene.objects])
     lift_m = float(bottoms[bottoms > below_m].min(initial=np.inf)) - scene.pose(site).position_m[2]
     return lambda now: now.pose(site).position_m + up(lift_m if np.isfinite(lift_m) else 0.0)
+
+
+def centred(place: Place, name: str) -> Place:
+    """The place for the middle of what is seen of an object from above, which need not be its origin."""
+
+    def origin(now: Scene) -> FloatArray:
+        xy = now.points(name)[:, :2]
+        middle = (xy.min(axis=0) + xy.max(axis=0)) / 2.0
+        return place(now) + np.append(now.pose(name).position_m[:2] - middle, 0.0)
+
+    return origin
+
+
+def hand_beside(scene: Scene, name: str, drawer: str) -> Turn | None:
+    """The hand, wide along its fingers, beside the object and not between it and the cabinet above a low drawer."""
+    cabinet = scene.parent_of(drawer)
+    if scene.points(cabinet)[:, 2].max() < scene.pose(drawer).position_m[2] + _HAND_M:
+        return None
+
+    def turn(now: Scene, hand: Hand) -> float:
+        side, across = hand.position_m - now.pose(name).position_m, now.pose(cabinet).rotation[:, 0]
+        return min(turn_between(side, across), turn_between(side, -across), key=abs)
+
+    return turn
 
 
 def hand_outside(name: str, site: str) -> Turn:

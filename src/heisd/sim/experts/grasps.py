@@ -16,7 +16,7 @@ from heisd.sim.scene import Pose, Scene
 from heisd.types import FloatArray
 
 RIM_GRASPED = ("bowl", "mug", "plate")  # thin walls, wider than the gripper: one finger inside, one outside
-_ACROSS = ("moka_pot",)  # only narrow enough with the hand turned by 90 degrees: always turned the same way
+_BY_HANDLE = ("moka_pot",)  # hardly narrower than the gripper
 _MAX_WIDTH_M = 0.076  # the open fingers are 0.08 m apart
 _FINGER_REACH_M = 0.035  # how far down a tall object the fingers go before the hand touches its top
 _RIM_DEPTH_M = 0.023
@@ -60,12 +60,12 @@ class _Candidate:
 
 def plan_grasp(scene: Scene, name: str, style: Style) -> Grasp:
     """The cheapest grasp of an object: narrow, little wrist rotation, clear of its neighbours."""
+    if any(kind in scene.category(name) for kind in _BY_HANDLE):
+        return plan_handle_grasp(scene, name, style)
     surface = scene.points(name)
     is_rim = any(kind in scene.category(name) for kind in RIM_GRASPED)
     pose = scene.pose(name)
     found = _rim_candidates(surface, pose, style) if is_rim else _width_candidates(surface, style)
-    if any(kind in scene.category(name) for kind in _ACROSS):
-        found = (candidate for candidate in found if candidate.yaw_rad < 1.0)
     nearby = _near(scene.obstacles(besides=name), surface.mean(axis=0))
 
     def cost_m(candidate: _Candidate) -> float:

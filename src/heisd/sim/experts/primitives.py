@@ -25,6 +25,7 @@ _FACING_RAD = 0.12
 _STILL_M_S = 0.012  # finger speed below which the fingers have met something
 _LOST_M = 0.05  # the object moved this far relative to the hand: it was dropped
 _TURNED_RAD = 0.1
+_FALLEN_M = 0.05  # whatever sinks this far stands somewhere else than when the grasp was planned
 
 
 class Phase(IntEnum):
@@ -131,11 +132,12 @@ class Approach:
 
     def __init__(self, hold: Hold, style: Style, plan: Callable[[Scene, str, Style], Grasp] = plan_grasp) -> None:
         self._hold, self._style, self._plan = hold, style, plan
+        self._heights_m: FloatArray = np.zeros(0)  # of everything, when the grasp was planned
 
     def start(self, scene: Scene, hand: Hand) -> None:  # noqa: ARG002 (part of the protocol)
         """Plan the grasp."""
         self._hold.object_in_hand_m = None
-        self._hold.grasp = self._plan(scene, self._hold.name, self._style)
+        self._plan_grasp(scene)
 
     def status(self, scene: Scene, hand: Hand) -> Status:
         """Done at the grasp, facing the right way."""
@@ -160,9 +162,19 @@ class Approach:
 
     def _target(self, scene: Scene, hand: Hand) -> tuple[FloatArray, FloatArray]:
         pose = scene.pose(self._hold.name)
-        if self._hold.grasp is None or self._hold.grasp.is_stale(pose):
-            self._hold.grasp = self._plan(scene, self._hold.name, self._style)
+        has_fallen = np.abs(self._heights(scene) - self._heights_m).max() > _FALLEN_M
+        if self._hold.grasp is None or self._hold.grasp.is_stale(pose) or has_fallen:
+            self._plan_grasp(scene)
+        assert self._hold.grasp is not None
         return self._hold.grasp.point(pose), hand.turn_to(self._hold.grasp.yaw_rad)
+
+    def _plan_grasp(self, scene: Scene) -> None:
+        self._hold.grasp = self._plan(scene, self._hold.name, self._style)
+        self._heights_m = self._heights(scene)
+
+    def _heights(self, scene: Scene) -> FloatArray:
+        """(N,) heights of everything: some of LIBERO's scenes begin with objects in mid-air."""
+        return np.array([scene.pose(name).position_m[2] for name in scene.solids])
 
     def _around(self, scene: Scene) -> FloatArray:
         return scene.obstacles(besides=self._hold.name)
@@ -211,6 +223,7 @@ class Carry:
     """
 
     phase = Phase.TRANSPORT
+    _FUNNEL_M = (0.012, 0.05)  # horizontal distances at which the object is at the place's height, at its carrying height
 
     def __init__(
         self,
@@ -243,7 +256,7 @@ class Carry:
         distance = float(np.linalg.norm(move[:2]))
         rise = max(self._clearance(scene, hand, move), move[2])
         rise = min(rise, ceiling(hand.position_m, scene.shoulder_m) - hand.position_m[2])
-        move[2] += (rise - move[2]) * ramp(distance, 0.012, 0.05)
+        move[2] += (rise - move[2]) * ramp(distance, *self._FUNNEL_M)
         return Command(
             travel(move, self._style.lift_blend_m, self._style.carry_bend_rad),
             hand.turn_to(self._hold.grasp.yaw_rad),
@@ -261,14 +274,19 @@ class Carry:
         return to_place(scene, self._hold.name, self._place, self._style)
 
 
+class LowerInto(Carry):
+    """Carry to a place hardly wider than the object: right over it first, then straight down."""
+
+    _FUNNEL_M = (0.008, 0.018)
+
+
 class Insert:
     """Move the held object straight to a place, as into something with a roof; at its height first, then sideways."""
 
     phase = Phase.TRANSPORT
 
     def __init__(self, hold: Hold, place: Callable[[Scene], FloatArray], style: Style) -> None:
-        # Under a roof there is no room for anybody's carelessness.
-        self._hold, self._place, self._style = hold, place, replace(style, place_offset_m=(0.0, 0.0))
+        self._hold, self._place, self._style = hold, place, style
 
     def start(self, scene: Scene, hand: Hand) -> None:
         """Nothing to remember: the motion follows from the state."""

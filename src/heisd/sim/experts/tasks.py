@@ -1,5 +1,7 @@
 """From a task's goal to the skills that reach it."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from heisd.errors import BadInput
@@ -12,15 +14,30 @@ from heisd.sim.experts.compartments import (
     along,
     before_oven,
     beside,
+    centred,
+    hand_beside,
     hand_outside,
     in_oven,
+    is_shared,
     on_table,
+    over_rim,
     way_out,
 )
 from heisd.sim.experts.grasps import plan_handle_grasp
 from heisd.sim.experts.leaning import CarryLeaning, ReleaseAsIs, is_aslant, lean, slope_place
 from heisd.sim.experts.places import in_drawer, is_in_drawer, on_region
-from heisd.sim.experts.primitives import Approach, Carry, CloseUntilStill, Hand, Hold, Insert, Primitive, Release, Retreat
+from heisd.sim.experts.primitives import (
+    Approach,
+    Carry,
+    CloseUntilStill,
+    Hand,
+    Hold,
+    Insert,
+    LowerInto,
+    Primitive,
+    Release,
+    Retreat,
+)
 from heisd.sim.experts.slanted import ApproachUnder, SlipOut
 from heisd.sim.experts.sliding import Dip, Rise, Slide
 from heisd.sim.experts.style import Style
@@ -28,6 +45,7 @@ from heisd.sim.scene import Goal, Scene
 
 _STAGE = {"open": 0, "turnon": 0, "close": 2, "turnoff": 2}  # what must come first or last; things are moved between
 _BACK_OUT_M = 0.10
+_EXACTLY = (0.0, 0.0)  # where there is no room for anybody's carelessness
 _TALL_M = 0.05  # heights of objects are told apart in steps of this
 
 
@@ -71,23 +89,35 @@ def _skills(scene: Scene, goal: Goal, style: Style) -> list[Skill]:
     name, target = goal.arguments
     if is_in_drawer(scene, target):
         opened = Goal("open", (target,))
-        return [*([] if scene.holds(opened) else [operate(opened, style)]), put_in_drawer(goal, style)]
+        return [*([] if scene.holds(opened) else [operate(opened, style)]), put_in_drawer(scene, goal, style)]
     if "heating_region" in target:
         return [slide_in(goal, style)]
     if scene.is_site(target) and is_aslant(scene, target):
         return [lay(scene, goal, style)]
     if "plate" in scene.category(name) and scene.is_site(target):
         return [push(scene, goal, style)]
-    is_compartment = scene.is_site(target) and "contain" in target
-    turn = along(scene, name, target) if is_compartment else None
-    return [pick_and_place(goal, _place(scene, name, target), style, turn)]
+    place = _place(scene, name, target)
+    if scene.is_site(target) and "contain" in target:
+        if turn := along(scene, name, target):
+            return [fit_in(goal, place, turn, style)]
+        if is_shared(scene, target):
+            place = over_rim(place, scene, name, target)
+    return [pick_and_place(goal, place, style)]
 
 
-def pick_and_place(goal: Goal, place: Place, style: Style, turn: Turn | None = None) -> Skill:
-    """Grasp the goal's first argument, turn it as asked for and release it at the place."""
+def pick_and_place(goal: Goal, place: Place, style: Style) -> Skill:
+    """Grasp the goal's first argument and release it at the place."""
     hold = Hold(goal.arguments[0])
     grasping = (Approach(hold, style), CloseUntilStill(hold))
-    return _grasp_and(goal, hold, grasping, (Carry(hold, place, style, turn), Release(hold), Retreat(hold)))
+    return _grasp_and(goal, hold, grasping, (Carry(hold, place, style), Release(hold), Retreat(hold)))
+
+
+def fit_in(goal: Goal, place: Place, turn: Turn, style: Style) -> Skill:
+    """Grasp the goal's first argument, turn it and lower it into a compartment that it just fits."""
+    hold = Hold(goal.arguments[0])
+    grasping = (Approach(hold, style), CloseUntilStill(hold))
+    carry = LowerInto(hold, centred(place, hold.name), replace(style, place_offset_m=_EXACTLY), turn)
+    return _grasp_and(goal, hold, grasping, (carry, Release(hold), Retreat(hold)))
 
 
 def slide_in(goal: Goal, style: Style) -> Skill:
@@ -97,16 +127,16 @@ def slide_in(goal: Goal, style: Style) -> Skill:
     grasping = (Approach(hold, style, plan_handle_grasp), CloseUntilStill(hold))
     to_the_front = Carry(hold, before_oven(site), style, hand_outside(name, site))
     back_out = Retreat(hold, way=lambda scene: _BACK_OUT_M * way_out(scene, site))
-    placing = (to_the_front, Insert(hold, in_oven(site), style), Release(hold), back_out, Retreat(hold))
+    placing = (to_the_front, Insert(hold, in_oven(site), replace(style, place_offset_m=_EXACTLY)), Release(hold), back_out, Retreat(hold))
     return _grasp_and(goal, hold, grasping, placing)
 
 
-def put_in_drawer(goal: Goal, style: Style) -> Skill:
+def put_in_drawer(scene: Scene, goal: Goal, style: Style) -> Skill:
     """Put an object in an open drawer, even one that stands half under it."""
     name, region = goal.arguments
     hold = Hold(name)
     grasping = (ApproachUnder(hold, style), CloseUntilStill(hold))
-    carry = Carry(hold, lambda now: in_drawer(now, region), style)
+    carry = Carry(hold, lambda now: in_drawer(now, region), style, hand_beside(scene, name, region))
     return _grasp_and(goal, hold, grasping, (SlipOut(hold), carry, Release(hold), Retreat(hold)))
 
 
