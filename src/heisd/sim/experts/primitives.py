@@ -95,6 +95,15 @@ class Hold:
     name: str
     grasp: Grasp | None = None
     object_in_hand_m: FloatArray | None = None  # (3,) in the hand's frame, once the fingers have closed
+    lean_rad: FloatArray | None = None  # (3,) rotation vector from the upright hand to how it is held; None: upright
+
+    def turn(self, hand: Hand) -> FloatArray:
+        """(3,) world rotation vector [rad] that turns the hand as the grasp asks."""
+        assert self.grasp is not None, "turning comes after planning"
+        if self.lean_rad is None:
+            return hand.turn_to(self.grasp.yaw_rad)
+        upright = Rotation.from_euler("z", self.grasp.yaw_rad) * Rotation.from_euler("x", np.pi)
+        return hand.turn_into((Rotation.from_rotvec(self.lean_rad) * upright).as_matrix())
 
     def take(self, scene: Scene, hand: Hand) -> None:
         """Begin with the object as it lies in the hand now."""
@@ -128,7 +137,7 @@ class Approach:
 
     def start(self, scene: Scene, hand: Hand) -> None:  # noqa: ARG002 (part of the protocol)
         """Plan the grasp."""
-        self._hold.object_in_hand_m = None
+        self._hold.object_in_hand_m = self._hold.lean_rad = None
         self._hold.grasp = plan_grasp(scene, self._hold.name, self._style)
 
     def status(self, scene: Scene, hand: Hand) -> Status:
@@ -156,7 +165,7 @@ class Approach:
         pose = scene.pose(self._hold.name)
         if self._hold.grasp is None or self._hold.grasp.is_stale(pose):
             self._hold.grasp = plan_grasp(scene, self._hold.name, self._style)
-        return self._hold.grasp.point(pose), hand.turn_to(self._hold.grasp.yaw_rad)
+        return self._hold.grasp.point(pose), self._hold.turn(hand)
 
     def _around(self, scene: Scene) -> FloatArray:
         return scene.obstacles(besides=self._hold.name)
@@ -195,7 +204,7 @@ class CloseUntilStill:
         move = grasp.point(scene.pose(self._hold.name)) - hand.position_m
         axis = np.array([-np.sin(grasp.yaw_rad), np.cos(grasp.yaw_rad), 0.0])
         move = move - axis * (axis @ move) + scene.ahead_m(self._hold.name, LAG_S)
-        return Command(move, hand.turn_to(grasp.yaw_rad), CLOSED, is_delicate=True)
+        return Command(move, self._hold.turn(hand), CLOSED, is_delicate=True)
 
 
 class Carry:
@@ -220,7 +229,6 @@ class Carry:
 
     def command(self, scene: Scene, hand: Hand) -> Command:
         """Head for the place at the height that what lies between asks for."""
-        assert self._hold.grasp is not None
         move = self._to_place(scene)
         distance = float(np.linalg.norm(move[:2]))
         rise = max(self._clearance(scene, hand, move), move[2])
@@ -228,7 +236,7 @@ class Carry:
         move[2] += (rise - move[2]) * ramp(distance, 0.012, 0.05)
         return Command(
             travel(move, self._style.lift_blend_m, self._style.carry_bend_rad),
-            hand.turn_to(self._hold.grasp.yaw_rad),
+            self._hold.turn(hand),
             CLOSED,
             is_delicate=distance < 0.03,
         )
@@ -273,8 +281,7 @@ class Release:
 
     def command(self, scene: Scene, hand: Hand) -> Command:  # noqa: ARG002
         """Stay and open."""
-        assert self._hold.grasp is not None
-        return Command(self._anchor_m - hand.position_m, hand.turn_to(self._hold.grasp.yaw_rad), OPEN, is_delicate=True)
+        return Command(self._anchor_m - hand.position_m, self._hold.turn(hand), OPEN, is_delicate=True)
 
 
 class Retreat:
@@ -296,9 +303,8 @@ class Retreat:
 
     def command(self, scene: Scene, hand: Hand) -> Command:  # noqa: ARG002
         """Up."""
-        assert self._hold.grasp is not None
         move = self._anchor_m + up(self._rise_m) - hand.position_m
-        return Command(move, hand.turn_to(self._hold.grasp.yaw_rad), OPEN)
+        return Command(move, self._hold.turn(hand), OPEN)
 
 
 def in_hand(scene: Scene, name: str, hand: Hand) -> FloatArray:

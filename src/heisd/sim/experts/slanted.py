@@ -1,8 +1,9 @@
-"""Coming along a slanted line: to what is reached from the side, and under what hangs over an object."""
+"""Coming along a slanted line: to what is reached from the side, and to an object that something hangs over."""
 
 import numpy as np
 
-from heisd.sim.experts.geometry import corridor_height, ramp, travel
+from heisd.sim.experts.geometry import corridor_height, ramp, travel, wrap_yaw
+from heisd.sim.experts.grasps import Grasp, rim_point
 from heisd.sim.experts.primitives import CLOSED, OPEN, Approach, Command, Hand, Hold, Phase, Status
 from heisd.sim.experts.style import Style
 from heisd.sim.reach import ceiling
@@ -10,8 +11,10 @@ from heisd.sim.scene import Scene
 from heisd.types import FloatArray
 
 _OVERHANG_M = 0.11  # what is above an object and no further to the side hangs over the hand that grasps it
+_LEAN_RAD = np.deg2rad(25.0)  # of a hand beside an overhang: less and its palm is under it, more and it is in the table
 _SLOPE = 0.55  # rise of the way out from under an overhang, per metre sideways
 _WAY_M = 0.13  # its length
+_UP = np.array([0.0, 0.0, 1.0])
 
 
 def slanted_move(
@@ -36,28 +39,39 @@ def slanted_move(
 
 
 def way_out(scene: Scene, name: str) -> FloatArray | None:
-    """(3,) unit vector along which an object leaves what hangs over it; None when nothing does."""
-    surface = scene.points(name)
-    middle, top = scene.pose(name).position_m, surface[:, 2].max()
+    """(3,) horizontal unit vector away from what hangs over an object; None when nothing does."""
+    middle, top = scene.pose(name).position_m, scene.points(name)[:, 2].max()
     above = scene.obstacles(besides=name)
     above = above[(above[:, 2] > top + 0.02) & (np.linalg.norm((above - middle)[:, :2], axis=1) < _OVERHANG_M)]
     if not len(above):
         return None
-    away = (middle - above.mean(axis=0))[:2]
-    back = np.append(away / max(float(np.linalg.norm(away)), 1e-9), _SLOPE)
-    return np.asarray(back / np.linalg.norm(back))
+    away = (middle - above.mean(axis=0)) * [1.0, 1.0, 0.0]
+    return np.asarray(away / max(float(np.linalg.norm(away)), 1e-9))
 
 
-class ApproachUnder(Approach):
-    """An approach that comes aslant where something hangs over the object, else from above."""
+class ApproachAslant(Approach):
+    """An approach that takes the rim's free side, the hand leaning away, where something hangs over the object."""
+
+    def start(self, scene: Scene, hand: Hand) -> None:
+        """Plan the grasp."""
+        super().start(scene, hand)
+        away = way_out(scene, self._hold.name)
+        if away is None:
+            return
+        pose = scene.pose(self._hold.name)
+        yaw_rad = wrap_yaw(float(np.arctan2(-away[0], away[1])))
+        self._hold.grasp = Grasp(pose.to_body(rim_point(scene.points(self._hold.name), pose, away)), yaw_rad, pose)
+        self._hold.lean_rad = _LEAN_RAD * np.cross([0.0, 0.0, 1.0], away)
 
     def command(self, scene: Scene, hand: Hand) -> Command:
-        """Head for the grasp, under an overhang along the way out of it."""
-        back = way_out(scene, self._hold.name)
-        if back is None:
+        """Head for the grasp, at the end in the direction in which the fingers point."""
+        lean_rad = self._hold.lean_rad
+        if lean_rad is None:
             return super().command(scene, hand)
         point, turn = self._target(scene, hand)
-        move = slanted_move(hand, point, turn, back, _WAY_M, scene, self._around(scene), self._style)
+        back = np.sin(_LEAN_RAD) * np.cross(lean_rad / _LEAN_RAD, [0.0, 0.0, 1.0]) + np.cos(_LEAN_RAD) * _UP
+        way_m = self._style.hover_m + 0.04
+        move = slanted_move(hand, point, turn, back, way_m, scene, self._around(scene), self._style)
         return Command(move, turn, OPEN, is_delicate=bool(np.linalg.norm(point - hand.position_m) < 0.02))
 
 
@@ -72,14 +86,14 @@ class SlipOut:
 
     def start(self, scene: Scene, hand: Hand) -> None:
         """Decide where out is."""
-        back = way_out(scene, self._hold.name)
-        self._goal_m = hand.position_m + (np.zeros(3) if back is None else _WAY_M * back)
+        away = way_out(scene, self._hold.name)
+        way = np.zeros(3) if away is None else (away + _SLOPE * _UP) / np.hypot(1.0, _SLOPE)
+        self._goal_m = hand.position_m + _WAY_M * way
 
     def status(self, scene: Scene, hand: Hand) -> Status:  # noqa: ARG002 (part of the protocol)
         """Done outside."""
         return Status.DONE if np.linalg.norm(self._goal_m - hand.position_m) < 0.03 else Status.RUNNING
 
     def command(self, scene: Scene, hand: Hand) -> Command:  # noqa: ARG002
-        """Straight out, a little beyond where that is, so as not to linger."""
-        assert self._hold.grasp is not None
-        return Command(self._goal_m - hand.position_m, hand.turn_to(self._hold.grasp.yaw_rad), CLOSED)
+        """Straight there."""
+        return Command(self._goal_m - hand.position_m, self._hold.turn(hand), CLOSED)

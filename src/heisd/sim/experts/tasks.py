@@ -8,11 +8,11 @@ from heisd.errors import BadInput
 from heisd.sim.experts.articulated import OPERATED, operate
 from heisd.sim.experts.expert import Expert, Skill
 from heisd.sim.experts.geometry import up
-from heisd.sim.experts.leaning import CarryLeaning, ReleaseAsIs, is_aslant, lean, slope_place
+from heisd.sim.experts.leaning import CarryLeaning, is_aslant, lean, slope_place
 from heisd.sim.experts.places import in_drawer, is_in_drawer, on_region
 from heisd.sim.experts.primitives import Approach, Carry, CloseUntilStill, Hand, Hold, Primitive, Release, Retreat
-from heisd.sim.experts.slanted import ApproachUnder, SlipOut
-from heisd.sim.experts.sliding import Dip, Rise, Slide
+from heisd.sim.experts.shoving import GetBehind, Push, Rise, Shove
+from heisd.sim.experts.slanted import ApproachAslant, SlipOut
 from heisd.sim.experts.style import Style
 from heisd.sim.scene import Goal, Scene
 from heisd.types import FloatArray
@@ -64,7 +64,7 @@ def put_in_drawer(goal: Goal, style: Style) -> Skill:
     """Put an object in an open drawer, even one that stands half under it."""
     name, region = goal.arguments
     hold = Hold(name)
-    grasping = (ApproachUnder(hold, style), CloseUntilStill(hold))
+    grasping = (ApproachAslant(hold, style), CloseUntilStill(hold))
     carry = Carry(hold, lambda now: in_drawer(now, region), style)
     return _grasp_and(goal, hold, grasping, (SlipOut(hold), carry, Release(hold), Retreat(hold)))
 
@@ -75,14 +75,15 @@ def lay(scene: Scene, goal: Goal, style: Style) -> Skill:
     hold = Hold(name)
     grasping = (Approach(hold, style), CloseUntilStill(hold))
     carry = CarryLeaning(hold, slope_place(scene, region), lean(scene, region), style)
-    return _grasp_and(goal, hold, grasping, (carry, ReleaseAsIs(hold), Retreat(hold)))
+    return _grasp_and(goal, hold, grasping, (carry, Release(hold), Retreat(hold)))
 
 
 def push(scene: Scene, goal: Goal, style: Style) -> Skill:
     """Push a flat object over the table to a region."""
     name, region = goal.arguments
     there = scene.pose(region).position_m + np.append(style.place_offset_m, 0.0)
-    return Skill(goal, (Dip(name, there, style), Slide(name, there, style), Rise()))
+    shove = Shove(name, there)
+    return Skill(goal, (GetBehind(shove, style), Push(shove), Rise()))
 
 
 def _grasp_and(goal: Goal, hold: Hold, grasping: tuple[Primitive, ...], placing: tuple[Primitive, ...]) -> Skill:
