@@ -30,6 +30,7 @@ _INSIDE_M, _INSIDE_RAD = 0.010, 0.3  # how far into the wanted positions to go
 _AT_TOUCH_M, _FACING_RAD = 0.010, 0.12
 _LEAD_M = 0.06  # how far ahead of the part the hand aims
 _PRESS_M = 0.035  # and how far into what it pushes
+_FROM_EDGE_M = 0.015  # where a door is pushed, at least, from its upper and lower edge
 _GAP_M = 0.012  # air between the fingers and what they are about to push
 _CLOSED_FINGERS_M = np.array([0.012, 0.022, 0.010])  # half their size along the hand's axes; beyond the pads along z
 _SLIPPED_M = 0.05
@@ -328,6 +329,8 @@ def _rear(joint: Joint, part: FloatArray, ahead: float) -> FloatArray:
     rear = part[along < along.min() + 0.003]
     if not joint.is_hinge:
         return _middle(rear)[None]
+    height = rear @ joint.axis
+    rear = rear[(height > height.min() + _FROM_EDGE_M) & (height < height.max() - _FROM_EDGE_M)]
     levers = np.array([joint.lever_m(point) for point in rear])
     rear = rear[(levers > 0.5 * levers.max()) & (levers < 0.9 * levers.max())]
     return np.asarray(rear[:: max(1, len(rear) // 24)])

@@ -5,23 +5,23 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from heisd.sim.experts.articulated import contact_cost_at_m, facing
-from heisd.sim.experts.geometry import corridor_height, ramp, travel
+from heisd.sim.experts.geometry import ramp, up
 from heisd.sim.experts.primitives import CLOSED, Command, Hand, Phase, Status
+from heisd.sim.experts.slanted import slanted_move
 from heisd.sim.experts.style import Style
-from heisd.sim.reach import ceiling
+from heisd.sim.reach import reach_excess
 from heisd.sim.scene import Pose, Scene
 from heisd.types import FloatArray
 
-_DOWN = np.array([0.0, 0.0, -1.0])
-_ABOVE_TABLE_M = 0.014  # of the hand: its fingertips are 4 mm above the table
+_LEAN_RAD = np.deg2rad(35.0)  # of the hand over the thing, so that behind it there is room for two fingers only
+_ABOVE_TABLE_M = 0.019  # of the hand: its fingertips are a few millimetres above the table
 _FINGER_M = 0.018  # from the middle of the closed fingers to their edge, in whatever direction
 _GAP_M = 0.015  # air between them and the rim before the push begins
 _PRESS_M = 0.045  # how far into the thing to aim
 _THERE_M = 0.010
 _DETOUR_COST_M = 0.05  # price of pushing in another direction than the goal's, per square radian
-_TURN_COST_M = 0.004  # price of turning the wrist by one radian; grows with its square
+_REACH_COST = 15.0
 _ALIGNED_RAD = 0.5  # further from behind the hand goes around instead of pushing
-_YAWS_RAD = np.deg2rad([0.0, 30.0, -30.0, 60.0, -60.0, 90.0])
 _DETOURS_RAD = np.deg2rad(np.arange(-90.0, 91.0, 7.5))
 
 
@@ -31,19 +31,22 @@ class Shove:
 
     name: str
     goal_m: FloatArray  # (3,) where its middle should go; the height does not matter
-    yaw_rad: float = 0.0  # of the hand, constant
-    _radius_m: float = field(default=0.0)
+    rotation: FloatArray = field(default_factory=lambda: np.eye(3))  # (3, 3) the hand's, constant
+    _radius_m: float = 0.0
 
     def prepare(self, scene: Scene) -> None:
-        """Choose the wrist's angle that leaves the hand most room behind the thing."""
+        """Choose the hand's orientation: leaning over the thing in the direction of the push."""
         surface = scene.points(self.name) - scene.pose(self.name).position_m
         self._radius_m = float(np.linalg.norm(surface[:, :2], axis=1).max())
-        costs = [min(self._costs(scene, yaw)) + _TURN_COST_M * yaw**2 for yaw in _YAWS_RAD]
-        self.yaw_rad = float(_YAWS_RAD[int(np.argmin(costs))])
+        ways = self._ways(scene)
+        costs = [self._cost(scene, way, _leaning_over(way)) + _DETOUR_COST_M * t**2 for way, t in ways]
+        self.rotation = _leaning_over(ways[int(np.argmin(costs))][0])
 
     def way(self, scene: Scene) -> FloatArray:
         """(2,) unit vector in which to push now: to the goal, or as near to that as the neighbours leave room for."""
-        return self._ways(scene)[int(np.argmin(self._costs(scene, self.yaw_rad)))]
+        ways = self._ways(scene)
+        costs = [self._cost(scene, way, self.rotation) + _DETOUR_COST_M * t**2 for way, t in ways]
+        return ways[int(np.argmin(costs))][0]
 
     def behind(self, scene: Scene, way: FloatArray, gap_m: float = _GAP_M) -> FloatArray:
         """(3,) where the hand is behind the thing."""
@@ -55,21 +58,24 @@ class Shove:
         """(2,) how far the thing still has to go."""
         return np.asarray((self.goal_m - scene.pose(self.name).position_m)[:2])
 
-    def _ways(self, scene: Scene) -> list[FloatArray]:
+    def _ways(self, scene: Scene) -> list[tuple[FloatArray, float]]:
+        """Directions (2,), each with its angle from the goal's."""
         left = self.left_m(scene)
         x, y = left / max(float(np.linalg.norm(left)), 1e-9)
-        turns = ((np.cos(t), np.sin(t)) for t in _DETOURS_RAD)
-        return [np.array([c * x - s * y, s * x + c * y]) for c, s in turns]
+        turns = ((np.cos(t), np.sin(t), float(t)) for t in _DETOURS_RAD)
+        return [(np.array([c * x - s * y, s * x + c * y]), t) for c, s, t in turns]
 
-    def _costs(self, scene: Scene, yaw_rad: float) -> list[float]:
-        rotation = facing(_DOWN, np.array([-np.sin(yaw_rad), np.cos(yaw_rad), 0.0]))
-        obstacles = scene.obstacles(besides=self.name)
-        middle = scene.pose(self.name).position_m
-        obstacles = obstacles[np.linalg.norm((obstacles - middle)[:, :2], axis=1) < self._radius_m + 0.18]
-        return [
-            contact_cost_at_m(obstacles, Pose(self.behind(scene, way), rotation), is_open=False) + _DETOUR_COST_M * t**2
-            for way, t in zip(self._ways(scene), _DETOURS_RAD, strict=True)
-        ]
+    def _cost(self, scene: Scene, way: FloatArray, rotation: FloatArray) -> float:
+        point, obstacles = self.behind(scene, way), scene.obstacles(besides=self.name)
+        near = obstacles[np.linalg.norm((obstacles - point)[:, :2], axis=1) < 0.15]
+        contacts = contact_cost_at_m(near, Pose(point, rotation), is_open=False)
+        return contacts + _REACH_COST * reach_excess(point - 0.2 * rotation[:, 2] - up(0.2), scene.shoulder_m)
+
+
+def _leaning_over(way: FloatArray) -> FloatArray:
+    """(3, 3) the hand's orientation with the fingers pointing down and against a direction (2,)."""
+    fingers = np.append(-np.sin(_LEAN_RAD) * way, -np.cos(_LEAN_RAD))
+    return facing(fingers, np.array([way[1], -way[0], 0.0]))
 
 
 class GetBehind:
@@ -81,7 +87,7 @@ class GetBehind:
         self._shove, self._style = shove, style
 
     def start(self, scene: Scene, hand: Hand) -> None:  # noqa: ARG002 (part of the protocol)
-        """Choose the wrist's angle."""
+        """Choose the hand's orientation."""
         self._shove.prepare(scene)
 
     def status(self, scene: Scene, hand: Hand) -> Status:
@@ -90,18 +96,12 @@ class GetBehind:
         return Status.DONE if np.linalg.norm(move[:2]) < 0.012 and abs(move[2]) < 0.008 else Status.RUNNING
 
     def command(self, scene: Scene, hand: Hand) -> Command:
-        """Down a funnel, over what stands in between."""
+        """Down along the line of the fingers, over what stands in between."""
         point = self._shove.behind(scene, self._shove.way(scene))
-        turn = hand.turn_to(self._shove.yaw_rad)
-        distance = float(np.linalg.norm((point - hand.position_m)[:2]))
-        openness = max(ramp(distance, 0.010, self._style.funnel_m), ramp(float(np.linalg.norm(turn)), 0.10, 0.5))
-        height = point[2] + self._style.hover_m * openness**0.5
-        if distance > 0.07:
-            around = scene.obstacles(besides=self._shove.name)
-            height = max(height, corridor_height(around, hand.position_m, point, 0.06) + 0.03)
-        move = point - hand.position_m
-        move[2] = min(height, ceiling(hand.position_m, scene.shoulder_m)) - hand.position_m[2]
-        return Command(travel(move, 0.05, self._style.approach_bend_rad), turn, CLOSED, is_delicate=openness == 0.0)
+        turn, back = hand.turn_into(self._shove.rotation), -self._shove.rotation[:, 2]
+        obstacles = scene.obstacles(besides=self._shove.name)
+        move = slanted_move(hand, point, turn, back, self._style.hover_m, scene, obstacles, self._style)
+        return Command(move, turn, CLOSED, is_delicate=bool(np.linalg.norm(point - hand.position_m) < 0.02))
 
 
 class Push:
@@ -133,7 +133,7 @@ class Push:
         freedom = 1.0 - ramp(abs(off_rad), 0.5 * _ALIGNED_RAD, _ALIGNED_RAD)
         ahead_m = freedom * min(_PRESS_M, 0.012 + float(np.linalg.norm(shove.left_m(scene))))
         move = target - hand.position_m + np.append(ahead_m * way, 0.0)
-        return Command(move, hand.turn_to(shove.yaw_rad), CLOSED)
+        return Command(move, hand.turn_into(shove.rotation), CLOSED)
 
 
 class Rise:
