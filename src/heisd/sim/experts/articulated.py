@@ -30,6 +30,7 @@ _INSIDE_M, _INSIDE_RAD = 0.010, 0.3  # how far into the wanted positions to go
 _AT_TOUCH_M, _FACING_RAD = 0.010, 0.12
 _LEAD_M = 0.06  # how far ahead of the part the hand aims
 _PRESS_M = 0.035  # and how far into what it pushes
+_FROM_EDGE_M = 0.015  # where a door is pushed, at least, from its upper and lower edge
 _GAP_M = 0.012  # air between the fingers and what they are about to push
 _CLOSED_FINGERS_M = np.array([0.012, 0.022, 0.010])  # half their size along the hand's axes; beyond the pads along z
 _SLIPPED_M = 0.05
@@ -145,7 +146,7 @@ class Follow:
     """Take the part along, held or pushed, on the way that its joint leaves it."""
 
     phase = Phase.TRANSPORT
-    _PATIENCE_STEPS = 8  # with the goal reached but not the position aimed for
+    _PATIENCE_STEPS = 4  # with the goal reached but not the position aimed for
 
     def __init__(self, touch: Touch) -> None:
         self._touch, self._n_reached = touch, 0
@@ -171,6 +172,8 @@ class Follow:
         touch, joint = self._touch, scene.joint(self._touch.name)
         left, at = touch.aim - joint.position, touch.pose(joint).position_m
         most = _LEAD_M / max(joint.lever_m(at), _LEAD_M)
+        if touch.is_held and joint.is_hinge:
+            left += _INSIDE_RAD * np.sign(left)  # what is held by its middle lags behind the fingers
         pose = touch.pose(joint, float(np.clip(left, -most, most)))
         move = pose.position_m - hand.position_m
         if not touch.is_held:
@@ -291,18 +294,22 @@ def _cheapest(
 
     def cost_m(candidate: tuple[Pose, float]) -> float:
         pose, price = candidate
-        contacts = _contact_cost_m(own, pose, is_held)
+        contacts = contact_cost_at_m(own, pose, is_open=is_held)
         for by in (0.0, 0.5 * ahead, ahead):
             moved = joint.carry(pose, by)
-            contacts += _contact_cost_m(still, moved if is_held else replace(moved, rotation=pose.rotation), is_held)
+            if not is_held:  # the hand keeps its orientation, and the air between it and the part is gone then
+                closer = np.sign(ahead) * _GAP_M * _unit(joint.heading(moved.position_m))
+                moved = Pose(moved.position_m + closer, pose.rotation)
+            contacts += contact_cost_at_m(still, moved, is_open=is_held)
         return price + contacts
 
     return min(candidates, key=cost_m)[0]
 
 
-def _contact_cost_m(points: FloatArray, pose: Pose, is_held: bool) -> float:
+def contact_cost_at_m(points: FloatArray, pose: Pose, *, is_open: bool) -> float:
+    """Price of (V, 3) points inside the hand, or in a margin around it, at a pose of whatever orientation."""
     along, across, ahead = ((points - pose.position_m) @ pose.rotation).T
-    return volume_cost_m(across, along, -ahead, 0.060 if is_held else float(_CLOSED_FINGERS_M[1]))
+    return volume_cost_m(across, along, -ahead, 0.060 if is_open else float(_CLOSED_FINGERS_M[1]))
 
 
 def _pushed_part(joint: Joint, parts: list[FloatArray], ahead: float) -> int:
@@ -314,11 +321,16 @@ def _pushed_part(joint: Joint, parts: list[FloatArray], ahead: float) -> int:
 
 def _rear(joint: Joint, part: FloatArray, ahead: float) -> FloatArray:
     """(N, 3) points of a shape's rear face, as seen in the direction in which it should go."""
-    middle = _middle(part)
-    along = (part - middle) @ (np.sign(ahead) * _unit(joint.heading(middle)))
+    heading = np.sign(ahead) * _unit(joint.heading(_middle(part)))
+    if joint.is_hinge:  # a panel beside the hinge is not quite at right angles to its way
+        thin = np.linalg.svd(part - part.mean(axis=0), full_matrices=False)[2][-1]
+        heading = thin * np.sign(thin @ heading)
+    along = part @ heading
     rear = part[along < along.min() + 0.003]
     if not joint.is_hinge:
         return _middle(rear)[None]
+    height = rear @ joint.axis
+    rear = rear[(height > height.min() + _FROM_EDGE_M) & (height < height.max() - _FROM_EDGE_M)]
     levers = np.array([joint.lever_m(point) for point in rear])
     rear = rear[(levers > 0.5 * levers.max()) & (levers < 0.9 * levers.max())]
     return np.asarray(rear[:: max(1, len(rear) // 24)])

@@ -161,21 +161,27 @@ def _width_candidates(surface: FloatArray, style: Style) -> Iterator[_Candidate]
 
 def _rim_candidates(surface: FloatArray, pose: Pose, style: Style) -> Iterator[_Candidate]:
     """Grasps of the rim all around the object's own axis, which may be tilted."""
-    axis = pose.rotation[:, 2] if pose.rotation[2, 2] > 0.5 else np.array([0.0, 0.0, 1.0])
-    offset = surface - pose.position_m
-    height = offset @ axis
-    radius = np.linalg.norm(offset - height[:, None] * axis, axis=1).max()
     for heading in np.deg2rad(np.arange(0.0, 360.0, 10.0)):
         outward = np.array([np.cos(heading), np.sin(heading), 0.0])
-        radial = outward - axis * (outward @ axis)
-        radial /= np.linalg.norm(radial)
-        point = pose.position_m + axis * (height.max() - _RIM_DEPTH_M) + radial * (radius - _RIM_INSET_M)
+        point = rim_point(surface, pose, outward)
         yaw = wrap_yaw(float(np.arctan2(-outward[0], outward[1])))
         turn = yaw - style.grasp_yaw_bias_rad
         # Of a tilted rim the higher side leaves the hand more air. Of two equal sides always the left one: a choice
         # that nobody can see coming would be two modes in the demonstrations, and a policy between them misses both.
         far_side = _SIDE_COST_M * (1.0 - outward[1])
         yield _Candidate(point, yaw, _YAW_COST_M * turn**2 + far_side - 0.4 * point[2])
+
+
+def rim_point(surface: FloatArray, pose: Pose, outward: FloatArray) -> FloatArray:
+    """(3,) where the rim of an object with these (V, 3) points is grasped on its side in a horizontal direction (3,)."""
+    axis = pose.rotation[:, 2] if pose.rotation[2, 2] > 0.5 else np.array([0.0, 0.0, 1.0])
+    offset = surface - pose.position_m
+    height = offset @ axis
+    radius = np.linalg.norm(offset - height[:, None] * axis, axis=1).max()
+    radial = outward - axis * (outward @ axis)
+    radial /= np.linalg.norm(radial)
+    point: FloatArray = pose.position_m + axis * (height.max() - _RIM_DEPTH_M) + radial * (radius - _RIM_INSET_M)
+    return point
 
 
 def _midrange(values: FloatArray) -> float:

@@ -1,10 +1,9 @@
 """Laying an object against something aslant, as a bottle is laid on a rack."""
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from heisd.sim.experts.geometry import ramp, up
-from heisd.sim.experts.primitives import OPEN, Carry, Command, Hand, Hold, Release
+from heisd.sim.experts.primitives import Carry, Command, Hand, Hold
 from heisd.sim.experts.style import Style
 from heisd.sim.scene import Scene
 from heisd.types import FloatArray
@@ -23,7 +22,8 @@ def is_aslant(scene: Scene, site: str) -> bool:
 
 def slope_place(scene: Scene, site: str) -> FloatArray:
     """(3,) where the foot of an object goes that is lain on a region: beside its middle, on the robot's side."""
-    pose, along = scene.pose(site), scene.pose(site).rotation[:, 0] * scene.extent_m(site)[0]
+    pose = scene.pose(site)
+    along = pose.rotation[:, 0] * scene.extent_m(site)[0]
     beside = along * np.sign((scene.shoulder_m - pose.position_m) @ along)
     return np.asarray(pose.position_m + _BESIDE * beside + _UP_THE_SLOPE_M * pose.rotation[:, 2])
 
@@ -45,17 +45,6 @@ class CarryLeaning(Carry):
 
     def command(self, scene: Scene, hand: Hand) -> Command:
         """As when carrying upright, with the hand turned by the more of the lean the nearer the place is."""
-        assert self._hold.grasp is not None
-        command = super().command(scene, hand)
-        share = 1.0 - ramp(float(np.linalg.norm(self._to_place(scene)[:2])), 0.04, 0.12)
-        upright = Rotation.from_rotvec(hand.turn_to(self._hold.grasp.yaw_rad)) * Rotation.from_matrix(hand.rotation)
-        leaning = Rotation.from_rotvec(share * self._lean_rad) * upright
-        return Command(command.move_m, hand.turn_into(leaning.as_matrix()), command.gripper, command.is_delicate)
-
-
-class ReleaseAsIs(Release):
-    """Open the fingers on the spot without turning the hand upright."""
-
-    def command(self, scene: Scene, hand: Hand) -> Command:  # noqa: ARG002 (part of the protocol)
-        """Stay and open."""
-        return Command(self._anchor_m - hand.position_m, np.zeros(3), OPEN, is_delicate=True)
+        apart_m = float(np.linalg.norm(self._to_place(scene)[:2]))
+        self._hold.lean_rad = (1.0 - ramp(apart_m, 0.04, 0.12)) * self._lean_rad
+        return super().command(scene, hand)

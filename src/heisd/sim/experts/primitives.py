@@ -102,6 +102,15 @@ class Hold:
     name: str
     grasp: Grasp | None = None
     object_in_hand_m: FloatArray | None = None  # (3,) in the hand's frame, once the fingers have closed
+    lean_rad: FloatArray | None = None  # (3,) rotation vector from the upright hand to how it is held; None: upright
+
+    def turn(self, hand: Hand) -> FloatArray:
+        """(3,) world rotation vector [rad] that turns the hand as the grasp asks."""
+        assert self.grasp is not None, "turning comes after planning"
+        if self.lean_rad is None:
+            return hand.turn_to(self.grasp.yaw_rad)
+        upright = Rotation.from_euler("z", self.grasp.yaw_rad) * Rotation.from_euler("x", np.pi)
+        return hand.turn_into((Rotation.from_rotvec(self.lean_rad) * upright).as_matrix())
 
     def take(self, scene: Scene, hand: Hand) -> None:
         """Begin with the object as it lies in the hand now."""
@@ -136,7 +145,7 @@ class Approach:
 
     def start(self, scene: Scene, hand: Hand) -> None:  # noqa: ARG002 (part of the protocol)
         """Plan the grasp."""
-        self._hold.object_in_hand_m = None
+        self._hold.object_in_hand_m = self._hold.lean_rad = None
         self._plan_grasp(scene)
 
     def status(self, scene: Scene, hand: Hand) -> Status:
@@ -166,7 +175,7 @@ class Approach:
         if self._hold.grasp is None or self._hold.grasp.is_stale(pose) or has_fallen:
             self._plan_grasp(scene)
         assert self._hold.grasp is not None
-        return self._hold.grasp.point(pose), hand.turn_to(self._hold.grasp.yaw_rad)
+        return self._hold.grasp.point(pose), self._hold.turn(hand)
 
     def _plan_grasp(self, scene: Scene) -> None:
         self._hold.grasp = self._plan(scene, self._hold.name, self._style)
@@ -213,7 +222,7 @@ class CloseUntilStill:
         move = grasp.point(scene.pose(self._hold.name)) - hand.position_m
         axis = np.array([-np.sin(grasp.yaw_rad), np.cos(grasp.yaw_rad), 0.0])
         move = move - axis * (axis @ move) + scene.ahead_m(self._hold.name, LAG_S)
-        return Command(move, hand.turn_to(grasp.yaw_rad), CLOSED, is_delicate=True)
+        return Command(move, self._hold.turn(hand), CLOSED, is_delicate=True)
 
 
 class Carry:
@@ -248,8 +257,8 @@ class Carry:
 
     def command(self, scene: Scene, hand: Hand) -> Command:
         """Head for the place at the height that what lies between asks for."""
-        assert self._hold.grasp is not None
         if self._turn is not None:
+            assert self._hold.grasp is not None
             heading = hand.heading_rad + self._turn(scene, hand)
             self._hold.grasp = replace(self._hold.grasp, yaw_rad=heading)
         move = self._to_place(scene)
@@ -259,7 +268,7 @@ class Carry:
         move[2] += (rise - move[2]) * ramp(distance, *self._FUNNEL_M)
         return Command(
             travel(move, self._style.lift_blend_m, self._style.carry_bend_rad),
-            hand.turn_to(self._hold.grasp.yaw_rad),
+            self._hold.turn(hand),
             CLOSED,
             is_delicate=distance < 0.03,
         )
@@ -300,10 +309,9 @@ class Insert:
 
     def command(self, scene: Scene, hand: Hand) -> Command:
         """Straight on, at the right height."""
-        assert self._hold.grasp is not None
         move = to_place(scene, self._hold.name, self._place, self._style)
         move[:2] *= 1.0 - ramp(abs(float(move[2])), 0.010, 0.020)
-        return Command(move, hand.turn_to(self._hold.grasp.yaw_rad), CLOSED, is_delicate=True)
+        return Command(move, self._hold.turn(hand), CLOSED, is_delicate=True)
 
 
 class Release:
@@ -327,8 +335,7 @@ class Release:
 
     def command(self, scene: Scene, hand: Hand) -> Command:  # noqa: ARG002
         """Stay and open."""
-        assert self._hold.grasp is not None
-        return Command(self._anchor_m - hand.position_m, hand.turn_to(self._hold.grasp.yaw_rad), OPEN, is_delicate=True)
+        return Command(self._anchor_m - hand.position_m, self._hold.turn(hand), OPEN, is_delicate=True)
 
 
 class Retreat:
@@ -355,9 +362,8 @@ class Retreat:
 
     def command(self, scene: Scene, hand: Hand) -> Command:  # noqa: ARG002
         """Along the way."""
-        assert self._hold.grasp is not None
         move = self._anchor_m + self._way_m - hand.position_m
-        return Command(move, hand.turn_to(self._hold.grasp.yaw_rad), OPEN)
+        return Command(move, self._hold.turn(hand), OPEN)
 
 
 def in_hand(scene: Scene, name: str, hand: Hand) -> FloatArray:

@@ -24,7 +24,7 @@ from heisd.sim.experts.compartments import (
     way_out,
 )
 from heisd.sim.experts.grasps import plan_handle_grasp
-from heisd.sim.experts.leaning import CarryLeaning, ReleaseAsIs, is_aslant, lean, slope_place
+from heisd.sim.experts.leaning import CarryLeaning, is_aslant, lean, slope_place
 from heisd.sim.experts.places import in_drawer, is_in_drawer, on_region
 from heisd.sim.experts.primitives import (
     Approach,
@@ -38,8 +38,8 @@ from heisd.sim.experts.primitives import (
     Release,
     Retreat,
 )
-from heisd.sim.experts.slanted import ApproachUnder, SlipOut
-from heisd.sim.experts.sliding import Dip, Rise, Slide
+from heisd.sim.experts.shoving import GetBehind, Push, Rise, Shove
+from heisd.sim.experts.slanted import ApproachAslant, SlipOut
 from heisd.sim.experts.style import Style
 from heisd.sim.scene import Goal, Scene
 
@@ -135,7 +135,7 @@ def put_in_drawer(scene: Scene, goal: Goal, style: Style) -> Skill:
     """Put an object in an open drawer, even one that stands half under it."""
     name, region = goal.arguments
     hold = Hold(name)
-    grasping = (ApproachUnder(hold, style), CloseUntilStill(hold))
+    grasping = (ApproachAslant(hold, style), CloseUntilStill(hold))
     carry = Carry(hold, lambda now: in_drawer(now, region), style, hand_beside(scene, name, region))
     return _grasp_and(goal, hold, grasping, (SlipOut(hold), carry, Release(hold), Retreat(hold)))
 
@@ -146,14 +146,15 @@ def lay(scene: Scene, goal: Goal, style: Style) -> Skill:
     hold = Hold(name)
     grasping = (Approach(hold, style), CloseUntilStill(hold))
     carry = CarryLeaning(hold, slope_place(scene, region), lean(scene, region), style)
-    return _grasp_and(goal, hold, grasping, (carry, ReleaseAsIs(hold), Retreat(hold)))
+    return _grasp_and(goal, hold, grasping, (carry, Release(hold), Retreat(hold)))
 
 
 def push(scene: Scene, goal: Goal, style: Style) -> Skill:
     """Push a flat object over the table to a region."""
     name, region = goal.arguments
     there = scene.pose(region).position_m + np.append(style.place_offset_m, 0.0)
-    return Skill(goal, (Dip(name, there, style), Slide(name, there, style), Rise()))
+    shove = Shove(name, there)
+    return Skill(goal, (GetBehind(shove, style), Push(shove), Rise()))
 
 
 def _grasp_and(goal: Goal, hold: Hold, grasping: tuple[Primitive, ...], placing: tuple[Primitive, ...]) -> Skill:
