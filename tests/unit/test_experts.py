@@ -1,5 +1,7 @@
 """The experts' maths and bookkeeping, without a simulator."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -352,7 +354,8 @@ def held(world: Carried) -> Hold:
 @pytest.mark.parametrize("start_m", [(0.0, 0.0, 0.95), (0.0, 0.0, 1.10), (0.05, -0.05, 1.0)])
 def test_what_slides_under_a_roof_is_at_its_height_before_it_goes_in(start_m):
     place_m, world = np.array([0.02, 0.30, 0.96]), Carried(start_m)
-    way = world.way_of(Insert(held(world), lambda _: place_m, Style.sample(np.random.default_rng(0))))
+    style = replace(Style.sample(np.random.default_rng(0)), place_offset_m=(0.0, 0.0))
+    way = world.way_of(Insert(held(world), lambda _: place_m, style))
     cube = way + world.offset_m
     bottom = cube[:, 2] - 0.02 - place_m[2]
     is_moving_in = np.append(np.abs(np.diff(way[:, 1])) > 1e-4, False)

@@ -21,6 +21,8 @@ _BESIDE_M = 0.11  # from one pot on a burner to the next: a finger has to fit be
 _PALM_M = 0.030  # how far above its finger pads the hand is wide
 _FINGERS_M = 0.035  # how far below a tall object's top it is held
 _HAND_M = 0.10  # of air that the hand needs above what it puts into a drawer
+_WALL_M = 0.045  # what is further above a drawer's middle is not its own wall
+_MIDDLE_OF_DRAWER_M = 0.010  # of a drawer the rear is still in the cabinet when it is open
 _ELONGATED = 1.5  # times as long as wide: such a thing fits a compartment one way only
 _IN_FRONT_M = 0.11  # of an oven's opening, where what goes in is brought first
 _JUST_INSIDE_M = 0.006
@@ -78,14 +80,28 @@ def centred(place: Place, name: str) -> Place:
     return origin
 
 
-def hand_beside(scene: Scene, name: str, drawer: str) -> Turn | None:
-    """The hand, wide along its fingers, beside the object and not between it and the cabinet above a low drawer."""
-    cabinet = scene.parent_of(drawer)
-    if scene.points(cabinet)[:, 2].max() < scene.pose(drawer).position_m[2] + _HAND_M:
-        return None
+def is_low(scene: Scene, drawer: str) -> bool:
+    """Whether so much of the cabinet is above a drawer that the hand comes near its front."""
+    return bool(scene.points(scene.parent_of(drawer))[:, 2].max() > scene.pose(drawer).position_m[2] + _HAND_M)
+
+
+def below_handles(scene: Scene, name: str, drawer: str) -> Place:
+    """In an open drawer, as far out as the handle of the drawer above asks for."""
+    out, at_m = way_out(scene, drawer), scene.pose(drawer).position_m
+    offset = scene.points(scene.parent_of(drawer)) - at_m
+    is_above = (offset[:, 2] > _WALL_M) & (offset[:, 2] < _HAND_M)
+    is_near = np.abs(np.cross(out, offset)[:, 2]) < 0.06
+    handle_m = float((offset[is_above & is_near] @ out).max(initial=-np.inf))
+    radius_m = float(np.ptp(scene.points(name) @ out)) / 2.0
+    out_m = max(_MIDDLE_OF_DRAWER_M, handle_m + radius_m + 0.003)
+    return lambda now: now.pose(drawer).position_m + out_m * out
+
+
+def hand_beside(name: str, drawer: str) -> Turn:
+    """The hand, wide along its fingers, beside the object and not between it and the cabinet's front."""
 
     def turn(now: Scene, hand: Hand) -> float:
-        side, across = hand.position_m - now.pose(name).position_m, now.pose(cabinet).rotation[:, 0]
+        side, across = hand.position_m - now.pose(name).position_m, now.pose(now.parent_of(drawer)).rotation[:, 0]
         return min(turn_between(side, across), turn_between(side, -across), key=abs)
 
     return turn

@@ -16,7 +16,7 @@ from heisd.sim.scene import Pose, Scene
 from heisd.types import FloatArray
 
 RIM_GRASPED = ("bowl", "mug", "plate")  # thin walls, wider than the gripper: one finger inside, one outside
-_BY_HANDLE = ("moka_pot",)  # hardly narrower than the gripper
+_TIGHT = ("moka_pot",)  # hardly narrower than the gripper, and that one way only: always turned to the same side
 _MAX_WIDTH_M = 0.076  # the open fingers are 0.08 m apart
 _FINGER_REACH_M = 0.035  # how far down a tall object the fingers go before the hand touches its top
 _RIM_DEPTH_M = 0.023
@@ -40,6 +40,7 @@ class Grasp:
     point_body_m: FloatArray  # (3,) where the finger pads close, in the object's frame
     yaw_rad: float
     planned_at: Pose  # the object's pose it was planned for
+    is_tight: bool = False  # the open fingers have only millimetres to spare
 
     def point(self, now: Pose) -> FloatArray:
         """(3,) the grasp point in the world, for the object's present pose."""
@@ -60,12 +61,13 @@ class _Candidate:
 
 def plan_grasp(scene: Scene, name: str, style: Style) -> Grasp:
     """The cheapest grasp of an object: narrow, little wrist rotation, clear of its neighbours."""
-    if any(kind in scene.category(name) for kind in _BY_HANDLE):
-        return plan_handle_grasp(scene, name, style)
     surface = scene.points(name)
     is_rim = any(kind in scene.category(name) for kind in RIM_GRASPED)
     pose = scene.pose(name)
+    is_tight = any(kind in scene.category(name) for kind in _TIGHT)
     found = _rim_candidates(surface, pose, style) if is_rim else _width_candidates(surface, style)
+    if is_tight:
+        found = (grasp for grasp in found if grasp.yaw_rad < 1.0)
     nearby = _near(scene.obstacles(besides=name), surface.mean(axis=0))
 
     def cost_m(candidate: _Candidate) -> float:
@@ -78,7 +80,7 @@ def plan_grasp(scene: Scene, name: str, style: Style) -> Grasp:
 
     best = min(found, key=cost_m)
     point = best.point_m - up(style.grasp_depth_m)
-    return Grasp(pose.to_body(point), best.yaw_rad, pose)
+    return Grasp(pose.to_body(point), best.yaw_rad, pose, is_tight)
 
 
 def plan_handle_grasp(scene: Scene, name: str, style: Style) -> Grasp:

@@ -161,7 +161,8 @@ class Approach:
         distance = float(np.linalg.norm((point - hand.position_m)[:2]))
         point = point + scene.ahead_m(self._hold.name, lead_s(distance))
         move = point - hand.position_m
-        openness = max(ramp(distance, 0.010, self._style.funnel_m), ramp(float(np.linalg.norm(turn)), 0.10, 0.5))
+        near_m = 0.003 if self._hold.grasp is not None and self._hold.grasp.is_tight else 0.010
+        openness = max(ramp(distance, near_m, self._style.funnel_m), ramp(float(np.linalg.norm(turn)), 0.10, 0.5))
         # The root keeps the fingers above a rim until they are nearly in place, should the hand be pushed aside.
         height = point[2] + self._style.hover_m * openness**0.5
         if distance > 0.07:

@@ -13,11 +13,13 @@ from heisd.sim.experts.compartments import (
     Turn,
     along,
     before_oven,
+    below_handles,
     beside,
     centred,
     hand_beside,
     hand_outside,
     in_oven,
+    is_low,
     is_shared,
     on_table,
     over_rim,
@@ -136,7 +138,11 @@ def put_in_drawer(scene: Scene, goal: Goal, style: Style) -> Skill:
     name, region = goal.arguments
     hold = Hold(name)
     grasping = (ApproachAslant(hold, style), CloseUntilStill(hold))
-    carry = Carry(hold, lambda now: in_drawer(now, region), style, hand_beside(scene, name, region))
+    if is_low(scene, region):
+        exactly = replace(style, place_offset_m=_EXACTLY)
+        carry: Carry = LowerInto(hold, below_handles(scene, name, region), exactly, hand_beside(name, region))
+    else:
+        carry = Carry(hold, lambda now: in_drawer(now, region), style)
     return _grasp_and(goal, hold, grasping, (SlipOut(hold), carry, Release(hold), Retreat(hold)))
 
 
