@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 from heisd.sim.experts import geometry
 from heisd.sim.experts.expert import Expert, Skill
 from heisd.sim.experts.grasps import Grasp, contact_cost_m, handle_grasp
-from heisd.sim.experts.primitives import CLOSED, OPEN, Command, Hand, Hold, Phase, Retreat, Insert, Status
+from heisd.sim.experts.primitives import CLOSED, OPEN, Command, Hand, Hold, Insert, Phase, Retreat, Status
 from heisd.sim.experts.style import Disturbance, SmoothNoise, Style, start_displacement
 from heisd.sim.reach import ceiling, reach_excess
 from heisd.sim.scene import Goal, Pose
@@ -112,7 +112,8 @@ def test_an_obstacle_between_the_open_fingers_costs_more_than_one_beside_them():
 
 def mug(yaw_rad: float) -> np.ndarray:
     """(V, 3) a cup 10 cm high whose handle stands out 8 cm along its own x, on a table at 0.9 m."""
-    angle, height_m = (grid.ravel() for grid in np.meshgrid(np.linspace(0.0, 2.0 * np.pi, 60), np.linspace(0.0, 0.1, 21)))
+    around, upwards = np.linspace(0.0, 2.0 * np.pi, 60), np.linspace(0.0, 0.1, 21)
+    angle, height_m = (grid.ravel() for grid in np.meshgrid(around, upwards))
     cup = np.stack([0.045 * np.cos(angle), 0.045 * np.sin(angle), height_m], axis=1)
     bar = np.array([[x, y, z] for x in (0.07, 0.08) for y in (-0.008, 0.008) for z in np.linspace(0.03, 0.08, 11)])
     return Rotation.from_euler("z", yaw_rad).apply(np.concatenate([cup, bar])) + [0.1, 0.2, 0.9]
@@ -336,6 +337,7 @@ class Carried:
 
     def way_of(self, primitive, n_steps=200) -> np.ndarray:
         """(T, 3) where the hand goes until the primitive is done."""
+        primitive.start(self, self.hand())
         way = [self.hand_m]
         while primitive.status(self, self.hand()) is Status.RUNNING:
             assert len(way) < n_steps

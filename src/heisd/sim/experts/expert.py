@@ -105,8 +105,8 @@ class Expert:
         skill = self._skills[self._skill]
         if status is Status.DONE and self._primitive + 1 < len(skill.primitives):
             self._go_to(self._skill, self._primitive + 1, hand)
-        elif self._scene.holds(skill.goal):  # even if the hand got stuck on the way there
-            self.n_retries += status is Status.LOST
+        elif (status is Status.DONE or len(self._skills) > 1) and self._scene.holds(skill.goal):
+            self.n_retries += status is Status.LOST  # the hand got stuck, but with others to come that is no matter
             self._has_met.add(self._skill)
             unmet = self._unmet(besides=self._skill)
             self.n_retries += unmet in self._has_met

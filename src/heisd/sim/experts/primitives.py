@@ -233,7 +233,7 @@ class Carry:
     """
 
     phase = Phase.TRANSPORT
-    _FUNNEL_M = (0.012, 0.05)  # horizontal distances at which the object is at the place's height, at its carrying height
+    _FUNNEL_M = (0.012, 0.05)  # horizontal distances: nearer, at the place's height; further off, at that of the way
 
     def __init__(
         self,

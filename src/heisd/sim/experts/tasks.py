@@ -6,8 +6,6 @@ import numpy as np
 
 from heisd.errors import BadInput
 from heisd.sim.experts.articulated import OPERATED, operate
-from heisd.sim.experts.expert import Expert, Skill
-from heisd.sim.experts.geometry import up
 from heisd.sim.experts.compartments import (
     Place,
     Turn,
@@ -25,6 +23,8 @@ from heisd.sim.experts.compartments import (
     over_rim,
     way_out,
 )
+from heisd.sim.experts.expert import Expert, Skill
+from heisd.sim.experts.geometry import up
 from heisd.sim.experts.grasps import plan_handle_grasp
 from heisd.sim.experts.leaning import CarryLeaning, is_aslant, lean, slope_place
 from heisd.sim.experts.places import in_drawer, is_in_drawer, on_region
@@ -129,8 +129,8 @@ def slide_in(goal: Goal, style: Style) -> Skill:
     grasping = (Approach(hold, style, plan_handle_grasp), CloseUntilStill(hold))
     to_the_front = Carry(hold, before_oven(site), style, hand_outside(name, site))
     back_out = Retreat(hold, way=lambda scene: _BACK_OUT_M * way_out(scene, site))
-    placing = (to_the_front, Insert(hold, in_oven(site), replace(style, place_offset_m=_EXACTLY)), Release(hold), back_out, Retreat(hold))
-    return _grasp_and(goal, hold, grasping, placing)
+    insert = Insert(hold, in_oven(site), replace(style, place_offset_m=_EXACTLY))
+    return _grasp_and(goal, hold, grasping, (to_the_front, insert, Release(hold), back_out, Retreat(hold)))
 
 
 def put_in_drawer(scene: Scene, goal: Goal, style: Style) -> Skill:
