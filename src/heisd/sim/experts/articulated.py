@@ -34,7 +34,7 @@ _FROM_EDGE_M = 0.015  # where a door is pushed, at least, from its upper and low
 _GAP_M = 0.012  # air between the fingers and what they are about to push
 _CLOSED_FINGERS_M = np.array([0.012, 0.022, 0.010])  # half their size along the hand's axes; beyond the pads along z
 _SLIPPED_M = 0.05
-_AHEAD_M = 0.12  # a door that the palm pushes as well runs ahead of the fingers
+_LEFT_BEHIND_M = 0.12  # a door that was pushed may swing on by itself
 _EMPTY_M = 0.005  # closed fingers nearer than this hold nothing
 
 
@@ -165,9 +165,8 @@ class Follow:
         near = 0.5 * (_INSIDE_RAD if joint.is_hinge else _INSIDE_M)
         if is_there and (abs(touch.aim - joint.position) < near or self._n_reached >= self._PATIENCE_STEPS):
             return Status.DONE
-        off_m = np.linalg.norm(touch.pose(joint).position_m - hand.position_m)
-        is_off = off_m > (_SLIPPED_M if touch.is_held else _AHEAD_M)
-        return Status.LOST if is_off else Status.RUNNING
+        apart = np.linalg.norm(touch.pose(joint).position_m - hand.position_m)
+        return Status.LOST if apart > (_SLIPPED_M if touch.is_held else _LEFT_BEHIND_M) else Status.RUNNING
 
     def command(self, scene: Scene, hand: Hand) -> Command:
         """Where the hand belongs a little further on; into the part where that is pushed."""

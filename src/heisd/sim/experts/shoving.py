@@ -1,11 +1,12 @@
 """Pushing a flat round thing over the table with closed fingers, from behind."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from heisd.sim.experts.articulated import contact_cost_at_m, facing
-from heisd.sim.experts.geometry import ramp, up
+from heisd.sim.experts.geometry import up
 from heisd.sim.experts.primitives import CLOSED, Command, Hand, Phase, Status
 from heisd.sim.experts.slanted import slanted_move
 from heisd.sim.experts.style import Style
@@ -17,11 +18,11 @@ _LEAN_RAD = np.deg2rad(35.0)  # of the hand over the thing, so that behind it th
 _ABOVE_TABLE_M = 0.019  # of the hand: its fingertips are a few millimetres above the table
 _FINGER_M = 0.018  # from the middle of the closed fingers to their edge, in whatever direction
 _GAP_M = 0.015  # air between them and the rim before the push begins
-_PRESS_M = 0.045  # how far into the thing to aim
+_AHEAD_M = 0.026  # how far ahead to aim while pushing
+_ASIDE_M = 0.045  # further from the line through the middle the thing would turn away
 _THERE_M = 0.010
-_DETOUR_COST_M = 0.05  # price of pushing in another direction than the goal's, per square radian
+_DETOUR_COST_M = 0.20  # price of pushing in another direction than the goal's, per square radian
 _REACH_COST = 15.0
-_ALIGNED_RAD = 0.5  # further from behind the hand goes around instead of pushing
 _DETOURS_RAD = np.deg2rad(np.arange(-90.0, 91.0, 7.5))
 
 
@@ -38,15 +39,11 @@ class Shove:
         """Choose the hand's orientation: leaning over the thing in the direction of the push."""
         surface = scene.points(self.name) - scene.pose(self.name).position_m
         self._radius_m = float(np.linalg.norm(surface[:, :2], axis=1).max())
-        ways = self._ways(scene)
-        costs = [self._cost(scene, way, _leaning_over(way)) + _DETOUR_COST_M * t**2 for way, t in ways]
-        self.rotation = _leaning_over(ways[int(np.argmin(costs))][0])
+        self.rotation = _leaning_over(self._best(scene, _leaning_over))
 
     def way(self, scene: Scene) -> FloatArray:
         """(2,) unit vector in which to push now: to the goal, or as near to that as the neighbours leave room for."""
-        ways = self._ways(scene)
-        costs = [self._cost(scene, way, self.rotation) + _DETOUR_COST_M * t**2 for way, t in ways]
-        return ways[int(np.argmin(costs))][0]
+        return self._best(scene, lambda _: self.rotation)
 
     def behind(self, scene: Scene, way: FloatArray, gap_m: float = _GAP_M) -> FloatArray:
         """(3,) where the hand is behind the thing."""
@@ -58,18 +55,25 @@ class Shove:
         """(2,) how far the thing still has to go."""
         return np.asarray((self.goal_m - scene.pose(self.name).position_m)[:2])
 
-    def _ways(self, scene: Scene) -> list[tuple[FloatArray, float]]:
-        """Directions (2,), each with its angle from the goal's."""
-        left = self.left_m(scene)
-        x, y = left / max(float(np.linalg.norm(left)), 1e-9)
-        turns = ((np.cos(t), np.sin(t), float(t)) for t in _DETOURS_RAD)
-        return [(np.array([c * x - s * y, s * x + c * y]), t) for c, s, t in turns]
+    def _best(self, scene: Scene, rotation: Callable[[FloatArray], FloatArray]) -> FloatArray:
+        """(2,) the cheapest direction for a hand oriented so: little detour, no contacts, within reach."""
+        left, middle = self.left_m(scene), scene.pose(self.name).position_m
+        obstacles = scene.obstacles(besides=self.name)
+        near = obstacles[np.linalg.norm((obstacles - middle)[:, :2], axis=1) < self._radius_m + 0.17]
+        straight = np.arctan2(left[1], left[0])
 
-    def _cost(self, scene: Scene, way: FloatArray, rotation: FloatArray) -> float:
-        point, obstacles = self.behind(scene, way), scene.obstacles(besides=self.name)
-        near = obstacles[np.linalg.norm((obstacles - point)[:, :2], axis=1) < 0.15]
-        contacts = contact_cost_at_m(near, Pose(point, rotation), is_open=False)
-        return contacts + _REACH_COST * reach_excess(point - 0.2 * rotation[:, 2] - up(0.2), scene.shoulder_m)
+        def cost_m(detour_rad: float) -> float:
+            way = _direction(straight + detour_rad)
+            pose = Pose(self.behind(scene, way), rotation(way))
+            wrist = pose.position_m - 0.2 * pose.rotation[:, 2] - up(0.2)  # as if the hand pointed down
+            too_far = _REACH_COST * reach_excess(wrist, scene.shoulder_m, margin_m=0.02)
+            return contact_cost_at_m(near, pose, is_open=False) + too_far + _DETOUR_COST_M * detour_rad**2
+
+        return _direction(straight + min(_DETOURS_RAD, key=cost_m))
+
+
+def _direction(angle_rad: float) -> FloatArray:
+    return np.array([np.cos(angle_rad), np.sin(angle_rad)])
 
 
 def _leaning_over(way: FloatArray) -> FloatArray:
@@ -93,7 +97,7 @@ class GetBehind:
     def status(self, scene: Scene, hand: Hand) -> Status:
         """Done behind it."""
         move = self._shove.behind(scene, self._shove.way(scene)) - hand.position_m
-        return Status.DONE if np.linalg.norm(move[:2]) < 0.012 and abs(move[2]) < 0.008 else Status.RUNNING
+        return Status.DONE if np.linalg.norm(move[:2]) < 0.012 and move[2] > -0.004 else Status.RUNNING
 
     def command(self, scene: Scene, hand: Hand) -> Command:
         """Down along the line of the fingers, over what stands in between."""
@@ -105,35 +109,46 @@ class GetBehind:
 
 
 class Push:
-    """Push until the thing is where it should be, going around it as far as the direction changes."""
+    """Push until the thing is where it should be; where the direction changes the hand shifts to stay behind.
+
+    The fingers may slip under the rim a little and carry it: what counts is only where its middle is.
+    """
 
     phase = Phase.TRANSPORT
 
     def __init__(self, shove: Shove) -> None:
         self._shove = shove
+        self._height_m = 0.0
 
-    def start(self, scene: Scene, hand: Hand) -> None:
-        """Nothing to remember: the motion follows from the state."""
+    def start(self, scene: Scene, hand: Hand) -> None:  # noqa: ARG002
+        """Remember the height above the table."""
+        self._height_m = float(self._shove.behind(scene, self._shove.left_m(scene))[2])
 
     def status(self, scene: Scene, hand: Hand) -> Status:
         """Done at the goal; lost when the thing is no longer ahead."""
-        shove = self._shove
-        if np.linalg.norm(shove.left_m(scene)) < _THERE_M:
+        if np.linalg.norm(self._shove.left_m(scene)) < _THERE_M:
             return Status.DONE
-        apart = np.linalg.norm((hand.position_m - shove.behind(scene, shove.way(scene), gap_m=0.0))[:2])
-        return Status.LOST if apart > 0.09 else Status.RUNNING
+        ahead, aside = self._seen(scene, hand)
+        is_behind = ahead > 0.0 and np.linalg.norm(aside) < _ASIDE_M
+        return Status.RUNNING if is_behind else Status.LOST
 
     def command(self, scene: Scene, hand: Hand) -> Command:
-        """Ahead when behind it, else around it."""
-        shove, way = self._shove, self._shove.way(scene)
-        here = (scene.pose(shove.name).position_m - hand.position_m)[:2]
-        off_rad = float(np.arctan2(here[0] * way[1] - here[1] * way[0], here @ way))
-        heading = np.arctan2(here[1], here[0]) + np.clip(off_rad, -_ALIGNED_RAD, _ALIGNED_RAD)
-        target = shove.behind(scene, np.array([np.cos(heading), np.sin(heading)]), gap_m=0.0)
-        freedom = 1.0 - ramp(abs(off_rad), 0.5 * _ALIGNED_RAD, _ALIGNED_RAD)
-        ahead_m = freedom * min(_PRESS_M, 0.012 + float(np.linalg.norm(shove.left_m(scene))))
-        move = target - hand.position_m + np.append(ahead_m * way, 0.0)
-        return Command(move, hand.turn_into(shove.rotation), CLOSED)
+        """Ahead, and to the line on which the thing's middle and the goal are."""
+        _, aside = self._seen(scene, hand)
+        ahead_m = min(_AHEAD_M, 0.008 + float(np.linalg.norm(self._shove.left_m(scene))))
+        move = np.append(ahead_m * self._way(scene) + 0.6 * aside, self._height_m - hand.position_m[2])
+        return Command(move, hand.turn_into(self._shove.rotation), CLOSED)
+
+    def _way(self, scene: Scene) -> FloatArray:
+        left = self._shove.left_m(scene)
+        return np.asarray(left / max(float(np.linalg.norm(left)), 1e-9))
+
+    def _seen(self, scene: Scene, hand: Hand) -> tuple[float, FloatArray]:
+        """How far ahead the thing's middle is [m], and how far to the side (2,) [m]."""
+        way = self._way(scene)
+        offset = (scene.pose(self._shove.name).position_m - hand.position_m)[:2]
+        ahead = float(offset @ way)
+        return ahead, np.asarray(offset - ahead * way)
 
 
 class Rise:

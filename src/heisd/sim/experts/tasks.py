@@ -158,8 +158,7 @@ def lay(scene: Scene, goal: Goal, style: Style) -> Skill:
 def push(scene: Scene, goal: Goal, style: Style) -> Skill:
     """Push a flat object over the table to a region."""
     name, region = goal.arguments
-    there = scene.pose(region).position_m + np.append(style.place_offset_m, 0.0)
-    shove = Shove(name, there)
+    shove = Shove(name, scene.pose(region).position_m + np.append(style.place_offset_m, 0.0))
     return Skill(goal, (GetBehind(shove, style), Push(shove), Rise()))
 
 
