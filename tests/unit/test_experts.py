@@ -308,6 +308,16 @@ def test_a_stage_that_a_later_one_undid_is_made_again_and_counted():
     assert runner.n_retries == 1
 
 
+def test_what_was_only_opened_to_put_something_in_may_be_closed_again():
+    world = World()
+    opening, putting, closing = Doing(FIRST), Doing(SECOND), Doing(THIRD, undoes=FIRST)
+    skills = [Skill(p.goal, (p,), is_means=p is opening) for p in (opening, putting, closing)]
+    runner = Expert(world, skills, Style.nominal(), np.random.default_rng(0))
+    runner.act(proprio())
+    assert runner.done
+    assert world.log == [FIRST, SECOND, THIRD]
+
+
 def test_whoever_takes_over_goes_on_with_what_is_in_the_hand():
     world = World()
     runner = staged(world, [Doing(FIRST), Doing(SECOND)], firsts=[0, 1])

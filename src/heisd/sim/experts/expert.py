@@ -38,6 +38,7 @@ class Skill:
     goal: Goal
     primitives: tuple[Primitive, ...]
     first: Callable[[Scene, Hand], int] = _from_the_beginning  # which one an expert that takes over begins with
+    is_means: bool = False  # only to make the next skill possible, as opening a drawer that is closed again later
 
 
 class Expert:
@@ -124,8 +125,14 @@ class Expert:
 
     def _unmet(self, besides: int | None = None) -> int:
         """The first other skill whose goal does not hold, be it one that later work undid; their number if all do."""
-        wanted = (i for i, skill in enumerate(self._skills) if i != besides and not self._scene.holds(skill.goal))
+        wanted = (i for i in range(len(self._skills)) if i != besides and self._is_wanted(i))
         return next(wanted, len(self._skills))
+
+    def _is_wanted(self, index: int) -> bool:
+        skill = self._skills[index]
+        if self._scene.holds(skill.goal):
+            return False
+        return not (skill.is_means and self._scene.holds(self._skills[index + 1].goal))
 
     def _go_to(self, skill: int, primitive: int, hand: Hand) -> None:
         self._skill, self._primitive, self._trail = skill, primitive, []

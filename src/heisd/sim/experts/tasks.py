@@ -91,7 +91,8 @@ def _skills(scene: Scene, goal: Goal, style: Style) -> list[Skill]:
     name, target = goal.arguments
     if is_in_drawer(scene, target):
         opened = Goal("open", (target,))
-        return [*([] if scene.holds(opened) else [operate(opened, style)]), put_in_drawer(scene, goal, style)]
+        opening = [] if scene.holds(opened) else [replace(operate(opened, style), is_means=True)]
+        return [*opening, put_in_drawer(scene, goal, style)]
     if "heating_region" in target:
         return [slide_in(goal, style)]
     if scene.is_site(target) and is_aslant(scene, target):
