@@ -13,8 +13,15 @@ from heisd.sim.experts.expert import Skill
 from heisd.sim.experts.geometry import ramp
 from heisd.sim.experts.grasps import volume_cost_m
 from heisd.sim.experts.primitives import (
-    CLOSED, OPEN, CloseUntilStill, Command, Hand, Hold, Phase, Status,
-)  # fmt: skip
+    CLOSED,
+    OPEN,
+    CloseUntilStill,
+    Command,
+    Hand,
+    Hold,
+    Phase,
+    Status,
+)
 from heisd.sim.experts.slanted import slanted_move
 from heisd.sim.experts.style import Style
 from heisd.sim.scene import Goal, Joint, Pose, Scene
