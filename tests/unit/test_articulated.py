@@ -91,7 +91,9 @@ def test_turning_into_an_orientation_is_the_rotation_that_is_missing():
     for _ in range(20):
         now, wanted = Rotation.random(2, random_state=rng)
         hand = Hand(np.zeros(3), now.as_matrix(), 0.08, 0.0)
-        assert np.allclose((Rotation.from_rotvec(hand.turn_into(wanted.as_matrix())) * now).as_matrix(), wanted.as_matrix())
+        assert np.allclose(
+            (Rotation.from_rotvec(hand.turn_into(wanted.as_matrix())) * now).as_matrix(), wanted.as_matrix()
+        )
 
 
 def test_the_long_axis_of_a_bar_is_found_and_always_the_same_way_round():

@@ -196,7 +196,9 @@ class Scene:
         """The joint and the body it moves."""
         names = self._joint_names(name)
         if not names:
-            raise UnknownName("joint", name, [n for n in (*self.solids, *self._env.object_sites_dict) if self.has_joint(n)])
+            raise UnknownName(
+                "joint", name, [n for n in (*self.solids, *self._env.object_sites_dict) if self.has_joint(n)]
+            )
         model = self._env.sim.model._model
         joint = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_JOINT, names[0])
         return joint, int(model.jnt_bodyid[joint])

@@ -13,8 +13,15 @@ from heisd.sim.experts.expert import Skill
 from heisd.sim.experts.geometry import ramp
 from heisd.sim.experts.grasps import volume_cost_m
 from heisd.sim.experts.primitives import (
-    CLOSED, OPEN, CloseUntilStill, Command, Hand, Hold, Phase, Status,
-)  # fmt: skip
+    CLOSED,
+    OPEN,
+    CloseUntilStill,
+    Command,
+    Hand,
+    Hold,
+    Phase,
+    Status,
+)
 from heisd.sim.experts.slanted import slanted_move
 from heisd.sim.experts.style import Style
 from heisd.sim.scene import Goal, Joint, Pose, Scene
@@ -31,6 +38,7 @@ _AT_TOUCH_M, _FACING_RAD = 0.010, 0.12
 _LEAD_M = 0.06  # how far ahead of the part the hand aims
 _PRESS_M = 0.035  # and how far into what it pushes
 _FROM_EDGE_M = 0.015  # where a door is pushed, at least, from its upper and lower edge
+_SLACK_M, _SLACK_RAD = 0.03, 0.3  # how far beyond the position aimed for to lead what is held
 _GAP_M = 0.012  # air between the fingers and what they are about to push
 _CLOSED_FINGERS_M = np.array([0.012, 0.022, 0.010])  # half their size along the hand's axes; beyond the pads along z
 _SLIPPED_M = 0.05
@@ -147,6 +155,7 @@ class Follow:
     """Take the part along, held or pushed, on the way that its joint leaves it."""
 
     phase = Phase.TRANSPORT
+    is_on_the_spot = True  # the hand may turn a knob where it is
     _PATIENCE_STEPS = 4  # with the goal reached but not the position aimed for
 
     def __init__(self, touch: Touch) -> None:
@@ -173,8 +182,8 @@ class Follow:
         touch, joint = self._touch, scene.joint(self._touch.name)
         left, at = touch.aim - joint.position, touch.pose(joint).position_m
         most = _LEAD_M / max(joint.lever_m(at), _LEAD_M)
-        if touch.is_held and joint.is_hinge:
-            left += _INSIDE_RAD * np.sign(left)  # what is held by its middle lags behind the fingers
+        if touch.is_held:  # what slips a little between the fingers lags behind them
+            left += np.sign(left) * (_SLACK_RAD if joint.is_hinge else _SLACK_M)
         pose = touch.pose(joint, float(np.clip(left, -most, most)))
         move = pose.position_m - hand.position_m
         if not touch.is_held:
@@ -288,7 +297,9 @@ def _cheapest(
 ) -> Pose:
     """The candidate whose price and contacts, on the way and at its end, are least; the touched shape is no contact."""
     joint = scene.joint(name)
-    own = np.concatenate([part for i, part in enumerate(scene.moving_parts(name)) if i != besides] or [np.zeros((0, 3))])
+    own = np.concatenate(
+        [part for i, part in enumerate(scene.moving_parts(name)) if i != besides] or [np.zeros((0, 3))]
+    )
     still = scene.surroundings(name)
     middle = candidates[0][0].position_m
     still = still[np.linalg.norm(still - middle, axis=1) < 0.5]

@@ -98,7 +98,8 @@ class Expert:
         self._trail.append(hand.position_m)
         if len(self._trail) > _PATIENCE_STEPS:
             return True
-        if self._current.phase is Phase.GRASP or len(self._trail) <= _STALL_WINDOW:
+        is_on_the_spot = self._current.phase is Phase.GRASP or getattr(self._current, "is_on_the_spot", False)
+        if is_on_the_spot or len(self._trail) <= _STALL_WINDOW:
             return False
         return bool(np.linalg.norm(hand.position_m - self._trail[-_STALL_WINDOW]) < _STALL_M)
 

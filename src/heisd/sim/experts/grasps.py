@@ -175,7 +175,7 @@ def _rim_candidates(surface: FloatArray, pose: Pose, style: Style) -> Iterator[_
 
 
 def rim_point(surface: FloatArray, pose: Pose, outward: FloatArray) -> FloatArray:
-    """(3,) where the rim of an object with these (V, 3) points is grasped on its side in a horizontal direction (3,)."""
+    """(3,) where the rim of an object, (V, 3) points, is grasped on its side in a horizontal direction (3,)."""
     axis = pose.rotation[:, 2] if pose.rotation[2, 2] > 0.5 else np.array([0.0, 0.0, 1.0])
     offset = surface - pose.position_m
     height = offset @ axis

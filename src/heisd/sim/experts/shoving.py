@@ -1,12 +1,11 @@
 """Pushing a flat round thing over the table with closed fingers, from behind."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from heisd.sim.experts.articulated import contact_cost_at_m, facing
-from heisd.sim.experts.geometry import up
+from heisd.sim.experts.geometry import ramp, up
 from heisd.sim.experts.primitives import CLOSED, Command, Hand, Phase, Status
 from heisd.sim.experts.slanted import slanted_move
 from heisd.sim.experts.style import Style
@@ -15,7 +14,7 @@ from heisd.sim.scene import Pose, Scene
 from heisd.types import FloatArray
 
 _LEAN_RAD = np.deg2rad(35.0)  # of the hand over the thing, so that behind it there is room for two fingers only
-_ABOVE_TABLE_M = 0.019  # of the hand: its fingertips are a few millimetres above the table
+_ABOVE_TABLE_M = 0.017  # of the hand: its fingertips are a few millimetres above the table
 _FINGER_M = 0.018  # from the middle of the closed fingers to their edge, in whatever direction
 _GAP_M = 0.015  # air between them and the rim before the push begins
 _AHEAD_M = 0.026  # how far ahead to aim while pushing
@@ -32,22 +31,20 @@ class Shove:
 
     name: str
     goal_m: FloatArray  # (3,) where its middle should go; the height does not matter
+    way: FloatArray = field(default_factory=lambda: np.zeros(2))  # (2,) unit vector in which the push begins
     rotation: FloatArray = field(default_factory=lambda: np.eye(3))  # (3, 3) the hand's, constant
     _radius_m: float = 0.0
 
     def prepare(self, scene: Scene) -> None:
-        """Choose the hand's orientation: leaning over the thing in the direction of the push."""
+        """Choose where to begin, and the hand's orientation: leaning over the thing in the direction of the push."""
         surface = scene.points(self.name) - scene.pose(self.name).position_m
         self._radius_m = float(np.linalg.norm(surface[:, :2], axis=1).max())
-        self.rotation = _leaning_over(self._best(scene, _leaning_over))
+        self.way = self._first_way(scene)
+        self.rotation = _leaning_over(self.way)
 
-    def way(self, scene: Scene) -> FloatArray:
-        """(2,) unit vector in which to push now: to the goal, or as near to that as the neighbours leave room for."""
-        return self._best(scene, lambda _: self.rotation)
-
-    def behind(self, scene: Scene, way: FloatArray, gap_m: float = _GAP_M) -> FloatArray:
-        """(3,) where the hand is behind the thing."""
-        point = scene.pose(self.name).position_m - np.append((self._radius_m + _FINGER_M + gap_m) * way, 0.0)
+    def behind(self, scene: Scene, way: FloatArray) -> FloatArray:
+        """(3,) where the hand is behind the thing, seen in a direction (2,)."""
+        point = scene.pose(self.name).position_m - np.append((self._radius_m + _FINGER_M + _GAP_M) * way, 0.0)
         point[2] = scene.points(self.name)[:, 2].min() + _ABOVE_TABLE_M
         return np.asarray(point)
 
@@ -55,8 +52,8 @@ class Shove:
         """(2,) how far the thing still has to go."""
         return np.asarray((self.goal_m - scene.pose(self.name).position_m)[:2])
 
-    def _best(self, scene: Scene, rotation: Callable[[FloatArray], FloatArray]) -> FloatArray:
-        """(2,) the cheapest direction for a hand oriented so: little detour, no contacts, within reach."""
+    def _first_way(self, scene: Scene) -> FloatArray:
+        """(2,) the cheapest direction: little detour, no contacts of the hand, within reach."""
         left, middle = self.left_m(scene), scene.pose(self.name).position_m
         obstacles = scene.obstacles(besides=self.name)
         near = obstacles[np.linalg.norm((obstacles - middle)[:, :2], axis=1) < self._radius_m + 0.17]
@@ -64,7 +61,7 @@ class Shove:
 
         def cost_m(detour_rad: float) -> float:
             way = _direction(straight + detour_rad)
-            pose = Pose(self.behind(scene, way), rotation(way))
+            pose = Pose(self.behind(scene, way), _leaning_over(way))
             wrist = pose.position_m - 0.2 * pose.rotation[:, 2] - up(0.2)  # as if the hand pointed down
             too_far = _REACH_COST * reach_excess(wrist, scene.shoulder_m, margin_m=0.02)
             return contact_cost_at_m(near, pose, is_open=False) + too_far + _DETOUR_COST_M * detour_rad**2
@@ -96,12 +93,12 @@ class GetBehind:
 
     def status(self, scene: Scene, hand: Hand) -> Status:
         """Done behind it."""
-        move = self._shove.behind(scene, self._shove.way(scene)) - hand.position_m
+        move = self._shove.behind(scene, self._shove.way) - hand.position_m
         return Status.DONE if np.linalg.norm(move[:2]) < 0.012 and move[2] > -0.004 else Status.RUNNING
 
     def command(self, scene: Scene, hand: Hand) -> Command:
         """Down along the line of the fingers, over what stands in between."""
-        point = self._shove.behind(scene, self._shove.way(scene))
+        point = self._shove.behind(scene, self._shove.way)
         turn, back = hand.turn_into(self._shove.rotation), -self._shove.rotation[:, 2]
         obstacles = scene.obstacles(besides=self._shove.name)
         move = slanted_move(hand, point, turn, back, self._style.hover_m, scene, obstacles, self._style)
@@ -122,7 +119,7 @@ class Push:
 
     def start(self, scene: Scene, hand: Hand) -> None:  # noqa: ARG002
         """Remember the height above the table."""
-        self._height_m = float(self._shove.behind(scene, self._shove.left_m(scene))[2])
+        self._height_m = float(self._shove.behind(scene, self._shove.way)[2])
 
     def status(self, scene: Scene, hand: Hand) -> Status:
         """Done at the goal; lost when the thing is no longer ahead."""
@@ -136,7 +133,9 @@ class Push:
         """Ahead, and to the line on which the thing's middle and the goal are."""
         _, aside = self._seen(scene, hand)
         ahead_m = min(_AHEAD_M, 0.008 + float(np.linalg.norm(self._shove.left_m(scene))))
-        move = np.append(ahead_m * self._way(scene) + 0.6 * aside, self._height_m - hand.position_m[2])
+        down_m = self._height_m - hand.position_m[2]
+        ahead_m *= 1.0 - 0.5 * ramp(-down_m, 0.005, 0.010)  # higher up the fingers would slip over the rim
+        move = np.append(ahead_m * self._way(scene) + 0.6 * aside, 1.5 * down_m)
         return Command(move, hand.turn_into(self._shove.rotation), CLOSED)
 
     def _way(self, scene: Scene) -> FloatArray:

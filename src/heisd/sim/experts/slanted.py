@@ -85,7 +85,9 @@ def _plan_aslant(scene: Scene, name: str, away: FloatArray) -> tuple[Grasp, Floa
         yaw_rad = wrap_yaw(float(np.arctan2(-outward[0], outward[1])))
         for lean in _LEANS_RAD:
             lean_rad = lean * np.cross(_UP, outward)
-            turned = Rotation.from_rotvec(lean_rad) * Rotation.from_euler("z", yaw_rad) * Rotation.from_euler("x", np.pi)
+            turned = (
+                Rotation.from_rotvec(lean_rad) * Rotation.from_euler("z", yaw_rad) * Rotation.from_euler("x", np.pi)
+            )
             rotation = turned.as_matrix()
             into_table = max(0.0, table_m + 0.006 - (point + _PALM_M @ rotation.T)[:, 2].min())
             n_touching = sum(_n_inside(obstacles, point - way * rotation[:, 2], rotation) for way in (0.0, 0.03, 0.06))
