@@ -272,7 +272,7 @@ def plan_push(scene: Scene, goal: Goal, style: Style) -> Pose:  # noqa: ARG001
                 thick = np.abs(inside) @ (_CLOSED_FINGERS_M * [1.0, 1.0, float(inside[2] > 0.0)])
                 roll = 1.0 - abs(rotation[:, 1] @ _DOWN[:, 1])
                 cost = _TILT_COST_M * tilt_rad**2 + _ROLL_COST_M * roll + _LEVER_COST * far
-                candidates.append((Pose(point - (thick + _GAP_M) * along, rotation), cost))
+                candidates.append((Pose(point - (thick + _GAP_M) * along, rotation), float(cost)))
     return _cheapest(scene, name, ahead, candidates, besides=which, is_held=False)
 
 

@@ -76,7 +76,7 @@ def centred(place: Place, name: str) -> Place:
     def origin(now: Scene) -> FloatArray:
         xy = now.points(name)[:, :2]
         middle = (xy.min(axis=0) + xy.max(axis=0)) / 2.0
-        return place(now) + np.append(now.pose(name).position_m[:2] - middle, 0.0)
+        return np.asarray(place(now) + np.append(now.pose(name).position_m[:2] - middle, 0.0))
 
     return origin
 
@@ -121,7 +121,7 @@ def in_oven(site: str) -> Place:
         half_m = now.extent_m(site)
         deep_m = float(np.abs(out) @ half_m) - _JUST_INSIDE_M
         aside = _MIDDLE_M * now.pose(now.parent_of(site)).rotation[:, 0]
-        return now.pose(site).position_m + aside + out * deep_m - up(half_m[2] - _FLOOR_M)
+        return np.asarray(now.pose(site).position_m + aside + out * deep_m - up(half_m[2] - _FLOOR_M))
 
     return place
 
