@@ -1,16 +1,18 @@
 """The experts' maths and bookkeeping, without a simulator."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
 from heisd.sim.experts import geometry
 from heisd.sim.experts.expert import Expert, Skill
-from heisd.sim.experts.grasps import contact_cost_m
-from heisd.sim.experts.primitives import CLOSED, OPEN, Command, Hand, Phase, Status
+from heisd.sim.experts.grasps import Grasp, contact_cost_m, handle_grasp
+from heisd.sim.experts.primitives import CLOSED, OPEN, Command, Hand, Hold, Insert, Phase, Retreat, Status
 from heisd.sim.experts.style import Disturbance, SmoothNoise, Style, start_displacement
 from heisd.sim.reach import ceiling, reach_excess
-from heisd.sim.scene import Goal
+from heisd.sim.scene import Goal, Pose
 from heisd.types import Proprioception
 
 SHOULDER_M = np.array([-0.66, 0.0, 1.245])
@@ -41,6 +43,13 @@ def test_wrapped_yaw_is_the_same_grasp(yaw):
     assert -np.pi / 2 <= wrapped < np.pi / 2
     assert np.sin(2 * wrapped) == pytest.approx(np.sin(2 * yaw), abs=1e-9)
     assert np.cos(2 * wrapped) == pytest.approx(np.cos(2 * yaw), abs=1e-9)
+
+
+@pytest.mark.parametrize("angle", np.linspace(-3.1, 3.1, 9))
+def test_the_turn_between_two_directions_is_what_takes_one_to_the_other(angle):
+    start = np.array([0.3, -0.2, 0.9])
+    end = Rotation.from_euler("z", angle).apply(start)
+    assert geometry.turn_between(start, end) == pytest.approx(angle)
 
 
 def test_travel_rises_before_it_goes_sideways():
@@ -99,6 +108,25 @@ def test_an_obstacle_between_the_open_fingers_costs_more_than_one_beside_them():
     costs = [contact_cost_m(p, point, 0.0) for p in (between, near, away)]
     assert costs[0] > costs[1] > costs[2] == 0.0
     assert contact_cost_m(near, point, np.pi / 2) == 0.0
+
+
+def mug(yaw_rad: float) -> np.ndarray:
+    """(V, 3) a cup 10 cm high whose handle stands out 8 cm along its own x, on a table at 0.9 m."""
+    around, upwards = np.linspace(0.0, 2.0 * np.pi, 60), np.linspace(0.0, 0.1, 21)
+    angle, height_m = (grid.ravel() for grid in np.meshgrid(around, upwards))
+    cup = np.stack([0.045 * np.cos(angle), 0.045 * np.sin(angle), height_m], axis=1)
+    bar = np.array([[x, y, z] for x in (0.07, 0.08) for y in (-0.008, 0.008) for z in np.linspace(0.03, 0.08, 11)])
+    return Rotation.from_euler("z", yaw_rad).apply(np.concatenate([cup, bar])) + [0.1, 0.2, 0.9]
+
+
+@pytest.mark.parametrize("yaw", np.linspace(-3.0, 3.0, 9))
+def test_a_handle_is_taken_between_the_fingers_with_the_hand_outside_and_above_the_cup(yaw):
+    point, hand_yaw = handle_grasp(mug(yaw), Style.nominal())
+    along, across, height = Rotation.from_euler("z", -yaw).apply(point - [0.1, 0.2, 0.9])
+    assert (along, across) == pytest.approx((0.073, 0.0), abs=0.003)
+    assert 0.03 < height < 0.08
+    assert height + 0.042 > 0.1  # where the hand begins above the finger pads
+    assert np.sin(hand_yaw - yaw) == pytest.approx(0.0, abs=0.05)  # the hand's thin axis along the handle
 
 
 def test_smooth_noise_has_unit_variance_and_moves_slowly():
@@ -219,3 +247,146 @@ def test_a_trapped_arm_is_drawn_back_towards_the_base_first():
     free = runner.act(proprio((-0.2, 0.0, 1.0))).action
     trapped = runner.act(proprio((0.12, 0.0, 1.0))).action
     assert trapped[0] < free[0] == pytest.approx(-0.6)
+
+
+class World:
+    """A scene whose goals are met and undone by its primitives."""
+
+    shoulder_m = SHOULDER_M
+
+    def __init__(self, met=()) -> None:
+        self.met, self.log = set(met), []
+
+    def holds(self, goal: Goal) -> bool:
+        return goal in self.met
+
+
+class Doing(Scripted):
+    """A primitive that makes its goal true at once, and may undo another the first time."""
+
+    def __init__(self, goal: Goal, undoes: Goal | None = None) -> None:
+        super().__init__()
+        self.goal, self._undoes = goal, undoes
+
+    def start(self, scene, _hand) -> None:
+        scene.log.append(self.goal)
+        scene.met.add(self.goal)
+        scene.met.discard(self._undoes)
+        self._undoes = None
+
+    def status(self, _scene, _hand) -> Status:
+        return Status.DONE
+
+
+FIRST, SECOND, THIRD = (Goal("on", (name, "plate")) for name in ("bowl", "mug", "pot"))
+
+
+def staged(world: World, primitives, firsts=None) -> Expert:
+    firsts = firsts or [0] * len(primitives)
+    skills = [
+        Skill(p.goal, (Scripted(Status.DONE), p) if first else (p,), lambda *_, first=first: first)
+        for p, first in zip(primitives, firsts, strict=True)
+    ]
+    return Expert(world, skills, Style.nominal(), np.random.default_rng(0))
+
+
+def test_stages_run_in_order_and_what_holds_already_is_left_alone():
+    world = World(met=[SECOND])
+    runner = staged(world, [Doing(FIRST), Doing(SECOND), Doing(THIRD)])
+    runner.act(proprio())
+    assert runner.done
+    assert world.log == [FIRST, THIRD]
+    assert runner.n_retries == 0
+
+
+def test_a_stage_that_a_later_one_undid_is_made_again_and_counted():
+    world = World()
+    runner = staged(world, [Doing(FIRST), Doing(SECOND, undoes=FIRST)])
+    runner.act(proprio())
+    assert runner.done
+    assert world.log == [FIRST, SECOND, FIRST]
+    assert runner.n_retries == 1
+
+
+def test_what_was_only_opened_to_put_something_in_may_be_closed_again():
+    world = World()
+    opening, putting, closing = Doing(FIRST), Doing(SECOND), Doing(THIRD, undoes=FIRST)
+    skills = [Skill(p.goal, (p,), is_means=p is opening) for p in (opening, putting, closing)]
+    runner = Expert(world, skills, Style.nominal(), np.random.default_rng(0))
+    runner.act(proprio())
+    assert runner.done
+    assert world.log == [FIRST, SECOND, THIRD]
+
+
+def test_whoever_takes_over_goes_on_with_what_is_in_the_hand():
+    world = World()
+    runner = staged(world, [Doing(FIRST), Doing(SECOND)], firsts=[0, 1])
+    runner.act(proprio())
+    assert runner.done
+    assert world.log == [SECOND, FIRST]
+    assert runner.n_retries == 0
+
+
+class Carried:
+    """A cube of 4 cm that moves with the hand."""
+
+    offset_m = np.array([0.0, 0.05, -0.02])
+
+    def __init__(self, hand_m) -> None:
+        self.hand_m = np.array(hand_m)
+
+    def hand(self) -> Hand:
+        return Hand.of(proprio(self.hand_m, width_m=0.02))
+
+    def pose(self, _name) -> Pose:
+        return Pose(self.hand_m + self.offset_m, np.eye(3))
+
+    def points(self, _name) -> np.ndarray:
+        corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
+        return self.hand_m + self.offset_m + 0.02 * corners
+
+    def way_of(self, primitive, n_steps=200) -> np.ndarray:
+        """(T, 3) where the hand goes until the primitive is done."""
+        primitive.start(self, self.hand())
+        way = [self.hand_m]
+        while primitive.status(self, self.hand()) is Status.RUNNING:
+            assert len(way) < n_steps
+            self.hand_m = self.hand_m + geometry.limit(0.3 * primitive.command(self, self.hand()).move_m, 0.01)
+            way.append(self.hand_m)
+        return np.array(way)
+
+
+def held(world: Carried) -> Hold:
+    hold = Hold("cube")
+    hold.grasp = Grasp(np.zeros(3), 0.0, world.pose("cube"))
+    hold.object_in_hand_m = world.hand().rotation.T @ world.offset_m
+    return hold
+
+
+@pytest.mark.parametrize("start_m", [(0.0, 0.0, 0.95), (0.0, 0.0, 1.10), (0.05, -0.05, 1.0)])
+def test_what_slides_under_a_roof_is_at_its_height_before_it_goes_in(start_m):
+    place_m, world = np.array([0.02, 0.30, 0.96]), Carried(start_m)
+    style = replace(Style.sample(np.random.default_rng(0)), place_offset_m=(0.0, 0.0))
+    way = world.way_of(Insert(held(world), lambda _: place_m, style))
+    cube = way + world.offset_m
+    bottom = cube[:, 2] - 0.02 - place_m[2]
+    is_moving_in = np.append(np.abs(np.diff(way[:, 1])) > 1e-4, False)
+    assert (bottom[is_moving_in] > -0.012).all()
+    assert (bottom[is_moving_in] < 0.042).all()
+    assert cube[-1, :2] == pytest.approx(place_m[:2], abs=0.006)
+
+
+def test_sliding_is_over_when_the_object_is_lost():
+    world = Carried((0.0, 0.0, 1.0))
+    slide = Insert(held(world), lambda _: np.array([0.0, 0.3, 0.96]), Style.nominal())
+    assert slide.status(world, world.hand()) is Status.RUNNING
+    world.offset_m = world.offset_m + [0.0, 0.0, -0.06]
+    assert slide.status(world, world.hand()) is Status.LOST
+
+
+def test_a_hand_backs_out_the_way_it_is_told_and_rises_without_being_told():
+    for way_m, retreat in [((0.0, -0.1, 0.0), {"way": lambda _: np.array([0.0, -0.1, 0.0])}), ((0.0, 0.0, 0.08), {})]:
+        world = Carried((0.0, 0.0, 1.0))
+        gone = np.diff(world.way_of(Retreat(held(world), **retreat))[[0, -1]], axis=0)[0]
+        assert gone == pytest.approx(way_m, abs=0.016)
+        assert gone @ way_m > 0.0

@@ -11,7 +11,7 @@ from heisd.sim.experts.measure import Trial, run_task
 from heisd.sim.experts.primitives import Phase
 from heisd.sim.libero import LiberoEnv
 from heisd.sim.rendering import NONE
-from heisd.sim.scene import Scene
+from heisd.sim.scene import Goal, Scene
 from heisd.sim.splits import EpisodeStart
 
 pytestmark = pytest.mark.libero
@@ -89,9 +89,10 @@ def test_the_same_seed_gives_the_same_demonstration():
         env.close()
 
 
-def test_a_goal_nobody_has_scripted_is_refused():
+def test_a_goal_nobody_has_scripted_is_refused(monkeypatch):
     env = LiberoEnv("libero_goal", 0, rendering=NONE)
     try:
+        monkeypatch.setattr(Scene, "goals", (Goal("up", ("plate_1",)),))
         with pytest.raises(UnsupportedTask, match="scripted so far"):
             build_expert(Scene(env.robosuite_env), Style.nominal(), np.random.default_rng(0))
     finally:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import mujoco
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from heisd.errors import UnknownName
 from heisd.types import FloatArray
@@ -32,6 +33,33 @@ class Pose:
     def to_body(self, point_m: FloatArray) -> FloatArray:
         """A point of the world frame, in the body frame."""
         return self.rotation.T @ (point_m - self.position_m)
+
+
+@dataclass(frozen=True, slots=True)
+class Joint:
+    """A hinge or a slide of a fixture, as it is now."""
+
+    is_hinge: bool
+    axis: FloatArray  # (3,) unit, world; positions grow along it, or right-handed around it
+    anchor_m: FloatArray  # (3,) a point of the axis, world
+    position: float  # [rad] of a hinge, [m] of a slide
+    limits: tuple[float, float]
+    body: Pose  # of what it moves
+
+    def carry(self, pose: Pose, by: float) -> Pose:
+        """Where a pose that moves with the joint will be when that has moved by so much."""
+        if not self.is_hinge:
+            return Pose(pose.position_m + by * self.axis, pose.rotation)
+        turn = Rotation.from_rotvec(by * self.axis).as_matrix()
+        return Pose(self.anchor_m + turn @ (pose.position_m - self.anchor_m), turn @ pose.rotation)
+
+    def heading(self, point_m: FloatArray) -> FloatArray:
+        """(3,) how a point of the moving part goes per unit of position, world."""
+        return np.cross(self.axis, point_m - self.anchor_m) if self.is_hinge else self.axis
+
+    def lever_m(self, point_m: FloatArray) -> float:
+        """How far a point is from the axis of a hinge; 1 for a slide, whose positions are metres."""
+        return float(np.linalg.norm(self.heading(point_m)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +134,7 @@ class Scene:
 
     def points(self, name: str) -> FloatArray:
         """(V, 3) points that cover the collision surface of an object or fixture, drawers included."""
-        data = self._env.sim.data
-        parts = [
-            data.geom_xpos[geom] + local @ data.geom_xmat[geom].reshape(3, 3).T
-            for geom, local in self._collision_geoms(name)
-        ]
+        parts = [self._shape(*geom) for geom in self._collision_geoms(name)]
         return np.concatenate(parts) if parts else self.pose(name).position_m[None]
 
     def obstacles(self, *, besides: str) -> FloatArray:
@@ -122,9 +146,76 @@ class Scene:
         gripper = self._env.robots[0].gripper
         return bool(self._env._check_grasp(gripper=gripper, object_geoms=self._env.get_object(name)))
 
+    def extent_m(self, site: str) -> FloatArray:
+        """(3,) half the size of the box around a region, along the world's axes."""
+        return np.asarray(np.abs(self.pose(site).rotation) @ np.asarray(self._env.object_sites_dict[site].size))
+
+    def joint(self, name: str) -> Joint:
+        """The joint that opens, closes or turns a fixture or the region of one; raises UnknownName."""
+        joint, body = self._joint_ids(name)
+        model, data = self._env.sim.model._model, self._env.sim.data._data
+        return Joint(
+            is_hinge=bool(model.jnt_type[joint] == mujoco.mjtJoint.mjJNT_HINGE),
+            axis=data.xaxis[joint].copy(),
+            anchor_m=data.xanchor[joint].copy(),
+            position=float(data.qpos[model.jnt_qposadr[joint]]),
+            limits=(float(model.jnt_range[joint, 0]), float(model.jnt_range[joint, 1])),
+            body=Pose(data.xpos[body].copy(), data.xmat[body].reshape(3, 3).copy()),
+        )
+
+    def has_joint(self, name: str) -> bool:
+        """Whether a fixture or a region moves on a joint of its own."""
+        return bool(self._joint_names(name))
+
+    def moving_parts(self, name: str) -> list[FloatArray]:
+        """(V, 3) points for each of the collision shapes that the joint moves."""
+        return self._split(name)[0]
+
+    def surroundings(self, name: str) -> FloatArray:
+        """(V, 3) collision points of everything that the joint leaves where it is, its own fixture included."""
+        return np.concatenate([self.obstacles(besides=self._owner(name)), *self._split(name)[1]])
+
+    def wanted(self, goal: Goal) -> tuple[float, float]:
+        """Positions of the joint between which ``open``, ``close``, ``turnon`` or ``turnoff`` holds."""
+        ranges = self._env.get_object(self._owner(goal.arguments[0])).object_properties["articulation"]
+        low, *_, high = sorted(ranges[f"default_{goal.predicate}_ranges"])
+        return float(low), float(high)
+
     def holds(self, goal: Goal) -> bool:
         """Whether this conjunct of the goal is true now, by the benchmark's own predicate."""
         return bool(self._env._eval_predicate([goal.predicate, *goal.arguments]))
+
+    def _owner(self, name: str) -> str:
+        return self.parent_of(name) if self.is_site(name) else name
+
+    def _joint_names(self, name: str) -> list[str]:
+        thing = self._env.object_sites_dict[name] if self.is_site(name) else self._env.get_object(name)
+        return list(thing.joints or ())
+
+    def _joint_ids(self, name: str) -> tuple[int, int]:
+        """The joint and the body it moves."""
+        names = self._joint_names(name)
+        if not names:
+            raise UnknownName(
+                "joint", name, [n for n in (*self.solids, *self._env.object_sites_dict) if self.has_joint(n)]
+            )
+        model = self._env.sim.model._model
+        joint = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_JOINT, names[0])
+        return joint, int(model.jnt_bodyid[joint])
+
+    def _split(self, name: str) -> tuple[list[FloatArray], list[FloatArray]]:
+        """The shapes of a fixture that its joint moves, and the others."""
+        model, (_, body) = self._env.sim.model._model, self._joint_ids(name)
+        moving: list[FloatArray] = []
+        still: list[FloatArray] = []
+        for geom, local in self._collision_geoms(self._owner(name)):
+            side = moving if _descends(model, int(model.geom_bodyid[geom]), body) else still
+            side.append(self._shape(geom, local))
+        return moving, still
+
+    def _shape(self, geom: int, local: FloatArray) -> FloatArray:
+        data = self._env.sim.data
+        return np.asarray(data.geom_xpos[geom] + local @ data.geom_xmat[geom].reshape(3, 3).T)
 
     def _collision_geoms(self, name: str) -> list[tuple[int, FloatArray]]:
         if name not in self._geoms:

@@ -38,6 +38,7 @@ class Skill:
     goal: Goal
     primitives: tuple[Primitive, ...]
     first: Callable[[Scene, Hand], int] = _from_the_beginning  # which one an expert that takes over begins with
+    is_means: bool = False  # only to make the next skill possible, as opening a drawer that is closed again later
 
 
 class Expert:
@@ -50,6 +51,7 @@ class Expert:
         self._has_started = False
         self._tremor, self._pace = SmoothNoise(6, 4.0, rng), SmoothNoise(1, 12.0, rng)
         self._disturbance = Disturbance(style, rng)
+        self._has_met: set[int] = set()  # skills whose goal held when they had run
         self.n_retries = 0  # how often a skill had to start again
         self.n_stalls = 0  # how often a primitive took far too long
 
@@ -79,7 +81,8 @@ class Expert:
         """Go to the next primitive (or back to the skill's first) as often as the state says so."""
         if not self._has_started:
             self._has_started = True
-            self._go_to(self._skill, self._skills[self._skill].first(self._scene, hand), hand)
+            skill = self._skill_to_begin_with(hand)
+            self._go_to(skill, self._skills[skill].first(self._scene, hand), hand)
         for _ in range(8):  # a bound against primitives that finish in the state in which they start
             if self.done:
                 return
@@ -95,7 +98,8 @@ class Expert:
         self._trail.append(hand.position_m)
         if len(self._trail) > _PATIENCE_STEPS:
             return True
-        if self._current.phase is Phase.GRASP or len(self._trail) <= _STALL_WINDOW:
+        is_on_the_spot = self._current.phase is Phase.GRASP or getattr(self._current, "is_on_the_spot", False)
+        if is_on_the_spot or len(self._trail) <= _STALL_WINDOW:
             return False
         return bool(np.linalg.norm(hand.position_m - self._trail[-_STALL_WINDOW]) < _STALL_M)
 
@@ -103,11 +107,33 @@ class Expert:
         skill = self._skills[self._skill]
         if status is Status.DONE and self._primitive + 1 < len(skill.primitives):
             self._go_to(self._skill, self._primitive + 1, hand)
-        elif status is Status.DONE and self._scene.holds(skill.goal):
-            self._go_to(self._skill + 1, 0, hand)
+        elif (status is Status.DONE or len(self._skills) > 1) and self._scene.holds(skill.goal):
+            self.n_retries += status is Status.LOST  # the hand got stuck, but with others to come that is no matter
+            self._has_met.add(self._skill)
+            unmet = self._unmet(besides=self._skill)
+            self.n_retries += unmet in self._has_met
+            self._go_to(unmet, 0, hand)
         else:
             self.n_retries += 1
             self._go_to(self._skill, 0, hand)
+
+    def _skill_to_begin_with(self, hand: Hand) -> int:
+        """The one that somebody else is in the middle of, or the first whose goal does not hold."""
+        if len(self._skills) == 1:
+            return 0
+        under_way = [i for i, skill in enumerate(self._skills) if skill.first(self._scene, hand) > 0]
+        return under_way[0] if under_way else min(self._unmet(), len(self._skills) - 1)
+
+    def _unmet(self, besides: int | None = None) -> int:
+        """The first other skill whose goal does not hold, be it one that later work undid; their number if all do."""
+        wanted = (i for i in range(len(self._skills)) if i != besides and self._is_wanted(i))
+        return next(wanted, len(self._skills))
+
+    def _is_wanted(self, index: int) -> bool:
+        skill = self._skills[index]
+        if self._scene.holds(skill.goal):
+            return False
+        return not (skill.is_means and self._scene.holds(self._skills[index + 1].goal))
 
     def _go_to(self, skill: int, primitive: int, hand: Hand) -> None:
         self._skill, self._primitive, self._trail = skill, primitive, []

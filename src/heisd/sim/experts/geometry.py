@@ -20,6 +20,11 @@ def wrap_yaw(yaw_rad: float) -> float:
     return float((yaw_rad + np.pi / 2) % np.pi - np.pi / 2)
 
 
+def turn_between(start: FloatArray, end: FloatArray) -> float:
+    """Angle [rad] in [-pi, pi] about the vertical from one vector (2 or more,) to another, as seen from above."""
+    return float(np.arctan2(start[0] * end[1] - start[1] * end[0], start[0] * end[0] + start[1] * end[1]))
+
+
 def ramp(value: float, low: float, high: float) -> float:
     """0 up to ``low``, 1 from ``high``, a straight line between."""
     return min(1.0, max(0.0, (value - low) / (high - low)))

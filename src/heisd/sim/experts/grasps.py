@@ -16,10 +16,13 @@ from heisd.sim.scene import Pose, Scene
 from heisd.types import FloatArray
 
 RIM_GRASPED = ("bowl", "mug", "plate")  # thin walls, wider than the gripper: one finger inside, one outside
+_TIGHT = ("moka_pot",)  # hardly narrower than the gripper, and that one way only: always turned to the same side
 _MAX_WIDTH_M = 0.076  # the open fingers are 0.08 m apart
 _FINGER_REACH_M = 0.035  # how far down a tall object the fingers go before the hand touches its top
 _RIM_DEPTH_M = 0.023
 _RIM_INSET_M = 0.004
+_HANDLE_M = 0.02  # how far from its outermost point a handle reaches, at least
+_HANDLE_INSET_M = 0.007
 _YAW_COST_M = 0.02  # price of wrist rotation by one radian, in metres of object width; grows with its square
 _SIDE_COST_M = 0.03  # price of a place on the rim's right half; nothing on its leftmost point
 _SLIDE_COST = 0.3
@@ -37,6 +40,7 @@ class Grasp:
     point_body_m: FloatArray  # (3,) where the finger pads close, in the object's frame
     yaw_rad: float
     planned_at: Pose  # the object's pose it was planned for
+    is_tight: bool = False  # the open fingers have only millimetres to spare
 
     def point(self, now: Pose) -> FloatArray:
         """(3,) the grasp point in the world, for the object's present pose."""
@@ -60,7 +64,10 @@ def plan_grasp(scene: Scene, name: str, style: Style) -> Grasp:
     surface = scene.points(name)
     is_rim = any(kind in scene.category(name) for kind in RIM_GRASPED)
     pose = scene.pose(name)
+    is_tight = any(kind in scene.category(name) for kind in _TIGHT)
     found = _rim_candidates(surface, pose, style) if is_rim else _width_candidates(surface, style)
+    if is_tight:
+        found = (grasp for grasp in found if grasp.yaw_rad < 1.0)
     nearby = _near(scene.obstacles(besides=name), surface.mean(axis=0))
 
     def cost_m(candidate: _Candidate) -> float:
@@ -73,23 +80,55 @@ def plan_grasp(scene: Scene, name: str, style: Style) -> Grasp:
 
     best = min(found, key=cost_m)
     point = best.point_m - up(style.grasp_depth_m)
-    return Grasp(pose.to_body(point), best.yaw_rad, pose)
+    return Grasp(pose.to_body(point), best.yaw_rad, pose, is_tight)
+
+
+def plan_handle_grasp(scene: Scene, name: str, style: Style) -> Grasp:
+    """The grasp of a handle that stands out sideways, one finger on either side: the hand stays outside the object."""
+    pose = scene.pose(name)
+    point, yaw = handle_grasp(scene.points(name), style)
+    return Grasp(pose.to_body(point), yaw, pose)
+
+
+def handle_grasp(surface: FloatArray, style: Style) -> tuple[FloatArray, float]:
+    """(3,) where to close on the handle of a surface (V, 3) and the hand's yaw there, its thin side to the object."""
+    bottom, top = surface[:, 2].min(), surface[:, 2].max()
+    foot = surface[surface[:, 2] < bottom + 0.015, :2]
+    offset = surface[:, :2] - [_midrange(foot[:, 0]), _midrange(foot[:, 1])]
+    distance = np.linalg.norm(offset, axis=1)
+    handle = distance > distance.max() - _HANDLE_M
+    outward = offset[handle].mean(axis=0)
+    outward /= np.linalg.norm(outward)
+    xy = surface[0, :2] - offset[0] + outward * (distance.max() - _HANDLE_INSET_M + style.grasp_slide_m / 2)
+    z = max(surface[handle, 2].max() - _HANDLE_M, top - _FINGER_REACH_M) - style.grasp_depth_m
+    # Handles mostly point along an axis of the world: no yaw that is common may lie where half turns meet.
+    yaw = wrap_yaw(float(np.arctan2(outward[1], outward[0])) + np.pi / 4) - np.pi / 4
+    return np.append(xy, z), yaw
 
 
 def contact_cost_m(obstacles: FloatArray, point_m: FloatArray, yaw_rad: float) -> float:
     """Price of (V, 3) obstacle points inside the open gripper at this grasp, or inside a margin around it."""
-    touching = _count_inside(obstacles, point_m, yaw_rad, margin_m=0.0)
-    close = _count_inside(obstacles, point_m, yaw_rad, margin_m=0.008)
+    offset = obstacles - point_m
+    across = offset[:, 1] * np.cos(yaw_rad) - offset[:, 0] * np.sin(yaw_rad)
+    along = offset[:, 0] * np.cos(yaw_rad) + offset[:, 1] * np.sin(yaw_rad)
+    return volume_cost_m(across, along, offset[:, 2])
+
+
+def volume_cost_m(across: FloatArray, along: FloatArray, up: FloatArray, fingers_m: float = 0.060) -> float:
+    """Price of points inside the gripper, whose fingers end so far from the middle, or inside a margin around it.
+
+    Points (V,) are given by their distances from the grasp point: across, along the closing axis; along the hand's
+    thin side; up, from the fingertips to the wrist.
+    """
+    touching = _count_inside(across, along, up, fingers_m, margin_m=0.0)
+    close = _count_inside(across, along, up, fingers_m, margin_m=0.008)
     return _TOUCH_COST_M * float(np.log1p(touching)) + _CLOSE_COST_M * float(np.log1p(close))
 
 
-def _count_inside(obstacles: FloatArray, point_m: FloatArray, yaw_rad: float, margin_m: float) -> int:
-    offset = obstacles - point_m
-    across = np.abs(offset[:, 1] * np.cos(yaw_rad) - offset[:, 0] * np.sin(yaw_rad))
-    along = np.abs(offset[:, 0] * np.cos(yaw_rad) + offset[:, 1] * np.sin(yaw_rad))
-    up = offset[:, 2] + margin_m
+def _count_inside(across: FloatArray, along: FloatArray, up: FloatArray, fingers_m: float, margin_m: float) -> int:
+    across, along, up = np.abs(across), np.abs(along), up + margin_m
     # What lies between the fingers would be grasped with the object.
-    fingers = (across < 0.060 + margin_m) & (along < 0.012 + margin_m) & (up > -0.010) & (up < 0.05)
+    fingers = (across < fingers_m + margin_m) & (along < 0.012 + margin_m) & (up > -0.010) & (up < 0.05)
     hand = (across < 0.105 + margin_m) & (along < 0.034 + margin_m) & (up > 0.042) & (up < 0.20)
     return int((fingers | hand).sum())
 
@@ -124,21 +163,27 @@ def _width_candidates(surface: FloatArray, style: Style) -> Iterator[_Candidate]
 
 def _rim_candidates(surface: FloatArray, pose: Pose, style: Style) -> Iterator[_Candidate]:
     """Grasps of the rim all around the object's own axis, which may be tilted."""
-    axis = pose.rotation[:, 2] if pose.rotation[2, 2] > 0.5 else np.array([0.0, 0.0, 1.0])
-    offset = surface - pose.position_m
-    height = offset @ axis
-    radius = np.linalg.norm(offset - height[:, None] * axis, axis=1).max()
     for heading in np.deg2rad(np.arange(0.0, 360.0, 10.0)):
         outward = np.array([np.cos(heading), np.sin(heading), 0.0])
-        radial = outward - axis * (outward @ axis)
-        radial /= np.linalg.norm(radial)
-        point = pose.position_m + axis * (height.max() - _RIM_DEPTH_M) + radial * (radius - _RIM_INSET_M)
+        point = rim_point(surface, pose, outward)
         yaw = wrap_yaw(float(np.arctan2(-outward[0], outward[1])))
         turn = yaw - style.grasp_yaw_bias_rad
         # Of a tilted rim the higher side leaves the hand more air. Of two equal sides always the left one: a choice
         # that nobody can see coming would be two modes in the demonstrations, and a policy between them misses both.
         far_side = _SIDE_COST_M * (1.0 - outward[1])
         yield _Candidate(point, yaw, _YAW_COST_M * turn**2 + far_side - 0.4 * point[2])
+
+
+def rim_point(surface: FloatArray, pose: Pose, outward: FloatArray) -> FloatArray:
+    """(3,) where the rim of an object, (V, 3) points, is grasped on its side in a horizontal direction (3,)."""
+    axis = pose.rotation[:, 2] if pose.rotation[2, 2] > 0.5 else np.array([0.0, 0.0, 1.0])
+    offset = surface - pose.position_m
+    height = offset @ axis
+    radius = np.linalg.norm(offset - height[:, None] * axis, axis=1).max()
+    radial = outward - axis * (outward @ axis)
+    radial /= np.linalg.norm(radial)
+    point: FloatArray = pose.position_m + axis * (height.max() - _RIM_DEPTH_M) + radial * (radius - _RIM_INSET_M)
+    return point
 
 
 def _midrange(values: FloatArray) -> float:

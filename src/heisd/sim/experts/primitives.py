@@ -5,7 +5,7 @@ label depends on what can be observed and hardly on time: hidden phase switches 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, IntEnum
 from typing import Protocol
 
@@ -24,6 +24,8 @@ _AT_GRASP_M = 0.010
 _FACING_RAD = 0.12
 _STILL_M_S = 0.012  # finger speed below which the fingers have met something
 _LOST_M = 0.05  # the object moved this far relative to the hand: it was dropped
+_TURNED_RAD = 0.1
+_FALLEN_M = 0.05  # whatever sinks this far stands somewhere else than when the grasp was planned
 
 
 class Phase(IntEnum):
@@ -62,14 +64,25 @@ class Hand:
         return cls(np.asarray(proprio.eef_pos_m, dtype=np.float64), rotation, width, speed)
 
     @property
+    def heading_rad(self) -> float:
+        """Present yaw in [-pi, pi]: with something in the hand, half a turn is no longer the same."""
+        return float(np.arctan2(self.rotation[1, 0], self.rotation[0, 0]))
+
+    @property
     def yaw_rad(self) -> float:
         """Present yaw, in the same half turn as grasps."""
-        return wrap_yaw(float(np.arctan2(self.rotation[1, 0], self.rotation[0, 0])))
+        return wrap_yaw(self.heading_rad)
 
     def turn_to(self, yaw_rad: float) -> FloatArray:
         """(3,) world rotation vector [rad] that points the hand straight down at this yaw."""
-        down = Rotation.from_euler("z", yaw_rad) * Rotation.from_euler("x", np.pi)
-        return np.asarray((down * Rotation.from_matrix(self.rotation).inv()).as_rotvec())
+        return self._missing(Rotation.from_euler("z", yaw_rad) * Rotation.from_euler("x", np.pi))
+
+    def turn_into(self, rotation: FloatArray) -> FloatArray:
+        """(3,) world rotation vector [rad] that gives the hand this (3, 3) orientation."""
+        return self._missing(Rotation.from_matrix(rotation))
+
+    def _missing(self, wanted: Rotation) -> FloatArray:
+        return np.asarray((wanted * Rotation.from_matrix(self.rotation).inv()).as_rotvec())
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +102,15 @@ class Hold:
     name: str
     grasp: Grasp | None = None
     object_in_hand_m: FloatArray | None = None  # (3,) in the hand's frame, once the fingers have closed
+    lean_rad: FloatArray | None = None  # (3,) rotation vector from the upright hand to how it is held; None: upright
+
+    def turn(self, hand: Hand) -> FloatArray:
+        """(3,) world rotation vector [rad] that turns the hand as the grasp asks."""
+        assert self.grasp is not None, "turning comes after planning"
+        if self.lean_rad is None:
+            return hand.turn_to(self.grasp.yaw_rad)
+        upright = Rotation.from_euler("z", self.grasp.yaw_rad) * Rotation.from_euler("x", np.pi)
+        return hand.turn_into((Rotation.from_rotvec(self.lean_rad) * upright).as_matrix())
 
     def take(self, scene: Scene, hand: Hand) -> None:
         """Begin with the object as it lies in the hand now."""
@@ -117,13 +139,14 @@ class Approach:
 
     phase = Phase.APPROACH
 
-    def __init__(self, hold: Hold, style: Style) -> None:
-        self._hold, self._style = hold, style
+    def __init__(self, hold: Hold, style: Style, plan: Callable[[Scene, str, Style], Grasp] = plan_grasp) -> None:
+        self._hold, self._style, self._plan = hold, style, plan
+        self._heights_m: FloatArray = np.zeros(0)  # of everything, when the grasp was planned
 
     def start(self, scene: Scene, hand: Hand) -> None:  # noqa: ARG002 (part of the protocol)
         """Plan the grasp."""
-        self._hold.object_in_hand_m = None
-        self._hold.grasp = plan_grasp(scene, self._hold.name, self._style)
+        self._hold.object_in_hand_m = self._hold.lean_rad = None
+        self._plan_grasp(scene)
 
     def status(self, scene: Scene, hand: Hand) -> Status:
         """Done at the grasp, facing the right way."""
@@ -138,7 +161,8 @@ class Approach:
         distance = float(np.linalg.norm((point - hand.position_m)[:2]))
         point = point + scene.ahead_m(self._hold.name, lead_s(distance))
         move = point - hand.position_m
-        openness = max(ramp(distance, 0.010, self._style.funnel_m), ramp(float(np.linalg.norm(turn)), 0.10, 0.5))
+        near_m = 0.003 if self._hold.grasp is not None and self._hold.grasp.is_tight else 0.010
+        openness = max(ramp(distance, near_m, self._style.funnel_m), ramp(float(np.linalg.norm(turn)), 0.10, 0.5))
         # The root keeps the fingers above a rim until they are nearly in place, should the hand be pushed aside.
         height = point[2] + self._style.hover_m * openness**0.5
         if distance > 0.07:
@@ -148,9 +172,19 @@ class Approach:
 
     def _target(self, scene: Scene, hand: Hand) -> tuple[FloatArray, FloatArray]:
         pose = scene.pose(self._hold.name)
-        if self._hold.grasp is None or self._hold.grasp.is_stale(pose):
-            self._hold.grasp = plan_grasp(scene, self._hold.name, self._style)
-        return self._hold.grasp.point(pose), hand.turn_to(self._hold.grasp.yaw_rad)
+        has_fallen = np.abs(self._heights(scene) - self._heights_m).max() > _FALLEN_M
+        if self._hold.grasp is None or self._hold.grasp.is_stale(pose) or has_fallen:
+            self._plan_grasp(scene)
+        assert self._hold.grasp is not None
+        return self._hold.grasp.point(pose), self._hold.turn(hand)
+
+    def _plan_grasp(self, scene: Scene) -> None:
+        self._hold.grasp = self._plan(scene, self._hold.name, self._style)
+        self._heights_m = self._heights(scene)
+
+    def _heights(self, scene: Scene) -> FloatArray:
+        """(N,) heights of everything: some of LIBERO's scenes begin with objects in mid-air."""
+        return np.array([scene.pose(name).position_m[2] for name in scene.solids])
 
     def _around(self, scene: Scene) -> FloatArray:
         return scene.obstacles(besides=self._hold.name)
@@ -172,12 +206,15 @@ class CloseUntilStill:
 
     def status(self, scene: Scene, hand: Hand) -> Status:
         """Done once the fingers have been still for two steps; then remembers how the object is held."""
-        self._n_steps += 1
-        self._n_still = self._n_still + 1 if abs(hand.width_speed_m_s) < _STILL_M_S else 0
-        if self._n_steps < self._MAX_STEPS and (self._n_steps <= self._MIN_STEPS or self._n_still < 2):
+        if self._are_closing(hand):
             return Status.RUNNING
         self._hold.object_in_hand_m = in_hand(scene, self._hold.name, hand)
         return Status.DONE
+
+    def _are_closing(self, hand: Hand) -> bool:
+        self._n_steps += 1
+        self._n_still = self._n_still + 1 if abs(hand.width_speed_m_s) < _STILL_M_S else 0
+        return self._n_steps < self._MAX_STEPS and (self._n_steps <= self._MIN_STEPS or self._n_still < 2)
 
     def command(self, scene: Scene, hand: Hand) -> Command:
         """Stay where the grasp was planned and close; along the closing axis the fingers centre themselves."""
@@ -186,11 +223,75 @@ class CloseUntilStill:
         move = grasp.point(scene.pose(self._hold.name)) - hand.position_m
         axis = np.array([-np.sin(grasp.yaw_rad), np.cos(grasp.yaw_rad), 0.0])
         move = move - axis * (axis @ move) + scene.ahead_m(self._hold.name, LAG_S)
-        return Command(move, hand.turn_to(grasp.yaw_rad), CLOSED, is_delicate=True)
+        return Command(move, self._hold.turn(hand), CLOSED, is_delicate=True)
 
 
 class Carry:
-    """Bring the held object over a place and down to it: rise, travel over obstacles, descend in a funnel."""
+    """Bring the held object over a place and down to it: rise, travel over obstacles, descend in a funnel.
+
+    ``turn`` says how far [rad] the object is from how it should stand; without one it stays as it was grasped.
+    """
+
+    phase = Phase.TRANSPORT
+    _FUNNEL_M = (0.012, 0.05)  # horizontal distances: nearer, at the place's height; further off, at that of the way
+
+    def __init__(
+        self,
+        hold: Hold,
+        place: Callable[[Scene], FloatArray],
+        style: Style,
+        turn: Callable[[Scene, Hand], float] | None = None,
+    ) -> None:
+        self._hold, self._place, self._style, self._turn = hold, place, style, turn
+
+    def start(self, scene: Scene, hand: Hand) -> None:
+        """Nothing to remember: the motion follows from the state."""
+
+    def status(self, scene: Scene, hand: Hand) -> Status:
+        """Done just above the place; lost when the object slipped."""
+        if has_slipped(scene, self._hold, hand):
+            return Status.LOST
+        move = self._to_place(scene)
+        is_facing = self._turn is None or abs(self._turn(scene, hand)) < _TURNED_RAD
+        is_there = np.linalg.norm(move[:2]) < 0.015 and move[2] > -0.012
+        return Status.DONE if is_there and is_facing else Status.RUNNING
+
+    def command(self, scene: Scene, hand: Hand) -> Command:
+        """Head for the place at the height that what lies between asks for."""
+        if self._turn is not None:
+            assert self._hold.grasp is not None
+            heading = hand.heading_rad + self._turn(scene, hand)
+            self._hold.grasp = replace(self._hold.grasp, yaw_rad=heading)
+        move = self._to_place(scene)
+        distance = float(np.linalg.norm(move[:2]))
+        rise = max(self._clearance(scene, hand, move), move[2])
+        rise = min(rise, ceiling(hand.position_m, scene.shoulder_m) - hand.position_m[2])
+        move[2] += (rise - move[2]) * ramp(distance, *self._FUNNEL_M)
+        return Command(
+            travel(move, self._style.lift_blend_m, self._style.carry_bend_rad),
+            self._hold.turn(hand),
+            CLOSED,
+            is_delicate=distance < 0.03,
+        )
+
+    def _clearance(self, scene: Scene, hand: Hand, move_m: FloatArray) -> float:
+        """How much to rise [m] so that the object passes over everything on its way."""
+        obstacles = scene.obstacles(besides=self._hold.name)
+        over = corridor_height(obstacles, hand.position_m, hand.position_m + move_m, 0.08)
+        return float(over + self._style.carry_clearance_m - _bottom_m(scene, self._hold.name))
+
+    def _to_place(self, scene: Scene) -> FloatArray:
+        return to_place(scene, self._hold.name, self._place, self._style)
+
+
+class LowerInto(Carry):
+    """Carry to a place hardly wider than the object: right over it first, then straight down."""
+
+    _FUNNEL_M = (0.008, 0.018)
+
+
+class Insert:
+    """Move the held object straight to a place, as into something with a roof; at its height first, then sideways."""
 
     phase = Phase.TRANSPORT
 
@@ -201,46 +302,17 @@ class Carry:
         """Nothing to remember: the motion follows from the state."""
 
     def status(self, scene: Scene, hand: Hand) -> Status:
-        """Done just above the place; lost when the object slipped."""
-        assert self._hold.object_in_hand_m is not None, "carrying comes after a grasp"
-        slip = in_hand(scene, self._hold.name, hand) - self._hold.object_in_hand_m
-        if np.linalg.norm(slip) > _LOST_M:
+        """Done at the place; lost when the object slipped."""
+        if has_slipped(scene, self._hold, hand):
             return Status.LOST
-        move = self._to_place(scene)
-        return Status.DONE if np.linalg.norm(move[:2]) < 0.015 and move[2] > -0.012 else Status.RUNNING
+        move = to_place(scene, self._hold.name, self._place, self._style)
+        return Status.DONE if np.linalg.norm(move[:2]) < 0.006 and abs(move[2]) < 0.012 else Status.RUNNING
 
     def command(self, scene: Scene, hand: Hand) -> Command:
-        """Head for the place at the height that what lies between asks for."""
-        assert self._hold.grasp is not None
-        move = self._to_place(scene)
-        distance = float(np.linalg.norm(move[:2]))
-        rise = max(self._clearance(scene, hand, move), move[2])
-        rise = min(rise, ceiling(hand.position_m, scene.shoulder_m) - hand.position_m[2])
-        move[2] += (rise - move[2]) * ramp(distance, 0.012, 0.05)
-        return Command(
-            travel(move, self._style.lift_blend_m, self._style.carry_bend_rad),
-            hand.turn_to(self._hold.grasp.yaw_rad),
-            CLOSED,
-            is_delicate=distance < 0.03,
-        )
-
-    def _clearance(self, scene: Scene, hand: Hand, move_m: FloatArray) -> float:
-        """How much to rise [m] so that the object passes over everything on its way."""
-        obstacles = scene.obstacles(besides=self._hold.name)
-        over = corridor_height(obstacles, hand.position_m, hand.position_m + move_m, 0.08)
-        return float(over + self._style.carry_clearance_m - self._bottom_m(scene))
-
-    def _bottom_m(self, scene: Scene) -> float:
-        """Height of the held object's lowest point: measured, because objects slip and tip in the hand."""
-        return float(scene.points(self._hold.name)[:, 2].min())
-
-    def _to_place(self, scene: Scene) -> FloatArray:
-        """(3,) displacement of the hand that puts the object's bottom just above the place."""
-        place = self._place(scene)
-        move = place - scene.pose(self._hold.name).position_m
-        move[:2] += self._style.place_offset_m
-        move[2] = place[2] + self._style.release_height_m - self._bottom_m(scene)
-        return move
+        """Straight on, at the right height."""
+        move = to_place(scene, self._hold.name, self._place, self._style)
+        move[:2] *= 1.0 - ramp(abs(float(move[2])), 0.010, 0.020)
+        return Command(move, self._hold.turn(hand), CLOSED, is_delicate=True)
 
 
 class Release:
@@ -264,35 +336,58 @@ class Release:
 
     def command(self, scene: Scene, hand: Hand) -> Command:  # noqa: ARG002
         """Stay and open."""
-        assert self._hold.grasp is not None
-        return Command(self._anchor_m - hand.position_m, hand.turn_to(self._hold.grasp.yaw_rad), OPEN, is_delicate=True)
+        return Command(self._anchor_m - hand.position_m, self._hold.turn(hand), OPEN, is_delicate=True)
 
 
 class Retreat:
-    """Go straight up with open fingers."""
+    """Go away with open fingers: straight up, or along ``way`` where there is a roof."""
 
     phase = Phase.RETREAT
 
-    def __init__(self, hold: Hold, rise_m: float = 0.08) -> None:
-        self._hold, self._rise_m = hold, rise_m
+    def __init__(self, hold: Hold, rise_m: float = 0.08, way: Callable[[Scene], FloatArray] | None = None) -> None:
+        self._hold, self._way = hold, way
         self._anchor_m: FloatArray = np.zeros(3)
+        self._way_m: FloatArray = up(rise_m)
 
-    def start(self, scene: Scene, hand: Hand) -> None:  # noqa: ARG002
+    def start(self, scene: Scene, hand: Hand) -> None:
         """Remember where it began."""
         self._anchor_m = hand.position_m
+        if self._way is not None:
+            self._way_m = self._way(scene)
 
     def status(self, scene: Scene, hand: Hand) -> Status:  # noqa: ARG002
-        """Done near the top."""
-        return Status.DONE if hand.position_m[2] > self._anchor_m[2] + self._rise_m - 0.015 else Status.RUNNING
+        """Done near the end of the way."""
+        length = float(np.linalg.norm(self._way_m))
+        gone = float((hand.position_m - self._anchor_m) @ self._way_m) / length
+        return Status.DONE if gone > length - 0.015 else Status.RUNNING
 
     def command(self, scene: Scene, hand: Hand) -> Command:  # noqa: ARG002
-        """Up."""
-        assert self._hold.grasp is not None
-        move = self._anchor_m + up(self._rise_m) - hand.position_m
-        return Command(move, hand.turn_to(self._hold.grasp.yaw_rad), OPEN)
+        """Along the way."""
+        move = self._anchor_m + self._way_m - hand.position_m
+        return Command(move, self._hold.turn(hand), OPEN)
 
 
 def in_hand(scene: Scene, name: str, hand: Hand) -> FloatArray:
     """(3,) the object's position in the hand's frame."""
     offset: FloatArray = hand.rotation.T @ (scene.pose(name).position_m - hand.position_m)
     return offset
+
+
+def has_slipped(scene: Scene, hold: Hold, hand: Hand) -> bool:
+    """Whether the held object is no longer where it was in the hand."""
+    assert hold.object_in_hand_m is not None, "carrying comes after a grasp"
+    return bool(np.linalg.norm(in_hand(scene, hold.name, hand) - hold.object_in_hand_m) > _LOST_M)
+
+
+def to_place(scene: Scene, name: str, place: Callable[[Scene], FloatArray], style: Style) -> FloatArray:
+    """(3,) displacement of the hand that puts the held object's bottom just above the place."""
+    goal = place(scene)
+    move = goal - scene.pose(name).position_m
+    move[:2] += style.place_offset_m
+    move[2] = goal[2] + style.release_height_m - _bottom_m(scene, name)
+    return move
+
+
+def _bottom_m(scene: Scene, name: str) -> float:
+    """Height of the held object's lowest point: measured, because objects slip and tip in the hand."""
+    return float(scene.points(name)[:, 2].min())
