@@ -69,6 +69,7 @@ def blocks(root: Path) -> dict[str, list[str]]:
         "recorded": measured.recorded(results),
         "targets": targets(groups, results),
         "sums": measured.sums(results, groups),
+        "experts": measured.experts(results),
         "equality": measured.equality(results),
         "precisions": measured.precisions(results),
         "ablations": ablations(results),

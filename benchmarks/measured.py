@@ -1,6 +1,7 @@
 """Small tables of README and docs/ from single result files: plain decoding, rendering, the demo, guesses …"""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from cells import NONE, TIMES, interval, number, scaled, share, table
 from comparison import OURS
 from rows import Group
+
+_EXPERT = r"(\S+) (\d+|all): (\d+)/(\d+) success, (\d+) without retry, +(\d+ \[\d+-\d+\]) steps"
 
 _LIMITS = ("default", "fitted")
 
@@ -166,6 +169,21 @@ def sums(results: Path, groups: Sequence[Group]) -> list[str]:
         if name in ("ar", *OURS) and shown.get((suite, name)) == block["measured_ms"]
     ]  # fmt: skip
     return table(head, rows, n_text=2) if rows else []
+
+
+def experts(results: Path) -> list[str]:
+    """Scripted experts on shipped states, a suite a row; what they print is the file."""
+    head = ("suite", "solved", "without a retry", "steps, median and range", "least solved task", "file")
+    rows = []
+    for path in sorted(results.glob("experts/*-shipped.txt")):
+        found = re.findall(_EXPERT, path.read_text(encoding="utf-8"))
+        tasks = [(int(k) / int(n), f"{task}: {k} of {n}") for suite, task, k, n, *_ in found if task != "all"]
+        for suite, task, k, n, clean, steps in found:
+            if task == "all":
+                rows.append(
+                    [suite, f"{k} of {n}", clean, steps, min(tasks)[1], f"`benchmarks/results/experts/{path.name}`"]
+                )
+    return table(head, rows, n_text=1) if rows else []
 
 
 def rendering(results: Path) -> list[str]:
