@@ -173,7 +173,7 @@ def sums(results: Path, groups: Sequence[Group]) -> list[str]:
 
 def experts(results: Path) -> list[str]:
     """Scripted experts on shipped states, a suite a row; what they print is the file."""
-    head = ("suite", "solved", "without a retry", "steps, median and range", "least solved task", "file")
+    head = ("suite", "solved", "without a retry", "steps, mean and range", "least solved task", "file")
     rows = []
     for path in sorted(results.glob("experts/*-shipped.txt")):
         found = re.findall(_EXPERT, path.read_text(encoding="utf-8"))
