@@ -7,6 +7,7 @@ isn't here is a setting, a definition, somebody else's, or of a time whose files
 import json
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,10 @@ class Files:
         """Percent of a source's best guesses that are as good as the target's answer."""
         return f"{100 * self.result(f'guesses-{suite}')['sources'][source]['first']:.0f}"
 
+    def own_accepted(self, suite: str, source: str) -> str:
+        """The policy's own tokens that repeating, or the nearest other episode, would have got right in a row."""
+        return f"{self.result(f'own_tokens-{suite}')['regularity'][f'{source}_acceptance']:.2f}"
+
     def most_paused(self) -> float:
         """Largest share of ``hybrid``'s steps in a test-split run at which speculation did not pay."""
         runs = [_json(path)["methods"] for path in self.results.glob("success-*/eval_info.json")]
@@ -89,6 +94,11 @@ class Files:
         return found[1]
 
 
+def _by_suite(name: str, value: Callable[[Files, str], str]) -> dict[str, Callable[[Files], str]]:
+    """``NAME-SUITE`` for every suite."""
+    return {f"{name}-{suite}": partial(value, suite=suite) for suite in SUITES}
+
+
 VALUES: dict[str, Callable[[Files], str]] = {
     "eagle-decode-steps": lambda f: f"{f.cost('eagle_ms') / f.cost('decode_ms'):.1f}",
     "fifty-rows-decode-steps": lambda f: f"{50 * f.cost('row_ms') / f.cost('decode_ms'):.0f}",
@@ -99,10 +109,7 @@ VALUES: dict[str, Callable[[Files], str]] = {
     "compiled-ms": lambda f: f"{f.result('compile_trial')['compiled_cpu_ms']:.1f}",
     "eager-ms": lambda f: f"{f.result('compile_trial')['eager_cpu_ms']:.1f}",
     "ceiling": lambda f: f"{1 + _mean(run['decode_over_vision_plus_prefill'] for run in _plain(f)):.0f}",
-    **{
-        f"plain-ms-{suite}": lambda f, suite=suite: f"{f.run(f'compare-{suite}')['ms_per_action']['mean']:.1f}"
-        for suite in SUITES
-    },
+    **_by_suite("plain-ms", lambda f, suite: f"{f.run(f'compare-{suite}')['ms_per_action']['mean']:.1f}"),
     "own-differing": lambda f: str(sum(run["differing_tokens_vs_generate"] for run in f.of_suites("own_tokens"))),
     "own-tokens": lambda f: f"{N_TOKENS * sum(run['n_steps'] for run in f.of_suites('own_tokens')):,}",
     "own-episodes": lambda f: _listed({run["episodes"] for run in f.of_suites("own_tokens")}),
@@ -111,18 +118,14 @@ VALUES: dict[str, Callable[[Files], str]] = {
     "plain-tokens": lambda f: f"{max(N_TOKENS * run['n_steps'] for run in _plain(f)):,}",
     "check-ms": lambda f: _span((table["costs"]["check_ms"] for table in f.of_suites("costs")), ".2f"),
     **{
-        f"{name}-before": lambda f, name=name: _times(f.run(f"compare-{SPATIAL}", name)["speedup_vs_baseline"]["ratio"])
+        f"{name}-before": lambda f, name=name: (
+            f"{f.run(f'compare-{SPATIAL}', name)['speedup_vs_baseline']['ratio']:.2f}"
+        )
         for name in ("exact", "hybrid")
     },
-    **{
-        f"eagle-kept-{suite}": lambda f, suite=suite: _kept(f.run(f"compare-{suite}", "spec_vla_strict"))
-        for suite in SUITES
-    },
-    **{
-        f"plain-bfloat16-{suite}": lambda f, suite=suite: _mean_ms(f.result(f"recorded-{suite}-bfloat16"))
-        for suite in SUITES
-    },
-    **{f"plain-float32-{suite}": lambda f, suite=suite: _mean_ms(f.result(f"recorded-{suite}")) for suite in SUITES},
+    **_by_suite("eagle-kept", lambda f, suite: _kept(f.run(f"compare-{suite}", "spec_vla_strict"))),
+    **_by_suite("plain-bfloat16", lambda f, suite: _mean_ms(f.result(f"recorded-{suite}-bfloat16"))),
+    **_by_suite("plain-float32", lambda f, suite: _mean_ms(f.result(f"recorded-{suite}"))),
     **{f"bad-{unit}": lambda f, unit=unit: _bad(f, unit) for unit in ("mm", "deg")},
     "most-flips": lambda f: (
         f"{100 * max(row['token_rate'] for run in f.of_suites('flips') for row in run['flips'].values()):.1f}"
@@ -174,40 +177,20 @@ VALUES: dict[str, Callable[[Files], str]] = {
     },
     "demo-commit": lambda f: f"`{f.result(f'demo/{OBJECT}')['commit'][:7]}`",
     "demo-s": Files.demo_s,
-    **{
-        f"guess-{source}-{suite}": lambda f, suite=suite, source=source: f.good(suite, source)
-        for source in ("retrieval", "parallel")
-        for suite in SUITES
-    },
-    **{
-        f"guess-steps-{suite}": lambda f, suite=suite: f"{f.result(f'guesses-{suite}')['n_steps']:,}"
-        for suite in SUITES
-    },
-    **{
-        f"look-steps-{suite}": lambda f, suite=suite: f"{f.result(f'guesses-{suite}')['without_a_look']['n_steps']:,}"
-        for suite in SUITES
-    },
+    **_by_suite("guess-retrieval", lambda f, suite: f.good(suite, "retrieval")),
+    **_by_suite("guess-parallel", lambda f, suite: f.good(suite, "parallel")),
+    **_by_suite("guess-steps", lambda f, suite: f"{f.result(f'guesses-{suite}')['n_steps']:,}"),
+    **_by_suite("look-steps", lambda f, suite: f"{f.result(f'guesses-{suite}')['without_a_look']['n_steps']:,}"),
     "index-p50": lambda f: f"{f.result('index')['index']['largest_task']['p50_ms']:.2f}",
     "index-p99": lambda f: f"{f.result('index')['index']['largest_task']['p99_ms']:.2f}",
     "index-all-p99": lambda f: f"{f.result('index')['index']['all_tasks_in_one']['p99_ms']:.1f}",
     "index-unreduced-p99": lambda f: f"{f.result('index')['index']['heisd_key_unreduced']['p99_ms']:.1f}",
     "watch-ms": lambda f: f"{_mean(run['ms_per_step'] for run in f.of_suites('watch')):.1f}",
-    **{
-        f"asked-{suite}": lambda f, suite=suite: f"{100 * _predicted(f, suite)['hybrid']['usage']['lookup_share']:.0f}"
-        for suite in SUITES
-    },
+    **_by_suite("asked", lambda f, suite: f"{100 * _predicted(f, suite)['hybrid']['usage']['lookup_share']:.0f}"),
     "most-paused": lambda f: f"{100 * f.most_paused():.0f}",
-    **{
-        f"{name}-{suite}": lambda f, suite=suite, key=key: (
-            f"{f.result(f'own_tokens-{suite}')['regularity'][f'{key}_acceptance']:.2f}"
-        )
-        for name, key in (("repeated", "persistence"), ("neighbour", "neighbour"))
-        for suite in SUITES
-    },
-    **{
-        f"own-steps-{suite}": lambda f, suite=suite: f"{f.result(f'own_tokens-{suite}')['n_steps']:,}"
-        for suite in SUITES
-    },
+    **_by_suite("repeated", lambda f, suite: f.own_accepted(suite, "persistence")),
+    **_by_suite("neighbour", lambda f, suite: f.own_accepted(suite, "neighbour")),
+    **_by_suite("own-steps", lambda f, suite: f"{f.result(f'own_tokens-{suite}')['n_steps']:,}"),
     "stages-jitter": lambda f: _listed(
         [f.n_solved(f"validation-{SPATIAL}-jitter-stage{stage}") for stage in range(1, 6)]
     ),
@@ -218,10 +201,6 @@ VALUES: dict[str, Callable[[Files], str]] = {
         for stage in (3, 4)
     },
 }
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:.2f}"
 
 
 def _kept(block: Any) -> str:

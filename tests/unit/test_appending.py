@@ -1,8 +1,6 @@
 """``heisd eval --append-to``: what is remembered of an evaluation, what is refused, and what a kill leaves."""
 
-import os
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ import index_fakes as fakes
 import numpy as np
 import pytest
 import toy_world as toy
+from kills import killed_before_call
 
 from heisd.bench.appending import AppendingAgent
 from heisd.bench.evaluate import evaluate
@@ -27,10 +26,6 @@ from heisd.types import Action, FloatArray, Observation, StepRecord, TokenOrigin
 
 BOUND = 60  # rows a task
 SKIPPED_STEP = 3
-
-
-class Killed(BaseException):
-    """The process ends here: no handler of ours may catch it."""
 
 
 class SeeingToy(toy.ToyAgent):
@@ -132,15 +127,6 @@ def test_a_start_is_remembered_once_and_later_runs_go_on(root: Path, tmp_path: P
     assert info(root).appended_sha256 != hash_once
 
 
-def _killing(real: Callable[..., Any], countdown: Iterator[int]) -> Callable[..., Any]:
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        if next(countdown) == 0:
-            raise Killed
-        return real(*args, **kwargs)
-
-    return wrapped
-
-
 def test_a_run_killed_between_any_two_system_calls_resumes_to_the_same_store(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,14 +138,8 @@ def test_a_run_killed_between_any_two_system_calls_resumes_to_the_same_store(
     for n in range(1000):
         mine, out = tmp_path / f"store{n}", tmp_path / f"run{n}"
         shutil.copytree(root, mine)
-        countdown, is_killed = iter(range(n, -10_000, -1)), False
-        with monkeypatch.context() as patch:
-            for owner, name in ((os, "fsync"), (Path, "replace"), (Path, "unlink")):
-                patch.setattr(owner, name, _killing(getattr(owner, name), countdown))
-            try:
-                played(mine, out)
-            except Killed:
-                is_killed = True
+        with killed_before_call(n, monkeypatch) as kill:
+            played(mine, out)
         assert check(mine).is_ok
         n_solved = sum(record.success for record in RunDirectory(out).records()) if out.is_dir() else 0
         n_stored = sum(len(episodes) for episodes, _ in remembered(mine))
@@ -167,7 +147,7 @@ def test_a_run_killed_between_any_two_system_calls_resumes_to_the_same_store(
         n_twice += n_stored > n_solved  # stored, not counted yet: it is played again
         assert played(mine, out)["methods"]["ar"]["pc_success"] == result["methods"]["ar"]["pc_success"]
         assert remembered(mine) == expected, f"killed at call {n}"
-        if not is_killed:
+        if not kill.has_happened:
             break
     assert n > 20
     assert n_twice >= 3

@@ -2,14 +2,13 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from index_fakes import BOWL, LENGTH, MILK, N_ROWS, PROPRIO, lived, make_store, nearest_tokens, opened
+from kills import killed_before_call
 
 from heisd.errors import BadArtifact, BadInput, UnknownName
 from heisd.index.inspection import check, info
@@ -19,10 +18,6 @@ from heisd.types import TokenOrigin
 
 BOUND = 10
 RECORD = row_dtype(8).itemsize
-
-
-class Killed(BaseException):
-    """The process ends here: no handler of ours may catch it."""
 
 
 def remembers_now(store: Store, seed: int) -> bool:
@@ -156,15 +151,6 @@ def test_two_writers_are_one_too_many(tmp_path: Path) -> None:
     opened(tmp_path, BOUND).close()
 
 
-def _killing(real: Callable[..., Any], countdown: Iterator[int]) -> Callable[..., Any]:
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        if next(countdown) == 0:
-            raise Killed
-        return real(*args, **kwargs)
-
-    return wrapped
-
-
 @pytest.mark.parametrize("is_rewrite", [False, True], ids=["grow", "rewrite"])
 def test_a_kill_between_any_two_system_calls_leaves_before_or_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_rewrite: bool
@@ -177,14 +163,9 @@ def test_a_kill_between_any_two_system_calls_leaves_before_or_after(
         root = tmp_path / f"kill{n}"
         shutil.copytree(tmp_path / "store", root)
         store = opened(root, BOUND)
-        countdown = iter(range(n, -10_000, -1))
-        with monkeypatch.context() as patch:
-            for owner, name in ((os, "fsync"), (Path, "replace"), (Path, "unlink")):
-                patch.setattr(owner, name, _killing(getattr(owner, name), countdown))
-            try:
-                store.append(MILK, lived(6), "run6")
-            except Killed:
-                n_calls += 1
+        with killed_before_call(n, monkeypatch) as kill:
+            store.append(MILK, lived(6), "run6")
+        n_calls += kill.has_happened
         store.close()
         assert remembers(root, 5), f"killed at call {n}: what was there is lost"
         with opened(root, BOUND) as again:
