@@ -33,7 +33,7 @@ def targets(groups: Sequence[Group], results: Path) -> list[str]:
         *_predictions(results),
         *_lookup(results),
     ]
-    return table(("what", "bar", "goal", "measured", "bar"), rows, n_text=5)
+    return table(("what", "bar", "goal", "measured", "outcome"), rows, n_text=5)
 
 
 def _speed(what: str, speed: Estimate, bar: float, goal: str, groups: list[Group], name: str) -> list[str]:

@@ -21,7 +21,8 @@ _BESIDE_M = 0.11  # from one pot on a burner to the next: a finger has to fit be
 _PALM_M = 0.030  # how far above its finger pads the hand is wide
 _FINGERS_M = 0.035  # how far below a tall object's top it is held
 _HAND_M = 0.10  # of air that the hand needs above what it puts into a drawer
-_GIVE_M = 0.003  # a bowl between a drawer's front and a handle gives a little
+_CLEAR_M = 0.001  # between a bowl in a drawer and the handle of the drawer above
+_LOWER_M = 0.003  # below the floor of a drawer: the hand lets go where the bowl stands
 _WALL_M = 0.045  # what is further above a drawer's middle is not its own wall
 _MIDDLE_OF_DRAWER_M = 0.010  # of a drawer the rear is still in the cabinet when it is open
 _ELONGATED = 1.5  # times as long as wide: such a thing fits a compartment one way only
@@ -94,8 +95,8 @@ def below_handles(scene: Scene, name: str, drawer: str) -> Place:
     is_near = np.abs(np.cross(out, offset)[:, 2]) < 0.06
     handle_m = float((offset[is_above & is_near] @ out).max(initial=-np.inf))
     radius_m = float(np.ptp(scene.points(name) @ out)) / 2.0
-    out_m = max(_MIDDLE_OF_DRAWER_M, handle_m + radius_m - _GIVE_M)
-    return lambda now: now.pose(drawer).position_m + out_m * out - up(_GIVE_M)
+    out_m = max(_MIDDLE_OF_DRAWER_M, handle_m + radius_m + _CLEAR_M)
+    return lambda now: now.pose(drawer).position_m + out_m * out - up(_LOWER_M)
 
 
 def hand_beside(name: str, drawer: str) -> Turn:
