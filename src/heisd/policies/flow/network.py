@@ -164,15 +164,14 @@ class FlowNetwork(SeeingNetwork):
     def velocity(self, condition: Condition, x: Tensor, t: Tensor) -> Tensor:
         """Velocity (B, M, H, A) of ``x`` (B, M, H, A) at levels ``t`` (B, M); the M chunks do not see each other."""
         B, M, H, _ = x.shape
-        positions = condition.n_before[:, None] + torch.arange(H, device=x.device)
+        positions = (condition.n_before[:, None] + torch.arange(H, device=x.device)).repeat(1, M)
         cos, sin = self._angles(condition.is_visible.shape[1] + H, x.device)
-        cos, sin = (table[positions].repeat_interleave(M, 0)[:, None] for table in (cos, sin))
-        own = torch.ones(B * M, 1, H, H, dtype=torch.bool, device=x.device)
-        before = condition.is_visible.repeat_interleave(M, 0)[:, None, None].expand(-1, -1, H, -1)
-        read = tuple((k.repeat_interleave(M, 0), v.repeat_interleave(M, 0)) for k, v in condition.keys_values)
-        rows = self.embed_actions(x, t).flatten(0, 1)
-        made, _ = self.action_expert(rows, cos, sin, read, torch.cat([before, own], -1))
-        return self.action_out_proj(made).unflatten(0, (B, M))  # type: ignore[no-any-return]
+        cos, sin = cos[positions][:, None], sin[positions][:, None]
+        own = torch.block_diag(*[torch.ones(H, H, device=x.device)] * M).bool().expand(B, -1, -1)
+        before = condition.is_visible[:, None].expand(-1, M * H, -1)
+        rows, mask = self.embed_actions(x, t).flatten(1, 2), torch.cat([before, own], -1)[:, None]
+        made, _ = self.action_expert(rows, cos, sin, condition.keys_values, mask)
+        return self.action_out_proj(made).unflatten(1, (M, H))  # type: ignore[no-any-return]
 
     def embed_actions(self, x: Tensor, t: Tensor) -> Tensor:
         """Noisy actions (…, H, A) at levels (…,) -> (…, H, w)."""
