@@ -33,7 +33,7 @@ from heisd.presets.calibration import Calibration
 from heisd.presets.flash import HYBRID_ROUNDS, LEVELS, hybrid_rule
 from heisd.presets.skippers import CHUNKS
 from heisd.propose.chunks import ShiftedTail
-from heisd.route.base import Memory, Outcome, Reason, RoundMemory, Route, RouteKind
+from heisd.route.base import Memory, Outcome, Plan, Reason, RoundMemory, Route, RouteKind
 from heisd.route.calibrated import SkipScore, is_audited
 from heisd.route.chunk_skips import CalibratedChunkSkip
 from heisd.route.chunks import Fallbacks, Rounds
@@ -121,8 +121,11 @@ def test_witnesses_are_asked_only_where_a_skip_is_possible() -> None:
     rule = router()
     assert rule.plan(FREE, PREFIXED).scouts == ("draft_head", "tail")
     assert rule.plan(FREE, PREFIXED).drafters == ()
-    refused = rule.plan(FREE, replace(PREFIXED, is_rejected=True))
-    assert (refused.scouts, refused.drafters) == ((), ("draft_head", "tail"))
+    for each in (rule, router(looks=False)):
+        refused = each.plan(FREE, replace(PREFIXED, is_rejected=True))
+        assert (refused.scouts, refused.drafters, refused.looks) == ((), ("draft_head", "tail"), True)
+    coasting = router(looks=False).plan(FREE, PREFIXED)
+    assert coasting == Plan(("draft_head", "tail"), ("draft_head", "tail"), looks=False)  # and again behind a look
 
 
 def test_an_audit_is_a_full_round_of_what_could_have_been_skipped() -> None:
@@ -308,6 +311,10 @@ def test_full_drives_and_the_rows_say_what_would_have_been_seen(tmp_path: Path, 
     features = step.cases["flow_hybrid"].features
     assert features["age_steps"] == 3
     assert {"agreement_bins", "prefix_similarity", "fused", "speed_mm"} <= features.keys()
+    assert step.cases["flow_hybrid"].guess == step.guesses["draft_head"]  # scripted: the same whatever it sees
+    ages = [episode.steps[i].cases["flow_hybrid"].features["n_skips"] for i in rounds]
+    assert ages[0] == 0
+    assert set(ages) == {0, 1, 2}  # looks one, two and three rounds old
     assert not episode.steps[4].cases
     assert all(step.views for step in episode.steps)
     again = ChunkWitness(FakeFlowAssets(), flows.policy(), ("draft_head", "tail"), ("flow_hybrid",), writer.write)

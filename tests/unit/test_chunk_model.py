@@ -1,5 +1,7 @@
 """The accounting of rounds: FLASH's published latencies follow from its published stages and shares."""
 
+from dataclasses import replace
+
 import pytest
 
 from heisd.bench.chunk_model import (
@@ -82,8 +84,10 @@ def test_rounds_are_counted_by_what_became_of_them() -> None:
     total.update(two.as_dict())
     block = total.block()
     assert (block["n"], block["actions_per_round"]) == (4, 7 / 4)
-    assert block["kinds"]["full"] == {"n": 1, "share": 0.25, "actions": 2, "ms": 10.0}
-    assert block["kinds"]["in hand"] == {"n": 3, "share": pytest.approx(3 / 7), "actions": 0, "ms": pytest.approx(0.1)}
+    assert block["kinds"]["full"] == {"n": 1, "share": 0.25, "actions": 2, "unseen": 0, "ms": 10.0}
+    assert block["kinds"]["in hand"] == {
+        "n": 3, "share": pytest.approx(3 / 7), "actions": 0, "unseen": 0, "ms": pytest.approx(0.1)
+    }  # fmt: skip
     assert block["acceptance"]["histogram"] == {"0": 1, "3": 1}
     assert (block["acceptance"]["mean"], block["acceptance"]["share"]) == (1.5, 3 / 8)
     assert block["prefix_age_steps"] == {"2": 1, "5": 1}
@@ -105,6 +109,11 @@ def test_prediction_stands_beside_measurement() -> None:
     assert found["predicted_ms"] == pytest.approx((10 + 4 + 13 + 1 + 3 * 0.1) / 7)
     assert found["error"] == pytest.approx(found["predicted_ms"] / measured - 1)
     assert found["is_within_10_percent"]
+    coasting = RoundCounts()
+    for record, ms in STEPS:
+        coasting.add(replace(record, looked=round_kind(record) is not RoundKind.SKIP), ms)
+    found = beside_measured(costs, block | {"speculation": {"rounds": coasting.block()}})
+    assert found["predicted_ms"] == pytest.approx((10 + 4 + 13 + 0 + 3 * 0.1) / 7)  # a skip without a look is free here
     untimed = beside_measured(costs, block | {"ms_per_action": {"mean": None}})
     assert (untimed["measured_ms"], untimed["error"]) == (None, None)
     assert sum(found.share for found in shares_of(counts.block()).values()) == pytest.approx(1.0)

@@ -191,11 +191,12 @@ def test_the_contract_checker_knows_the_fourth_call() -> None:
         check_target(Forgetful(), fake.observations(2))
 
 
-def test_glances_come_from_looks_of_every_age_in_turn() -> None:
+@pytest.mark.parametrize("max_age", [3, MAX_AGE_STEPS])
+def test_glances_come_from_looks_of_every_age_by_turns(max_age: int) -> None:
     policy, guess = Looking(), Tells(fakes.GUESS)
-    glances = Glances(policy, guess)
+    glances = Glances(policy, guess, max_age)
     history = History.empty(CODEC.length)
-    seen = fake.observations(3 * MAX_AGE_STEPS)
+    seen = fake.observations(10 * max_age)
     ages = []
     for i, each in enumerate(seen):
         glance = glances.guess(each, history)
@@ -203,7 +204,8 @@ def test_glances_come_from_looks_of_every_age_in_turn() -> None:
             ages.append(glance.n_skips + 1)
             assert guess.contexts[-1].seed == policy.seed(seen[i - ages[-1]])
         glances.looked(policy.encode(each))
-    assert set(ages) == set(range(1, MAX_AGE_STEPS + 1))
-    assert ages[-MAX_AGE_STEPS:] == list(range(1, MAX_AGE_STEPS + 1))
+    assert len(ages) == len(seen) - 1  # from the second step on
+    assert min(ages.count(age) for age in range(1, max_age + 1)) >= 0.7 * len(ages) / max_age
+    assert max(ages) == max_age
     glances.reset()
     assert glances.guess(seen[0], history) is None

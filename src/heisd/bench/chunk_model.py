@@ -4,8 +4,8 @@
     ms per action = E[T] / E[n] + what a step costs that has its action in hand
 
 with n the actions that a round executes. A full round encodes, prefills and denoises; a speculation encodes, drafts and
-verifies; a rejected one does both and encodes once; a skip encodes and looks up (FLASH publishes its stages, shares and
-latencies per suite: section "results").
+verifies; a rejected one does both and encodes once; a skip drafts, and encodes unless it goes by older pictures (FLASH
+publishes its stages, shares and latencies per suite: section "results").
 """
 
 from collections.abc import Mapping
@@ -31,14 +31,14 @@ class ChunkCosts:
     overhead_ms: float = 0.0  # of a round: route, accept, act
     in_hand_ms: float = 0.0  # of a step that takes the next action of a chunk
 
-    def of(self, kind: RoundKind) -> float:
-        """Of one control step of this kind."""
+    def of(self, kind: RoundKind, looked_share: float = 1.0) -> float:
+        """Of one control step of this kind; ``looked_share`` of those steps encode."""
         full_ms, check_ms = self.prefill_ms + self.denoise_ms, self.draft_ms + self.verify_ms
         return {
             RoundKind.FULL: self.encode_ms + full_ms + self.overhead_ms,
             RoundKind.SPECULATE: self.encode_ms + check_ms + self.overhead_ms,
             RoundKind.REJECTED: self.encode_ms + check_ms + full_ms + self.overhead_ms,
-            RoundKind.SKIP: self.encode_ms + self.draft_ms + self.overhead_ms,
+            RoundKind.SKIP: looked_share * self.encode_ms + self.draft_ms + self.overhead_ms,
             RoundKind.IN_HAND: self.in_hand_ms,
         }[kind]
 
@@ -78,11 +78,12 @@ class RoundShare:
 
     share: float  # of all rounds
     actions: float  # executed, per round of this kind
+    looked_share: float = 1.0  # of these rounds the vision towers ran in
 
 
 def expected_round_ms(costs: ChunkCosts, rounds: Mapping[RoundKind, RoundShare]) -> float:
     """E[T], milliseconds of an average round."""
-    return sum(found.share * costs.of(kind) for kind, found in rounds.items())
+    return sum(found.share * costs.of(kind, found.looked_share) for kind, found in rounds.items())
 
 
 def expected_action_ms(costs: ChunkCosts, rounds: Mapping[RoundKind, RoundShare]) -> float:
@@ -96,7 +97,7 @@ def shares_of(block: Mapping[str, Any]) -> dict[RoundKind, RoundShare]:
     try:
         kinds = {RoundKind(name): row for name, row in block["kinds"].items()}
         return {
-            kind: RoundShare(row["share"], row["actions"] / row["n"])
+            kind: RoundShare(row["share"], row["actions"] / row["n"], 1.0 - row["unseen"] / row["n"])
             for kind, row in kinds.items()
             if kind is not RoundKind.IN_HAND
         }

@@ -188,7 +188,8 @@ class ChunkMeter:
     def charge_ms(self, record: StepRecord) -> float:
         """Raises BadInput for a stage or a proposer that has no latency."""
         asked = [stage for name in record.asked for stage in ASKED_CHUNK_STAGES.get(name, ())]
-        ran = [*(record.stage_ms.keys() - FREE_STAGES), *asked]
+        unseen = () if record.looked else ("encode",)  # that stage also clocks what a skip does in its place
+        ran = [*(record.stage_ms.keys() - FREE_STAGES - set(unseen)), *asked]
         if unknown := sorted(set(ran) - self._ms.keys()):
             raise BadInput(f"latency profile {self._name!r} has no latency for the stage(s) {', '.join(unknown)}")
         return sum(self._ms[stage] for stage in ran)

@@ -80,7 +80,7 @@ class Witness:
         scouts: Sequence[str],
         presets: Sequence[str],
         write: Callable[[dict[str, Any]], None],
-        glances: Glances | None = None,
+        glances: Glances[Draft] | None = None,
     ) -> None:
         self._codec, self._scouts, self._presets, self._write = codec, tuple(scouts), tuple(presets), write
         self._glances = glances
@@ -148,7 +148,7 @@ class Witness:
         self._write({**self._row, "action": action.tolist(), "tokens": list(outcome.tokens), "guesses": guesses})
         return replace(counted(memory, outcome), last_tokens=outcome.tokens)
 
-    def _add_glance(self, glances: Glances, phase: PhaseSignal, memory: Memory) -> None:
+    def _add_glance(self, glances: Glances[Draft], phase: PhaseSignal, memory: Memory) -> None:
         """The cases of presets that skip without looking, whose guess is another than the one at this step's look."""
         if (glance := glances.guess(self._observation, self._history)) is None:
             return
@@ -221,7 +221,7 @@ class ObservingWorld:
         )
         return Engine(assets.target, proposers=proposers, router=witness, sink=sink)
 
-    def _glances(self, assets: Any) -> Glances | None:
+    def _glances(self, assets: Any) -> Glances[Draft] | None:
         """Whoever guesses for presets that skip without looking; they all go by one drafter."""
         sources = {SKIPPERS[preset].source for preset in self._what.presets if not SKIPPERS[preset].looks}
         if not sources or not isinstance(assets.target, Refreshing):

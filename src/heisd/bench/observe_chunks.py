@@ -6,12 +6,13 @@ to as many rounds old as ``flow_hybrid`` allows, in turn. Rows are those of :mod
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from heisd.accept_chunk import deviation_bins, good_actions
+from heisd.bench.glances import Glance, Glances
 from heisd.bench.libero_world import EngineAgent, LiberoWorld, load_assets
 from heisd.bench.observe import ObservingWorld, ObservingWorlds
 from heisd.bench.replay import Agent
@@ -21,6 +22,7 @@ from heisd.config import EvalConfig
 from heisd.engine import ChunkEngine
 from heisd.kinematics import PhaseSignal
 from heisd.kinematics.defaults import LIBERO as ONLOOKER
+from heisd.policies.protocol import Refreshing
 from heisd.presets.flash import HYBRID_ROUNDS, LEVELS
 from heisd.presets.skippers import CHUNKS, MEMORY, Skipper
 from heisd.propose.base import History, Stateless, check_chunk_draft, past_actions
@@ -69,8 +71,17 @@ class ChunkWitness:
             {name: assets.proposer(name, **CHUNKS.scouts[name].options) for name in scouts},
             lambda draft, _: check_chunk_draft(draft, codec, horizon),
         )
+        self._glances = self._glancing(assets)
         self._ear = Ear()
         self._driver = EngineAgent(self._engine, assets)
+
+    def _glancing(self, assets: Any) -> Glances[ChunkDraft] | None:
+        """Whoever guesses for presets that skip without looking; they all go by one proposer."""
+        sources = {CHUNKS.skippers[name].source for name in self._presets if not CHUNKS.skippers[name].looks}
+        if not sources or not isinstance(self._shadow, Refreshing):
+            return None
+        (source,) = sources
+        return Glances(self._shadow, assets.proposer(source, **CHUNKS.scouts[source].options), HYBRID_ROUNDS)
 
     def _engine(self, assets: Any, sink: Sink | None = None) -> ChunkEngine[Any, Any]:
         return ChunkEngine(assets.target, sampling=assets.sampling, proposers={"ear": self._ear}, sink=sink)
@@ -79,6 +90,8 @@ class ChunkWitness:
         """Begin an episode."""
         self._driver.reset()
         self._panel.reset()
+        if self._glances is not None:
+            self._glances.reset()
         self._history, self._sight = History.empty(self._codec.length), NOTHING_SEEN
         self._step, self._prefix = 0, _NOTHING_CACHED
         self._age_steps = self._age_rounds = 0
@@ -109,12 +122,13 @@ class ChunkWitness:
         context = self._shadow.encode(observation)
         drafts = self._panel.propose(context, self._history)
         seen: dict[str, Any] = {}
+        glanced = self._glanced(observation, context)
         if self._prefix is not None and drafts:
             truth = self._truth(observation)
             seen = {
                 "round": self._verified(context, drafts, truth),
                 "guesses": {draft.source: self._guess(draft, truth) for draft in drafts},
-                "cases": self._cases(context, drafts),
+                "cases": self._cases(context, drafts, glanced, truth),
                 **_similarity(drafts),
             }
         if self._prefix is None or self._age_rounds >= HYBRID_ROUNDS:
@@ -160,11 +174,35 @@ class ChunkWitness:
             "has_same_gripper": bool(good_actions(mine, truth, np.inf).all()),
         }
 
-    def _cases(self, context: Any, drafts: Sequence[ChunkDraft]) -> dict[str, Any]:
+    def _glanced(self, observation: Observation, context: Any) -> Glance[ChunkDraft] | None:
+        """The guess of presets that skip without looking; this round's look is kept for later ones."""
+        if self._glances is None:
+            return None
+        glance = self._glances.guess(observation, self._history)
+        self._glances.looked(context)
+        return glance
+
+    def _cases(
+        self, context: Any, drafts: Sequence[ChunkDraft], glance: Glance[ChunkDraft] | None, truth: FloatArray
+    ) -> dict[str, Any]:
+        """What the presets' rules would have seen, each from the look that it would have had."""
         phase = read_motion(self._history, ONLOOKER)
         memory = Memory(rounds=RoundMemory(has_prefix=True, age_steps=self._age_steps))
-        found = {name: self._case(CHUNKS.skippers[name], context, drafts, phase, memory) for name in self._presets}
-        return {name: case for name, case in found.items() if case is not None}
+        found = {}
+        for name in self._presets:
+            skipper = CHUNKS.skippers[name]
+            if skipper.looks:
+                case = self._case(skipper, context, drafts, phase, memory)
+            elif glance is None:
+                continue
+            else:
+                mine = (glance.draft, *(draft for draft in drafts if draft.source != skipper.source))
+                case = self._case(skipper, context, mine, phase, replace(memory, n_skips=glance.n_skips))
+                if case is not None:
+                    case["guess"] = self._guess(glance.draft, truth)
+            if case is not None:
+                found[name] = case
+        return found
 
     def _case(
         self, skipper: Skipper, context: Any, drafts: Sequence[ChunkDraft], phase: PhaseSignal, memory: Memory

@@ -41,6 +41,7 @@ class RoundCounts:
     def __init__(self) -> None:
         self.steps: Counter[str] = Counter()  # kind -> control steps
         self.actions: Counter[str] = Counter()  # kind of round -> actions taken from its chunks
+        self.unseen: Counter[str] = Counter()  # kind of round -> those in which the vision towers rested
         self.latency_us: Counter[str] = Counter()  # kind -> microseconds, of timed runs
         self.accepted: Counter[str] = Counter()  # "accepted/judged" -> rounds that verified
         self.ages: Counter[str] = Counter()  # control steps since the prefix read by a verification -> such rounds
@@ -57,6 +58,7 @@ class RoundCounts:
         if came is None:
             return
         self.actions[kind] += came.n_actions
+        self.unseen[kind] += not step.looked
         self.passes.update(prefill=came.n_prefills, expert=came.n_expert_passes, chunks=came.n_chunks)
         if came.n_chunks:
             self.accepted[f"{came.n_accepted}/{came.n_judged}"] += 1
@@ -103,7 +105,8 @@ class RoundCounts:
         """Of rounds the share of all rounds, of steps in hand that of all steps; ``ms`` None for untimed runs."""
         n, us = self.steps[kind], self.latency_us[kind]
         share = n / (n_steps if kind is RoundKind.IN_HAND else n_rounds)
-        return {"n": n, "share": share, "actions": self.actions[kind], "ms": us / 1e3 / n if us else None}
+        ms = us / 1e3 / n if us else None
+        return {"n": n, "share": share, "actions": self.actions[kind], "unseen": self.unseen[kind], "ms": ms}
 
 
 def _by_number(counts: Mapping[str, int]) -> dict[str, int]:

@@ -110,7 +110,13 @@ def _calibrated(router: Rounds, assets: FlowAssets, delay_steps: int) -> tuple[R
     if setting is not None and setting.n_skips:
         n_actions = assets.sampling.executed + delay_steps
         skip = CalibratedChunkSkip(
-            setting.score, setting.threshold, skipper.source, skipper.scouts, n_actions, setting.n_skips
+            setting.score,
+            setting.threshold,
+            skipper.source,
+            skipper.scouts,
+            n_actions,
+            setting.n_skips,
+            looks=skipper.looks,
         )
     residual = HYBRID_RESIDUAL if calibration.acceptance is None else calibration.acceptance.residual
     sources = router.sources if residual else ()  # nothing would pass: nobody is asked

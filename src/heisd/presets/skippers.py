@@ -60,7 +60,7 @@ TOKENS = Family("ar", SCOUTS, SKIPPERS)
 CHUNKS = Family(
     "full",
     {"draft_head": Scout("draft_head"), "tail": Scout(), MEMORY: Scout("store")},
-    {"flow_hybrid": Skipper("draft_head", ("draft_head", "tail"))},
+    {"flow_hybrid": Skipper("draft_head", ("draft_head", "tail"), looks=False)},
 )
 ALL_SKIPPERS: Mapping[str, Skipper] = {**TOKENS.skippers, **CHUNKS.skippers}
 

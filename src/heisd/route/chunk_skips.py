@@ -29,6 +29,11 @@ class SkipRule(Protocol):
         """Who is asked before the decision."""
         ...
 
+    @property
+    def looks(self) -> bool:
+        """Whether the pictures of now are encoded before the decision."""
+        ...
+
     def ruled_out(self, phase: PhaseSignal | None, memory: Memory) -> Reason | None:
         """What forbids a skip before anybody is asked."""
         ...
@@ -53,6 +58,11 @@ class TwoToOne:
     def scouts(self) -> tuple[str, ...]:
         """The source alone."""
         return (self.source,)
+
+    @property
+    def looks(self) -> bool:
+        """As published."""
+        return True
 
     def ruled_out(self, phase: PhaseSignal | None, memory: Memory) -> Reason | None:  # noqa: ARG002 (the protocol's)
         """Nothing: as published, memory is asked in every round."""
@@ -95,6 +105,7 @@ class CalibratedChunkSkip:
     n_skips: int  # rounds in a row, at most
     gripper_margin_steps: int = GRIPPER_MARGIN_STEPS
     audited_share: float = AUDITED_SHARE
+    looks: bool = True  # False: decided on the pictures encoded last, and today's proprioception
 
     def ruled_out(self, phase: PhaseSignal | None, memory: Memory) -> Reason | None:
         """A gripper that has just moved, a verification that refused something, enough skips in a row."""
@@ -138,8 +149,9 @@ def chunk_features(
     """What the score may weigh, as far as the first ``n_actions`` go.
 
     ``agreement_bins`` is the largest distance between the guess and any other proposer's best, over all motion numbers
-    of all actions; ``prefix_similarity`` and ``age_steps`` tell how far the picture behind the cached prefix is; the
-    rest is kinematics and what proposers know (``similarity``).
+    of all actions; ``prefix_similarity`` and ``age_steps`` tell how far the picture behind the cached prefix is,
+    ``n_skips`` for how many rounds nobody may have looked; the rest is kinematics and what proposers know
+    (``similarity``).
     """
     mine = guess.chunks[0, :n_actions]
     others = [draft.chunks[0, :n_actions] for draft in drafts if draft is not guess]
@@ -151,4 +163,5 @@ def chunk_features(
         "speed_mm": 0.0 if math.isnan(phase.speed_mm) else phase.speed_mm,
         "prefix_similarity": context.prefix_similarity,
         "age_steps": float(memory.rounds.age_steps),
+        "n_skips": float(memory.n_skips),
     }

@@ -97,7 +97,8 @@ class Rounds(Watching):
             return Plan(())
         if self.skip is None or self.skip.ruled_out(phase, memory) is not None:
             return Plan((), drafters=self.sources)
-        return Plan(self.skip.scouts, drafters=tuple(s for s in self.sources if s not in self.skip.scouts))
+        asked = self.skip.scouts if self.skip.looks else ()  # behind a look everybody is asked anew
+        return Plan(self.skip.scouts, tuple(s for s in self.sources if s not in asked), looks=self.skip.looks)
 
     def decide(
         self, context: ChunkContext, phase: PhaseSignal | None, drafts: Sequence[ChunkDraft], memory: Memory

@@ -9,7 +9,7 @@ import numpy as np
 from heisd.acceleration_chunks import check_chunk_members
 from heisd.errors import BadInput, BrokenContract
 from heisd.policies.guidance import Guide
-from heisd.policies.protocol import ChunkPolicy, Inpaints
+from heisd.policies.protocol import ChunkPolicy, Inpaints, Refreshing
 from heisd.testing.watched import Watched
 from heisd.types import FloatArray, Observation
 
@@ -28,7 +28,8 @@ def check_chunk_policy(
     changed; drafts and levels checked in one call, up to ``max_chunks`` of them, get the endpoints that they get alone;
     a noise for every level may be the same for all; at t = 1, where nothing of a draft is left, an endpoint is the
     chunk of one Euler step (so t = 1 is noise and the velocity points from the actions to it); an older prefix serves a
-    later observation; a check leaves the prefix as it was; without a weight ``inpaint``, if there is one, denoises.
+    later observation; a check leaves the prefix as it was; without a weight ``inpaint``, if there is one, denoises;
+    ``refreshed``, if there is one, gives back what ``encode`` gave, with the prefix_similarity of the new pictures.
     Some 30 passes of the action expert an observation. Half precision needs a larger ``atol``.
 
     Args:
@@ -50,6 +51,8 @@ def check_chunk_policy(
         check.endpoints(observation, other)
         if isinstance(policy, Inpaints):
             check.in_painting(observation)
+        if isinstance(policy, Refreshing):
+            check.refreshing(observation, other)
 
 
 class _Check:
@@ -107,6 +110,18 @@ class _Check:
         bound = self._chunk("inpaint", partial(call, Guide(wanted, all_of_it, GENTLE)), noise, self._shape)
         is_nearer = np.linalg.norm(bound - wanted) < np.linalg.norm(plain - wanted)
         self._watched.require(bool(is_nearer), "inpaint moves a chunk towards what is wanted", "one further away")
+
+    def refreshing(self, observation: Observation, other: Observation) -> None:
+        """Nothing is older in it than in the context itself; how much the scene has changed is told of today's."""
+        context, noise = self._encode(observation), self._noise()
+        expected = self._denoise(self._prefill(context), context, noise)
+        again = self._call("refreshed", partial(self._policy.refreshed, context, observation))
+        found = self._denoise(self._prefill(again), again, noise)
+        self._same("refreshed(encode(o), o) is encode(o)", found, expected)
+        later = self._call("refreshed", partial(self._policy.refreshed, context, other))
+        seen = np.asarray([later.prefix_similarity, self._encode(other).prefix_similarity])
+        is_same = bool(np.isnan(seen).all()) or abs(float(seen[0] - seen[1])) <= self._atol
+        self._watched.require(is_same, "refreshed tells the prefix_similarity of the new pictures", float(seen[0]))
 
     def _encode(self, observation: Observation) -> Any:
         context: Any = self._watched.encode(observation)

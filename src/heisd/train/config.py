@@ -92,6 +92,8 @@ class DraftHeadRecipe(LoopConfig):
     max_prefix: int = Field(default=16, ge=1)  # the first m actions weigh most, m drawn from 1 to this
     decay: float = Field(default=0.9, gt=0.0, le=1.0)  # weight of an action against the one before it, within those m
     tail_weight: float = Field(default=0.1, ge=0.0, le=1.0)  # of the actions behind them
+    older_share: float = Field(default=0.5, ge=0.0, le=1.0)  # of the samples whose pictures are of an earlier frame
+    max_age_steps: int = Field(default=32, ge=1)  # … up to so many control steps earlier; all else is of now
 
 
 RecipeT = TypeVar("RecipeT", bound=BaseModel)

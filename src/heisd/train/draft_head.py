@@ -1,7 +1,8 @@
 """``heisd train draft-head``: distil FLASH's draft head from a flow-matching policy's zero-noise chunks.
 
 Loss: smooth L1 over all numbers of an action; the first m actions weigh 0.9^i and those behind them 0.1, normalised,
-with m drawn anew for every step (FLASH's sampled prefixes: a draft is worth what its leading actions are).
+with m drawn anew for every step (FLASH's sampled prefixes: a draft is worth what its leading actions are). Half of the
+samples show pictures of some frames earlier with the state of now, unlike FLASH's: a skip may then go without a look.
 """
 
 import logging
@@ -33,6 +34,7 @@ from heisd.types import IntArray
 log = logging.getLogger(__name__)
 
 MAX_HOLDOUT_FRAMES = 1_024
+OLDER = ("", "_1_round", "_2_rounds")  # how much older the pictures are that the scalars of a hold-out go by
 NEAR = 0.15  # FLASH's tolerance: share of executable actions that are within it of the teacher
 
 
@@ -56,12 +58,13 @@ class DraftHeadTrainer(Loop[DraftHeadRecipe]):
         order = np.random.default_rng([self.config.seed, 1, epoch]).permutation(self._train)
         index = np.sort(order[position * size : (position + 1) * size])
         m = int(rng.integers(1, min(self.config.max_prefix, self.head.config.horizon) + 1))
-        loss, scalars = self.loss(index, m)
+        is_older = rng.random(len(index)) < self.config.older_share
+        loss, scalars = self.loss(index, m, is_older * rng.integers(1, self.config.max_age_steps + 1, len(index)))
         return loss, scalars
 
-    def loss(self, index: IntArray, m: int) -> tuple[Tensor, dict[str, float]]:
-        """Of these frames, with the first ``m`` actions weighing most."""
-        embeddings, is_visible, state, wanted = self.lesson.rows(index)
+    def loss(self, index: IntArray, m: int, age_steps: IntArray) -> tuple[Tensor, dict[str, float]]:
+        """Of these frames, with the first ``m`` actions weighing most, by pictures ``age_steps`` (B,) older."""
+        embeddings, is_visible, state, wanted = self.lesson.rows(index, age_steps)
         made = self.head(embeddings, is_visible, state)
         weights = prefix_weights(wanted.shape[1], m, self.config.decay, self.config.tail_weight)
         per_action = F.smooth_l1_loss(made, wanted, reduction="none").mean(-1)
@@ -77,11 +80,18 @@ class DraftHeadTrainer(Loop[DraftHeadRecipe]):
 
     @torch.no_grad()
     def holdout(self) -> dict[str, float]:
-        """Mean scalars of the moving average on held-out episodes; executable actions weigh as while training."""
+        """Mean scalars of the moving average on held-out episodes; executable actions weigh as while training.
+
+        Those behind ``_1_round`` and ``_2_rounds`` are by pictures so many rounds of executed actions older.
+        """
+        with self.averaged_weights():
+            found = [self._measured(age * self._executed) for age in range(len(OLDER))]
+        return {f"{key}{behind}": value for behind, row in zip(OLDER, found, strict=True) for key, value in row.items()}
+
+    def _measured(self, age_steps: int) -> dict[str, float]:
         frames = self._measure[:: max(1, len(self._measure) // MAX_HOLDOUT_FRAMES)]
         batches = [frames[i : i + self.config.batch_size] for i in range(0, len(frames), self.config.batch_size)]
-        with self.averaged_weights():
-            rows = [(len(index), self.loss(index, self._executed)[1]) for index in batches]
+        rows = [(len(b), self.loss(b, self._executed, np.full(len(b), age_steps))[1]) for b in batches]
         total = sum(n for n, _ in rows)
         return {key: sum(n * row[key] for n, row in rows) / total for key in rows[0][1]} if rows else {}
 

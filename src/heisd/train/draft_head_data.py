@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 FILE = "teacher.safetensors"
 _BATCH = 64  # frames per pass of the teacher
 _LOG_EVERY = 20  # passes
-_NAMES = ("embeddings", "n_prefix", "state", "chunk", "episode")
+_NAMES = ("embeddings", "n_prefix", "state", "chunk", "episode", "frame")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +44,27 @@ class Lesson:
     state: Tensor  # (N, n_features)
     chunk: Tensor  # (N, H, A) normalised, from zero noise
     episode: Tensor  # (N,)
+    frame: Tensor  # (N,) number among all frames of the demonstrations, rising
 
     def __len__(self) -> int:
         return len(self.chunk)
 
-    def rows(self, index: IntArray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Embeddings (B, P, d), which of their positions exist (B, P), states and chunks of these frames."""
+    def rows(self, index: IntArray, age_steps: IntArray | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Embeddings (B, P, d), which of their positions exist (B, P), states and chunks of these frames.
+
+        Embeddings are those of the last frame of the same episode that is at least ``age_steps`` (B,) control steps
+        older, or of its first one; None: the frame's own.
+        """
         i = torch.from_numpy(index)
-        n_prefix = self.n_prefix[i]
+        seen = i if age_steps is None else self._older(i, torch.from_numpy(age_steps))
+        n_prefix = self.n_prefix[seen]
         P = int(n_prefix.max())
         is_visible = torch.arange(P) < n_prefix[:, None]
-        return self.embeddings[i, :P].float(), is_visible, self.state[i], self.chunk[i]
+        return self.embeddings[seen, :P].float(), is_visible, self.state[i], self.chunk[i]
+
+    def _older(self, i: Tensor, age_steps: Tensor) -> Tensor:
+        older = torch.searchsorted(self.frame, self.frame[i] - age_steps, right=True) - 1
+        return torch.maximum(older, torch.searchsorted(self.episode, self.episode[i]))
 
 
 def chosen_frames(demos: Demos, max_frames: int) -> IntArray:
@@ -102,7 +112,9 @@ def ask_teacher(demos: Demos, policy: FlowPolicy, frames: IntArray, n_steps: int
         chunks[rows] = _zero_noise_chunks(policy, x, is_visible, state[rows], n_steps)
         if number % _LOG_EVERY == 0:
             log.info("teacher: %d of %d frames", begin, len(frames))
-    return Lesson(embeddings, n_prefix, state, chunks, torch.from_numpy(demos.episode[frames]))
+    return Lesson(
+        embeddings, n_prefix, state, chunks, torch.from_numpy(demos.episode[frames]), torch.from_numpy(frames)
+    )
 
 
 def _prefixes(demos: Demos, policy: FlowPolicy, frames: IntArray, ids: list[list[int]]) -> tuple[Tensor, Tensor]:

@@ -100,6 +100,7 @@ class DraftHeadRuntime(PackedLayers):
         rotations = rotation_table(head.config.decoder, policy.max_prefix + 1 + head.config.horizon)
         super().__init__([head.layer], shape, rotations, policy.device, dtype)
         self._data = self.new_data(1)
+        self._read: Tensor | None = None  # the embeddings whose keys and values ``_data`` holds
         with torch.no_grad():
             self._weights = _Weights(
                 pack_keys_values(head.layer.self_attn, head.layer.input_layernorm, shape, dtype),
@@ -112,12 +113,15 @@ class DraftHeadRuntime(PackedLayers):
         self.draft = torch.inference_mode()(self._draft)
 
     def _draft(self, context: FlowContext) -> FloatArray:
-        """A normalised chunk (H, A), float32."""
+        """A normalised chunk (H, A), float32. Embeddings that were read last, unlike the state, are not read again."""
         w, n = self._weights, len(context.embeddings)
-        state = torch.addmm(w.state_bias, context.state[None], w.state)
-        read = torch.cat([context.embeddings, state])
-        projected = self.normed_product(read, w.keys_values).view(n + 1, -1, self.shape.head_dim)
-        self.store(projected, 0, Rows(self._rotations[: n + 1], None, 0), self._data[0])
+        rows = torch.addmm(w.state_bias, context.state[None], w.state)
+        begin = n if context.embeddings is self._read else 0
+        if not begin:
+            rows = torch.cat([context.embeddings, rows])
+        self._read = context.embeddings
+        projected = self.normed_product(rows, w.keys_values).view(len(rows), -1, self.shape.head_dim)
+        self.store(projected, 0, Rows(self._rotations[begin : n + 1], None, begin), self._data[0])
         rows = Rows(self._rotations[n + 1 : n + 1 + len(w.queries)], None, n + 1)
         x = self.stream(w.queries, rows, self._data, len(w.queries))
         chunk: FloatArray = (self.normed_product(x, w.out) + w.out_bias).float().numpy(force=True)

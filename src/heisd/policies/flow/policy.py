@@ -108,6 +108,20 @@ class FlowPolicy:
         if self.config.cameras:
             patches = self.model.patches(self._images(observation.images)[None].to(self.device), self._tower)[0]
             embeddings, n_patches = torch.cat([patches, embeddings]), len(patches)
+        return self._context(observation, embeddings, n_patches)
+
+    @torch.inference_mode()
+    def refreshed(self, context: FlowContext, observation: Observation) -> FlowContext:
+        """The encoded pictures of ``context`` with all else of ``observation``; no pass of the towers.
+
+        How much the raw pictures resemble the prefix's is told of today's: a dark camera needs no network to be seen.
+        """
+        embeddings, n_patches = context.embeddings, context.n_patches
+        if observation.instruction != context.instruction:
+            embeddings = torch.cat([embeddings[:n_patches], self._words(observation.instruction)])
+        return self._context(observation, embeddings, n_patches)
+
+    def _context(self, observation: Observation, embeddings: Tensor, n_patches: int) -> FlowContext:
         glances = np.stack([glance(observation.images[name]) for name in self.config.cameras] or [np.empty(0)])
         features = proprio.features(proprio.flatten(observation.proprio), self.config.proprio)
         state = torch.from_numpy(features).to(self.device, self.dtype)
