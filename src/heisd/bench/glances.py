@@ -47,7 +47,8 @@ class Glances(Generic[DraftT]):
 
     def __init__(self, target: Refreshing, proposer: Guesser[DraftT], max_age: int = MAX_AGE_STEPS) -> None:
         """``max_age`` of a look, in steps."""
-        self._target, self._proposer, self._max_age = target, proposer, max_age
+        self._target, self._max_age = target, max_age
+        self._proposer: Guesser[DraftT] = proposer
         self.reset()
 
     def reset(self) -> None:

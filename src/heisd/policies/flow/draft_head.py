@@ -115,12 +115,12 @@ class DraftHeadRuntime(PackedLayers):
     def _draft(self, context: FlowContext) -> FloatArray:
         """A normalised chunk (H, A), float32. Embeddings that were read last, unlike the state, are not read again."""
         w, n = self._weights, len(context.embeddings)
-        rows = torch.addmm(w.state_bias, context.state[None], w.state)
+        unread = torch.addmm(w.state_bias, context.state[None], w.state)
         begin = n if context.embeddings is self._read else 0
         if not begin:
-            rows = torch.cat([context.embeddings, rows])
+            unread = torch.cat([context.embeddings, unread])
         self._read = context.embeddings
-        projected = self.normed_product(rows, w.keys_values).view(len(rows), -1, self.shape.head_dim)
+        projected = self.normed_product(unread, w.keys_values).view(len(unread), -1, self.shape.head_dim)
         self.store(projected, 0, Rows(self._rotations[begin : n + 1], None, begin), self._data[0])
         rows = Rows(self._rotations[n + 1 : n + 1 + len(w.queries)], None, n + 1)
         x = self.stream(w.queries, rows, self._data, len(w.queries))

@@ -167,7 +167,8 @@ class FlowNetwork(SeeingNetwork):
         positions = (condition.n_before[:, None] + torch.arange(H, device=x.device)).repeat(1, M)
         cos, sin = self._angles(condition.is_visible.shape[1] + H, x.device)
         cos, sin = cos[positions][:, None], sin[positions][:, None]
-        own = torch.block_diag(*[torch.ones(H, H, device=x.device)] * M).bool().expand(B, -1, -1)
+        chunk = torch.arange(M, device=x.device).repeat_interleave(H)
+        own = (chunk == chunk[:, None]).expand(B, -1, -1)
         before = condition.is_visible[:, None].expand(-1, M * H, -1)
         rows, mask = self.embed_actions(x, t).flatten(1, 2), torch.cat([before, own], -1)[:, None]
         made, _ = self.action_expert(rows, cos, sin, condition.keys_values, mask)
