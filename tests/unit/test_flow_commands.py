@@ -21,7 +21,10 @@ RECIPE = {
     "validate_episodes": 0,
 }  # fmt: skip
 HEAD = {"steps": 4, "batch_size": 8, "warmup_steps": 2, "checkpoint_every": 2, "threads": 1, "holdout_every": 4}
-METHODS = "full,full_naive,flash,flash_retrieval,flow_hybrid"
+METHODS = (
+    "full,full_naive,full_longer,flash,flash_retrieval,tail_2to1,flow_hybrid,flow_hybrid_retrieval,"
+    "flow_hybrid_all_drafts"
+)
 
 
 def invoke(*arguments: object, code: int = 0) -> str:

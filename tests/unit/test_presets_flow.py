@@ -28,7 +28,7 @@ from heisd.policies.flow.draft_head import DraftHead, DraftHeadConfig
 from heisd.policies.flow.policy import FlowPolicy
 from heisd.policies.identity import describe_weights
 from heisd.policies.manifest import FLOW_FORMAT
-from heisd.presets import PRESETS, builder
+from heisd.presets import ABLATIONS, PRESETS, builder
 from heisd.presets.assets import require
 from heisd.presets.calibration import Acceptance, Calibration, SkipSetting
 from heisd.presets.flash import STRICTEST, SUITES, suite_setting
@@ -38,7 +38,8 @@ from heisd.telemetry import MemorySink
 from heisd.types import Observation
 from heisd.watch import DEFAULT, Watch
 
-FLOW_METHODS = [name for name, preset in PRESETS.items() if preset.policy == FLOW_FORMAT]
+FLOW_METHODS = [name for name, preset in PRESETS.items() if preset.policy == FLOW_FORMAT and not preset.ablates]
+FLOW_ABLATIONS = [name for name, preset in ABLATIONS.items() if preset.policy == FLOW_FORMAT]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def one_episode(rng: np.random.Generator, n_steps: int) -> list[Observation]:
 
 
 def test_every_flow_preset_that_has_what_it_needs_acts(home: Path, rng: np.random.Generator) -> None:
-    plain = ["full", "full_naive", "flash", "flash_retrieval", "flow_hybrid"]
+    plain = ["full", "full_naive", "full_longer", "flash", "flash_retrieval", "tail_2to1", "flow_hybrid"]
     assert [*plain, "full_rtc", "flash_rtc", "flow_hybrid_rtc"] == FLOW_METHODS
     seen = one_episode(rng, 10)
     config = BenchConfig(("full", "full_naive", "flash", "flow_hybrid"), steps=10, warmup=0)
@@ -80,6 +81,36 @@ def test_every_flow_preset_that_has_what_it_needs_acts(home: Path, rng: np.rando
     assert blocks["full"]["ms_per_action"]["n"] == 10
     assert {"propose", "verify", "accept"} <= blocks["flash"]["stages"].keys()
     assert result["cost_ratio"] == {"decode_over_prefill": None, "ceiling": None}
+
+
+def test_every_ablation_and_control_acts_by_the_proposers_it_declares(home: Path, rng: np.random.Generator) -> None:
+    seen, mine = one_episode(rng, 10), assets(home)
+    for name in ["full_longer", "tail_2to1", *FLOW_ABLATIONS]:
+        if "store" in PRESETS[name].needs:
+            continue  # those are played in test_flow_commands
+        require(home / "flow", "libero_goal", [name])
+        engine = builder(name)(mine)
+        for observation in seen:
+            assert np.isfinite(engine.act(observation).values).all(), name
+        asked = set(engine._inference.panel._proposers)
+        assert ("draft_head" in asked) == ("draft_head" in PRESETS[name].needs), name
+        assert not engine.faults, name
+
+
+def test_the_cheapest_acceleration_executes_more_of_every_chunk(home: Path, rng: np.random.Generator) -> None:
+    def rounds(name: str, mine: FlowAssets) -> list[int]:
+        engine = builder(name)(mine)
+        engine.sink = MemorySink()
+        for observation in seen:
+            engine.act(observation)
+        return [i for i, record in enumerate(engine.sink.records) if record.round is not None]
+
+    seen, mine = one_episode(rng, 13), assets(home)
+    assert rounds("full", mine) == [0, 4, 8, 12]
+    assert rounds("full_longer", mine) == [0, 6, 12]  # the whole of a chunk of six
+    assert mine.sampling.executed == 4
+    mine.target = flows.policy(horizon=16, vision=ConvTowerConfig(image_size=32, channels=(8, 16, 24), groups=4))
+    assert rounds("full_longer", mine) == [0, 12]
 
 
 def test_naive_inference_gives_fulls_actions_at_the_same_number_of_steps(home: Path, rng: np.random.Generator) -> None:

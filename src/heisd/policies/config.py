@@ -4,6 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+MAX_EXECUTED = 12  # actions of one chunk (FLASH's)
+
 
 class Frozen(BaseModel):
     """Immutable; an unknown key is an error."""
@@ -143,5 +145,5 @@ class SamplingConfig(Frozen):
     """How chunks are made and used; chosen on validation, after training."""
 
     euler_steps: int = Field(default=5, ge=1, le=100)
-    executed: int = Field(default=8, ge=1, le=12)  # actions of a chunk before the next round (FLASH: at most 12)
+    executed: int = Field(default=8, ge=1, le=MAX_EXECUTED)  # actions of a chunk before the next round
     noise_scale: float = Field(default=1.0, ge=0.0, le=1.0)  # standard deviation of the noise a chunk starts from

@@ -55,8 +55,10 @@ PRESETS: dict[str, Preset] = {
     "hold_calibrated": Preset("heisd.presets.ours:hold", ("parallel", "calibration")),
     "full": Preset("heisd.presets.flow:full", policy=FLOW_FORMAT),
     "full_naive": Preset("heisd.presets.flow:full_naive", policy=FLOW_FORMAT),
+    "full_longer": Preset("heisd.presets.flow:full_longer", policy=FLOW_FORMAT),
     "flash": Preset("heisd.presets.flash:flash", ("draft_head",), policy=FLOW_FORMAT),
     "flash_retrieval": Preset("heisd.presets.flash:flash_retrieval", ("store",), policy=FLOW_FORMAT),
+    "tail_2to1": Preset("heisd.presets.flash:tail_2to1", policy=FLOW_FORMAT),
     "flow_hybrid": Preset("heisd.presets.flash:flow_hybrid", ("draft_head",), ("calibration",), policy=FLOW_FORMAT),
 }
 PRESETS |= {
@@ -66,8 +68,16 @@ PRESETS |= {
 
 
 def _ablation(parent: str, function: str, changes: str, **options: Any) -> Preset:
-    where = f"heisd.presets.ablations:{function}"
-    return replace(PRESETS[parent], function=where, options=options, ablates=parent, changes=changes)
+    of = PRESETS[parent]
+    module = "ablations" if of.policy == FORMAT else "ablations_chunks"
+    return replace(of, function=f"heisd.presets.{module}:{function}", options=options, ablates=parent, changes=changes)
+
+
+def _drafted(who: str, *sources: str) -> Preset:
+    """``flow_hybrid`` without skips, by other proposers; it needs what those need."""
+    preset = _ablation("flow_hybrid", "unskipping", f"no skips, and drafts of {who}", sources=sources)
+    kept = {"draft_head": "draft_head", "retrieval": "store"}
+    return replace(preset, needs=tuple(kept[source] for source in sources if source in kept))
 
 
 STORE_PERCENT = (10, 25, 50)  # beside the whole store
@@ -103,6 +113,38 @@ ABLATIONS: dict[str, Preset] = (
     | {
         f"{parent}_8_nodes": _ablation(parent, "narrow", "trees of 8 nodes", of=parent, nodes=8)
         for parent in ("spec_vla_strict", "spec_vla_relaxed")
+    }
+    | {
+        "flash_at_05": _ablation("flash", "at_levels", "K = 1: t = 0.05", levels=(0.05,)),
+        "flash_at_10": _ablation("flash", "at_levels", "K = 1: t = 0.10", levels=(0.10,)),
+        "flash_4_levels": _ablation("flash", "at_levels", "K = 4: t = 0.4 to 0.05", levels=(0.4, 0.2, 0.10, 0.05)),
+        "flash_delta_05": _ablation("flash", "within", "δ = 0.05", tolerance=0.05),
+        "flash_delta_10": _ablation("flash", "within", "δ = 0.10", tolerance=0.10),
+        "flash_delta_30": _ablation("flash", "within", "δ = 0.30", tolerance=0.30),
+        "flash_velocity": _ablation("flash", "in_velocity", "δ in proportion to t: one bound on the velocity"),
+        "flash_2_noises": _ablation("flash", "noises", "t = 0.10 twice, each with a noise of its own"),
+        "flash_guarded": _ablation("flash", "guarded", "verify-stop and post-cut on", verify_stop=True, post_cut=True),
+        "flash_no_verify_stop": _ablation("flash", "guarded", "verify-stop off", verify_stop=False),
+        "flash_no_post_cut": _ablation("flash", "guarded", "post-cut off", post_cut=False),
+        "flash_period_4": _ablation("flash", "periodic", "every fifth round is full at the latest", period=4),
+        "flash_no_period": _ablation("flash", "periodic", "no round is full for the count alone", period=0),
+        "flow_hybrid_no_age": _ablation("flow_hybrid", "without", "a prefix of any age", fallback="max_age_steps"),
+        "flow_hybrid_no_similarity": _ablation(
+            "flow_hybrid", "without", "no look at how far the prefix's picture is", fallback="min_similarity"
+        ),
+        "flow_hybrid_no_margin": _ablation(
+            "flow_hybrid", "without", "drafts right behind gripper commands", fallback="gripper_margin_steps"
+        ),
+        "flow_hybrid_no_watch": _ablation("flow_hybrid", "unwatched", "no watch over the cameras"),
+        "flow_hybrid_no_skip": _ablation("flow_hybrid", "unskipping", "no skips"),
+        "flow_hybrid_2to1": _ablation(
+            "flow_hybrid", "two_to_one", "two skips, one check wherever the guards allow; no score"
+        ),
+        "flow_hybrid_draft_head": _drafted("the draft head alone", "draft_head"),
+        "flow_hybrid_tail": _drafted("the last chunk's rest alone", "tail"),
+        "flow_hybrid_persistence": _drafted("the last action alone", "persistence"),
+        "flow_hybrid_retrieval": _drafted("memory alone", "retrieval"),
+        "flow_hybrid_all_drafts": _drafted("all of these", "draft_head", "tail", "persistence", "retrieval"),
     }
 )
 PRESETS.update(ABLATIONS)

@@ -51,9 +51,7 @@ def flash(assets: FlowAssets, sink: Sink | None = None, *, is_delayed: bool = Fa
 
     Unlike there a rejected round runs its full one in the same call, on the same encoding.
     """
-    setting = suite_setting(assets.suite)
-    router = Rounds(("draft_head",), Fallbacks(period=setting.period), LIBERO)
-    return _engine(assets, flash_rule(assets.suite), router, sink, is_delayed=is_delayed)
+    return engine(assets, flash_rule(assets.suite), flash_router(assets.suite), sink, is_delayed=is_delayed)
 
 
 def flash_retrieval(assets: FlowAssets, sink: Sink | None = None) -> ChunkEngine[Any, Any]:
@@ -62,15 +60,15 @@ def flash_retrieval(assets: FlowAssets, sink: Sink | None = None) -> ChunkEngine
     The released code samples its window of positions once a round; here it is once a control step, for which its
     constants were made, and an unverified chunk must leave the gripper alone.
     """
-    setting = suite_setting(assets.suite)
-    ranges = _released_ranges(assets.suite)
-    router = Rounds(
-        ("retrieval",),
-        Fallbacks(period=setting.period),
-        ranges,
-        TwoToOne("retrieval", RETRIEVAL_SKIPS, ranges),
-    )
-    return _engine(assets, flash_rule(assets.suite, RETRIEVAL_TOLERANCE), router, sink)
+    return _two_to_one(assets, "retrieval", sink)
+
+
+def tail_2to1(assets: FlowAssets, sink: Sink | None = None) -> ChunkEngine[Any, Any]:
+    """``flash_retrieval`` with the rest of the last chunk in memory's place; behind it, the chunk's last action again.
+
+    It needs neither a draft head nor a store: those that do not beat it have not earned their keep.
+    """
+    return _two_to_one(assets, "tail", sink)
 
 
 def flow_hybrid(assets: FlowAssets, sink: Sink | None = None, *, is_delayed: bool = False) -> ChunkEngine[Any, Any]:
@@ -81,6 +79,23 @@ def flow_hybrid(assets: FlowAssets, sink: Sink | None = None, *, is_delayed: boo
     may be skipped and the watch's limits are the suite's calibration's; without one a first guess, nothing, and what is
     unmistakable.
     """
+    router, rule = hybrid_parts(assets, is_delayed=is_delayed)
+    return engine(assets, rule, router, sink, is_delayed=is_delayed)
+
+
+def flash_router(suite: str) -> Rounds:
+    """FLASH's decisions for a suite; ablations of it change one field."""
+    return Rounds(("draft_head",), Fallbacks(period=suite_setting(suite).period), LIBERO)
+
+
+def flash_rule(suite: str, tolerance: float = TOLERANCE) -> EndpointTest:
+    """FLASH's test: two levels, one tolerance, the gripper's guards where they are published for a suite."""
+    guards = suite_setting(suite).guards_gripper
+    return EndpointTest.uniform(LEVELS, tolerance, verify_stop=guards, post_cut=guards)
+
+
+def hybrid_parts(assets: FlowAssets, *, is_delayed: bool = False) -> tuple[Rounds, EndpointTest]:
+    """The decisions and the test of ``flow_hybrid``, calibrated where there is a calibration; ablations change one."""
     fallbacks = Fallbacks(
         max_age_steps=HYBRID_ROUNDS * assets.sampling.executed,
         min_similarity=HYBRID_SIMILARITY,
@@ -89,13 +104,7 @@ def flow_hybrid(assets: FlowAssets, sink: Sink | None = None, *, is_delayed: boo
     router, residual = Rounds(HYBRID_SOURCES, fallbacks, LIBERO, watch=DEFAULT), HYBRID_RESIDUAL
     if assets.has_calibration:
         router, residual = _calibrated(router, assets, assets.delay(is_delayed))
-    return _engine(assets, hybrid_rule(residual), router, sink, is_delayed=is_delayed)
-
-
-def flash_rule(suite: str, tolerance: float = TOLERANCE) -> EndpointTest:
-    """FLASH's test: two levels, one tolerance, the gripper's guards where they are published for a suite."""
-    guards = suite_setting(suite).guards_gripper
-    return EndpointTest.uniform(LEVELS, tolerance, verify_stop=guards, post_cut=guards)
+    return router, hybrid_rule(residual)
 
 
 def hybrid_rule(residual: float) -> EndpointTest:
@@ -125,9 +134,10 @@ def _calibrated(router: Rounds, assets: FlowAssets, delay_steps: int) -> tuple[R
     ), residual
 
 
-def _engine(
+def engine(
     assets: FlowAssets, rule: EndpointTest, router: Rounds, sink: Sink | None, *, is_delayed: bool = False
 ) -> ChunkEngine[Any, Any]:
+    """An engine with everybody whom the router may ask."""
     return ChunkEngine(
         assets.target,
         sampling=assets.sampling,
@@ -137,6 +147,14 @@ def _engine(
         delay_steps=assets.delay(is_delayed),
         sink=sink,
     )
+
+
+def _two_to_one(assets: FlowAssets, source: str, sink: Sink | None) -> ChunkEngine[Any, Any]:
+    """The fork's pattern, whoever drafts."""
+    ranges = _released_ranges(assets.suite)
+    fallbacks = Fallbacks(period=suite_setting(assets.suite).period)
+    router = Rounds((source,), fallbacks, ranges, TwoToOne(source, RETRIEVAL_SKIPS, ranges))
+    return engine(assets, flash_rule(assets.suite, RETRIEVAL_TOLERANCE), router, sink)
 
 
 def _released_ranges(suite: str) -> MotionRanges:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from heisd.errors import BadInput
-from heisd.policies.config import SamplingConfig
+from heisd.policies.config import MAX_EXECUTED, SamplingConfig
 from heisd.policies.drafter_bundle import load_draft_head
 from heisd.policies.flow.draft_head import DraftHeadRuntime
 from heisd.policies.flow.policy import FlowPolicy
@@ -61,7 +61,8 @@ def chosen_sampling(
     """What a bundle says, with the numbers that are given in its place. Raises BadInput for numbers that cannot be."""
     if euler_steps is not None and not 1 <= euler_steps <= 100:
         raise BadInput(f"--euler-steps is 1 to 100; got {euler_steps}")
-    if executed is not None and not 1 <= executed <= min(horizon, 12):
-        raise BadInput(f"--executed is 1 to {min(horizon, 12)} of a chunk's {horizon} actions; got {executed}")
+    most = min(horizon, MAX_EXECUTED)
+    if executed is not None and not 1 <= executed <= most:
+        raise BadInput(f"--executed is 1 to {most} of a chunk's {horizon} actions; got {executed}")
     given = {"euler_steps": euler_steps, "executed": executed}
     return bundled.model_copy(update={name: value for name, value in given.items() if value is not None})

@@ -7,6 +7,7 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from heisd.errors import BadInput
+from heisd.policies.config import MAX_EXECUTED
 
 
 class LoopConfig(BaseModel):
@@ -68,7 +69,7 @@ class FlowRecipe(CloningConfig):
     expert_intermediate_size: int = Field(default=512, ge=1)
     # How the policy is sampled. Not part of the run's identity: --resume with other values exports it anew.
     euler_steps: int = Field(default=5, ge=1, le=100)
-    executed: int = Field(default=8, ge=1, le=12)
+    executed: int = Field(default=8, ge=1, le=MAX_EXECUTED)
     noise_scale: float = Field(default=1.0, ge=0.0, le=1.0)
 
     @model_validator(mode="after")
