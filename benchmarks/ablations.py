@@ -1,8 +1,13 @@
-"""The ablations' table of docs/ablations.md: speed on recorded observations, success in the closed loop."""
+"""The ablations' tables of docs/ablations.md, one for each family of policies.
+
+Token policies: speed on recorded observations, success in the closed loop. Chunk policies: both in the closed loop,
+since their rounds rest on what was executed before.
+"""
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +15,11 @@ from cells import NONE, TIMES, interval, number, percent, share, table
 from rows import successes_in
 
 from heisd.bench.report_run import Run, load_run
+from heisd.bench.speculation import skip_share
 from heisd.bench.stats import paired_difference
+from heisd.policies.manifest import FLOW_FORMAT, FORMAT
 from heisd.presets import ABLATIONS, PRESETS
+from heisd.presets.flash import SuiteSetting, suite_setting
 
 QUESTIONS: Mapping[str, tuple[str, ...]] = {
     "HeiSD's ideas, one by one": ("heisd_code_boundary", "heisd_code_skip", "heisd_code"),
@@ -32,28 +40,76 @@ QUESTIONS: Mapping[str, tuple[str, ...]] = {
     ),
     "two passes, or one": ("exact_two_pass", "exact", "retrieval_sd_two_pass", "retrieval_sd"),
 }  # fmt: skip
+FLOW_QUESTIONS: Mapping[str, tuple[str, ...]] = {
+    "how many levels, or the largest": ("flash_at_05", "flash_at_10", "flash", "flash_4_levels"),
+    "δ": ("flash_delta_05", "flash_delta_10", "flash", "flash_delta_30"),
+    "one δ, or one bound on the velocity": ("flash_velocity", "flash"),
+    "two noises, or two levels": ("flash_2_noises", "flash_at_10", "flash"),
+    "FLASH's guards and period": (
+        "flash_no_verify_stop", "flash_no_post_cut", "flash_guarded", "flash_no_period", "flash_period_4", "flash",
+    ),
+    "fallbacks, ours": (
+        "flow_hybrid_no_age", "flow_hybrid_no_similarity", "flow_hybrid_no_margin", "flow_hybrid_no_watch",
+        "flow_hybrid",
+    ),
+    "who drafts": (
+        "flow_hybrid_draft_head", "flow_hybrid_tail", "flow_hybrid_persistence", "flow_hybrid_retrieval",
+        "flow_hybrid_all_drafts", "flow_hybrid_no_skip",
+    ),
+    "skips": ("flow_hybrid_no_skip", "flow_hybrid_2to1", "flow_hybrid"),
+    "cheaper than speculation": ("full_longer", "tail_2to1", "flash_retrieval", "flash", "flow_hybrid"),
+}  # fmt: skip
+# Where a suite's published setting is what the ablation sets, it is its parent, and not played.
+PARENT_WHERE: Mapping[str, Callable[[SuiteSetting], bool]] = {
+    "flash_guarded": lambda published: published.guards_gripper,
+    "flash_no_verify_stop": lambda published: not published.guards_gripper,
+    "flash_no_post_cut": lambda published: not published.guards_gripper,
+    "flash_period_4": lambda published: published.period == 4,
+    "flash_no_period": lambda published: published.period == 0,
+}
 
 
 def ablations(results: Path) -> list[str]:
     """One row per question and preset, the suites side by side; nothing without times and an episode played."""
     speeds = {path: json.loads(path.read_text(encoding="utf-8")) for path in results.glob("recorded-*.json")}
     timed = {str(run["suite"]): run["methods"] for run in speeds.values() if run["dtype"] == "float32"}
-    played = {
-        run.suite: run
-        for run in map(load_run, (path.parent for path in results.glob("ablations-*/eval_info.json")))
-        if run.result["status"] == "complete"
-    }
+    played = _played(results, FORMAT)
     suites = sorted(timed)
     if not (suites and played):
         return []
     columns = ("speed-up (95 %)", "skipped", "forwards", "solved", "to plain, points (95 %)")
-    head = ("question", "method", *(f"{column}, {suite}" for suite in suites for column in columns))
+    cells = {suite: partial(_cells, timed[suite], played.get(suite)) for suite in suites}
+    return _by_question(QUESTIONS, columns, cells)
+
+
+def flow_ablations(results: Path) -> list[str]:
+    """The same of chunk policies; times where a run was timed."""
+    columns = (
+        "speed-up (95 %)", "prefills", "actions a round", "skipped", "solved", "to `full`, points (95 %)",
+    )  # fmt: skip
+    played = _played(results, FLOW_FORMAT)
+    cells = {suite: partial(_flow_cells, len(columns), played[suite]) for suite in sorted(played)}
+    return _by_question(FLOW_QUESTIONS, columns, cells) if cells else []
+
+
+def _played(results: Path, policy: str) -> dict[str, Run]:
+    """Suite -> its complete run of ablations of one kind of policy."""
+    runs = map(load_run, (path.parent for path in results.glob("ablations-*/eval_info.json")))
+    return {
+        run.suite: run for run in runs if run.result["status"] == "complete" and PRESETS[run.baseline].policy == policy
+    }
+
+
+def _by_question(
+    questions: Mapping[str, tuple[str, ...]],
+    columns: tuple[str, ...],
+    cells: Mapping[str, Callable[[str], tuple[str, ...]]],
+) -> list[str]:
+    """Rows of question and method; ``cells`` has each suite's by method."""
+    head = ("question", "method", *(f"{column}, {suite}" for suite in cells for column in columns))
     rows = [
-        [
-            "" if i else question, f"`{name}`",
-            *(cell for suite in suites for cell in _cells(timed[suite], played.get(suite), name)),
-        ]
-        for question, names in QUESTIONS.items() for i, name in enumerate(names)
+        ["" if i else question, f"`{name}`", *(cell for of in cells.values() for cell in of(name))]
+        for question, names in questions.items() for i, name in enumerate(names)
     ]  # fmt: skip
     return table(head, rows, n_text=2)
 
@@ -61,12 +117,26 @@ def ablations(results: Path) -> list[str]:
 def _cells(timed: Mapping[str, Any], played: Run | None, name: str) -> tuple[str, ...]:
     block = timed[name]
     speed, done = block["speedup_vs_baseline"], block["speculation"]
-    skipped = sum(part["share"] for route, part in done["routes"].items() if route.startswith("skip/"))
     return (
         interval(speed["ratio"], speed["ci95"], ".2f", TIMES),
-        share(skipped),
+        share(skip_share(block)),
         number(done["lm_forwards_per_action"], ".2f"),
         *((NONE, NONE) if played is None else _success_cells(played, name)),
+    )
+
+
+def _flow_cells(n: int, played: Run, name: str) -> tuple[str, ...]:
+    """Dashes for what is its parent on this suite, and for what was not played."""
+    if name not in played.methods:
+        return (NONE,) * n
+    block = played.methods[name]
+    speed, done = block["speedup_vs_baseline"], block["speculation"]
+    return (
+        interval(speed and speed["ratio"], speed and speed["ci95"], ".2f", TIMES),
+        number(done["rounds"]["prefills_per_action"], ".3f"),
+        number(done["rounds"]["actions_per_round"], ".1f"),
+        share(skip_share(block)),
+        *_success_cells(played, name),
     )
 
 
@@ -86,5 +156,13 @@ def methods(*, is_exact: bool) -> list[str]:
     return [name for name in names if PRESETS[name].is_exact is is_exact]
 
 
-if __name__ == "__main__":  # python benchmarks/ablations.py exact|lossy: their names, for scripts/ablations.sh
-    print(",".join(methods(is_exact=sys.argv[1] == "exact")))
+def flow_methods(suite: str) -> list[str]:
+    """``full``, then every row that is a preset of its own on a suite, once."""
+    published = suite_setting(suite)
+    names = dict.fromkeys(name for names in FLOW_QUESTIONS.values() for name in names)
+    return ["full", *(name for name in names if not (name in PARENT_WHERE and PARENT_WHERE[name](published)))]
+
+
+if __name__ == "__main__":  # python benchmarks/ablations.py exact|lossy|SUITE: names for scripts/ablations.sh
+    what = sys.argv[1]
+    print(",".join(methods(is_exact=what == "exact") if what in ("exact", "lossy") else flow_methods(what)))

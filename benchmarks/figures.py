@@ -11,7 +11,7 @@ from typing import Any
 
 import measured
 import prose
-from ablations import ablations
+from ablations import ablations, flow_ablations
 from comparison import comparison, details, headline
 from pictures import planes
 from rows import CONDITIONS, PREFIXES, has_place, read_groups
@@ -73,6 +73,7 @@ def blocks(root: Path) -> dict[str, list[str]]:
         "equality": measured.equality(results),
         "precisions": measured.precisions(results),
         "ablations": ablations(results),
+        "ablations-flow": flow_ablations(results),
         "ladder": measured.ladder(root / CALIBRATIONS),
         "rendering": measured.rendering(results),
         "demo": measured.demo(results),

@@ -9,6 +9,7 @@ import toy_world
 
 from heisd.bench import replay, rollout
 from heisd.bench.evaluate import Setting, evaluate
+from heisd.bench.rollout import WorldFactory
 from heisd.types import Action, Observation, StepRecord
 
 METHODS = ("ar", "exact", "hybrid")
@@ -44,14 +45,14 @@ def three_world(config: object, *, n_threads: int | None) -> ThreeWorld:
     return ThreeWorld()
 
 
-def play(out: Path, monkeypatch, **changes: object) -> dict:
+def play(out: Path, monkeypatch, world: WorldFactory = three_world, **changes: object) -> dict:
     """An evaluation whose clock shows what the records say."""
 
-    def timed(agent: ThreeAgent, observation: Observation) -> replay.Timed:
+    def timed(agent: toy_world.ToyAgent, observation: Observation) -> replay.Timed:
         action, record = agent.act(observation)
         return replay.Timed(action, record, record.latency_ms, record.latency_ms / 500)
 
     monkeypatch.setattr(rollout, "timed", timed)
     monkeypatch.setattr(replay, "timed", timed)
     settings = {"methods": METHODS, "timing": True, "videos": 1, **changes}
-    return evaluate(toy_world.config(**settings), out, Setting(2, three_world, toy_world.SETTING_PROVENANCE))
+    return evaluate(toy_world.config(**settings), out, Setting(2, world, toy_world.SETTING_PROVENANCE))

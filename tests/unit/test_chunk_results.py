@@ -7,64 +7,20 @@ from typing import Any
 
 import pytest
 import toy_world
+from report_fakes import play
+from round_fakes import chunk_world
 
-from heisd.bench import replay, rollout
 from heisd.bench.charts_timeline import timeline_svg
 from heisd.bench.evaluate import Setting, evaluate
 from heisd.bench.merge import merge
 from heisd.bench.report import write_report
 from heisd.bench.results import EpisodeTimeline, RunDirectory
 from heisd.config import RealtimeConfig
-from heisd.types import Action, Observation, RoundRecord, StepRecord, TokenOrigin
-
-FULL = RoundRecord(4, n_prefills=1, n_expert_passes=5)
-KEPT = RoundRecord(4, n_chunks=2, n_judged=4, n_accepted=4, n_expert_passes=1, prefix_age_steps=4, stop="complete",
-                   source="draft_head")  # fmt: skip
-IN_VAIN = RoundRecord(4, n_chunks=2, n_judged=4, n_prefills=1, n_expert_passes=6, prefix_age_steps=8,
-                      stop="over tolerance", source="tail")  # fmt: skip
-
-
-class ChunkAgent(toy_world.ToyAgent):
-    """``full`` denoises every fourth step (16 ms); ``flash`` denoises, keeps a draft (8 ms), rejects one (20 ms)."""
-
-    def __init__(self, method: str) -> None:
-        super().__init__(1.0)
-        self.method = method
-
-    def act(self, obs: Observation) -> tuple[Action, StepRecord]:
-        action, _ = super().act(obs)
-        step = self.step - 1
-        kinds = (FULL,) if self.method == "full" else (FULL, KEPT, IN_VAIN)
-        came = kinds[step // 4 % len(kinds)]
-        origin = TokenOrigin.RELAXED if came is KEPT else TokenOrigin.DECODED
-        ms = {FULL: 16.0, KEPT: 8.0, IN_VAIN: 20.0}[came]
-        if step % 4:
-            record = StepRecord(step, 0.25, {"act": 0.25}, 0, {origin.value: 7}, route="chunk", reason="action in hand")
-        else:
-            stages = {"encode": 4.0, "denoise": ms - 4.0}
-            record = StepRecord(step, ms, stages, came.n_prefills, {origin.value: 7}, route="speculate", round=came)
-        return action, record
-
-
-class ChunkWorld(toy_world.ToyWorld):
-    def agent(self, method: str) -> ChunkAgent:
-        return ChunkAgent(method)
-
-
-def chunk_world(config: object, *, n_threads: int | None) -> ChunkWorld:
-    return ChunkWorld()
 
 
 @pytest.fixture
 def result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    def timed(agent: ChunkAgent, observation: Observation) -> replay.Timed:
-        action, record = agent.act(observation)
-        return replay.Timed(action, record, record.latency_ms, 0.0)
-
-    monkeypatch.setattr(rollout, "timed", timed)
-    monkeypatch.setattr(replay, "timed", timed)
-    config = toy_world.config(methods=("full", "flash"), timing=True, videos=1, tasks=(0,), episodes=2)
-    return evaluate(config, tmp_path / "run", Setting(2, chunk_world, toy_world.SETTING_PROVENANCE))
+    return play(tmp_path / "run", monkeypatch, world=chunk_world, methods=("full", "flash"), tasks=(0,), episodes=2)
 
 
 def test_every_executed_action_counts_and_a_rejection_is_inside(result: dict[str, Any]) -> None:

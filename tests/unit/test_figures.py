@@ -305,6 +305,54 @@ def test_a_picture_is_a_file_of_its_own(home, monkeypatch):
     assert len(pictures.planes(groups_of(home), home / "figures")) == 1  # nothing was timed there
 
 
+def test_each_family_s_ablations_have_a_table_of_their_own(home, monkeypatch):
+    import ablations
+    from cells import NONE
+    from round_fakes import chunk_world
+
+    play(results(home) / "ablations-toy", monkeypatch, timing=False, videos=0, methods=("ar", "heisd_code"))
+    assert ablations.flow_ablations(results(home)) == []
+    names = ("full", "flash", "flash_delta_05")
+    play(results(home) / "ablations-flow-toy", monkeypatch, world=chunk_world, methods=names, videos=0)
+    play(results(home) / "ablations-flow-two", monkeypatch, world=chunk_world, methods=names, videos=0, suite="two",
+         timing=False)  # fmt: skip
+    assert ablations.ablations(results(home)) == []  # nothing of token policies has times
+    head, _, *rows = ablations.flow_ablations(results(home))
+    mine = cells([head, "", *rows], "δ", "`flash_delta_05`")
+    assert mine["speed-up (95 %), toy"].startswith("1.0")
+    assert (mine["speed-up (95 %), two"], mine["skipped, two"]) == (NONE, "0 %")
+    assert mine["prefills, toy"] == mine["prefills, two"] != NONE
+    assert mine["solved, toy"] == "3 of 4"
+    unplayed = cells([head, "", *rows], "`flash_delta_30`")
+    assert set(list(unplayed.values())[2:]) == {NONE}
+    path = results(home) / "ablations-flow-two" / "eval_info.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "status": "invalid_episodes"}))
+    assert "two" not in ablations.flow_ablations(results(home))[0]
+
+
+@pytest.mark.usefixtures("home")
+def test_every_ablation_is_in_a_question_and_played_once_where_it_is_its_own():
+    import ablations
+
+    from heisd.presets import ABLATIONS
+
+    asked = {name for questions in (ablations.QUESTIONS, ablations.FLOW_QUESTIONS) for names in questions.values()
+             for name in names}  # fmt: skip
+    assert asked >= set(ABLATIONS)
+    played = {suite: ablations.flow_methods(suite) for suite in ("libero_object", "libero_spatial", "libero_goal")}
+    for names in played.values():
+        assert names[0] == "full"
+        assert len(names) == len(set(names))
+        assert {"full_longer", "tail_2to1", "flash", "flow_hybrid", "flash_retrieval"} < set(names)
+    own = {suite: {*ablations.PARENT_WHERE} & {*names} for suite, names in played.items()}
+    assert own == {
+        "libero_object": {"flash_guarded", "flash_period_4"},
+        "libero_spatial": {"flash_no_verify_stop", "flash_no_post_cut", "flash_period_4"},
+        "libero_goal": {"flash_no_verify_stop", "flash_no_post_cut", "flash_no_period"},
+    }
+    assert not {*ablations.methods(is_exact=True), *ablations.methods(is_exact=False)} & {*played["libero_goal"]}
+
+
 def test_small_tables_say_what_their_files_say(home, monkeypatch):
     import measured
 

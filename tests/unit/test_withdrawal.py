@@ -11,8 +11,9 @@ from toy_world import config, setting
 from heisd.bench.evaluate import evaluate
 from heisd.bench.report import write_report
 from heisd.bench.report_run import load_run, percent_text
-from heisd.bench.report_shift import shifts, skip_share
+from heisd.bench.report_shift import shifts
 from heisd.bench.results import RunDirectory
+from heisd.bench.speculation import skip_share
 from heisd.bench.withdrawal import WithdrawalCounts, withdrawal_block
 from heisd.route.base import WITHDRAWALS, Reason
 from heisd.sim.changed import ChangedEnv

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from heisd.bench.report_run import Run, figure_text, percent_text, table_html
+from heisd.bench.speculation import skip_share
 from heisd.bench.stats import Estimate, paired_difference
 from heisd.sim.protocols import base_suite
-from heisd.types import TokenOrigin
 
 MEMORY = "retrieval"
 
@@ -98,12 +98,6 @@ def _unchanged(run: Run, name: str, runs: Sequence[Run]) -> dict[str, Any] | Non
         and other.result["condition"] == run.result["condition"]
     )  # fmt: skip
     return next(found, None)
-
-
-def skip_share(block: dict[str, Any]) -> float | None:
-    """Share of actions that were executed unverified; an action is skipped whole or not at all."""
-    n_tokens = sum(block["speculation"].get(origin, 0) for origin in TokenOrigin)
-    return block["speculation"][TokenOrigin.SKIPPED] / n_tokens if n_tokens else None
 
 
 def _memory_share(block: dict[str, Any]) -> float | None:

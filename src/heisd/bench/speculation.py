@@ -152,6 +152,13 @@ class SpeculationCounts:
         }
 
 
+def skip_share(block: Mapping[str, Any]) -> float | None:
+    """Share of a method's actions that were executed unverified; an action is skipped whole or not at all."""
+    done = block["speculation"]
+    n_tokens = sum(done.get(origin, 0) for origin in TokenOrigin)
+    return done[TokenOrigin.SKIPPED] / n_tokens if n_tokens else None
+
+
 def _frequent(item: tuple[str, int]) -> tuple[int, str]:
     return -item[1], item[0]
 
