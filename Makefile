@@ -8,7 +8,7 @@ MARKS  ?= not slow
 .PHONY: help setup opengl demo test test-slow check bench comparison figures clean
 
 help:
-	@echo "make demo     watch the bundled policy solve LIBERO tasks; table and HTML report at the end"
+	@echo "make demo     watch the bundled policies solve LIBERO tasks; tables and HTML report at the end"
 	@echo "make test     lint, types and the default tests (under 8 minutes on 2 cores)"
 	@echo "make check    lint and types only"
 	@echo "make bench    latency of every stage on this machine"

@@ -10,6 +10,9 @@ from cells import NONE, TIMES, interval, number, scaled, share, table
 from comparison import OURS
 from rows import Group
 
+from heisd.bench.rounds import actions_per_round
+from heisd.bench.speculation import skip_share
+
 _EXPERT = r"(\S+) (\d+|all): (\d+)/(\d+) success, (\d+) without retry, +(\d+ \[\d+-\d+\]) steps"
 
 _LIMITS = ("default", "fitted")
@@ -202,18 +205,22 @@ def rendering(results: Path) -> list[str]:
 
 def demo(results: Path) -> list[str]:
     """What ``make demo`` shows, from the committed run."""
-    head = ("suite", "method", "solved", "ms / action", "speed-up (95 %)", "LM forwards / action", "skipped")
+    head = (
+        "suite", "method", "solved", "ms / action", "speed-up (95 %)", "LM forwards / action", "actions a round",
+        "skipped",
+    )  # fmt: skip
     rows = []
-    for name, run in _read(results, "demo/*.json"):
+    runs = sorted(_read(results, "demo/*.json"), key=lambda found: found[0].startswith("flow-"))
+    for run in (run for _, run in runs):
         for method, block in run["methods"].items():
             speed, done, n = block["speedup_vs_baseline"], block["speculation"], block["n_episodes"]
             solved = sum(task["n_successes"] for task in block["per_task"])
-            skipped = sum(part["share"] for route, part in done["routes"].items() if route.startswith("skip/"))
+            ends = speed["ci95"] if speed and n > 1 else None  # a single episode has no interval
             rows.append([
-                name.removesuffix(".json"), f"`{method}`", f"{solved}/{n}",
-                number(block["ms_per_action"]["mean"], ".1f"),
-                interval(speed and speed["ratio"], speed and speed["ci95"], ".2f", TIMES),
-                number(done["lm_forwards_per_action"], ".2f"), share(skipped),
+                run["config"]["suite"], f"`{method}`", f"{solved}/{n}", number(block["ms_per_action"]["mean"], ".1f"),
+                interval(speed["ratio"], ends, ".2f", TIMES) if ends else number(speed and speed["ratio"], ".2f", TIMES),
+                number(done["lm_forwards_per_action"], ".2f"), number(actions_per_round(done), ".1f"),
+                share(skip_share(block)),
             ])  # fmt: skip
     return table(head, rows, n_text=2) if rows else []
 

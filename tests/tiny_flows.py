@@ -7,10 +7,13 @@ import torch
 import tiny_policies as tiny
 from heisd.codec import ActionCodec
 from heisd.policies.config import ConvTowerConfig, DecoderConfig, ProprioConfig
+from heisd.policies.drafter_bundle import save_drafter
 from heisd.policies.flow.bundle import FLOW_VOCABULARY, load_flow, save_flow
 from heisd.policies.flow.config import ExpertConfig, FlowConfig, SamplingConfig
+from heisd.policies.flow.draft_head import DraftHead, DraftHeadConfig
 from heisd.policies.flow.network import FlowNetwork
 from heisd.policies.flow.policy import FlowPolicy
+from heisd.policies.identity import describe_weights
 
 HORIZON = 6
 
@@ -56,3 +59,10 @@ def policy(seed: int = 0, dtype: torch.dtype = torch.float32, **changes: object)
 def stored_policy(directory: Path, seed: int = 0, **changes: object) -> FlowPolicy:
     """A tiny policy that has an identity: it was stored and loaded."""
     return load_flow(save_flow(directory, network(seed, **changes), tiny.tokenizer(), codec()))
+
+
+def stored_draft_head(policy: Path, **changes: object) -> Path:
+    """A random draft head beside a stored policy of the same ``changes``, under its name."""
+    torch.manual_seed(0)
+    head = DraftHead(DraftHeadConfig.of(config(**changes)))
+    return save_drafter(policy.with_name(f"{policy.name}-draft"), head, policy=describe_weights(policy))

@@ -258,11 +258,11 @@ def demo(
     ),
     weights: Weights = "default",
     episodes: Annotated[
-        int | None, typer.Option(min=1, max=10, help="Per suite and method, each of another task; 3 to 5 if left out.")
+        int | None, typer.Option(min=1, max=10, help="Per suite and method, each of another task; 1 to 5 if left out.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Watch the bundled policy solve LIBERO tasks, plain and accelerated: table, films, HTML report."""
+    """Watch the bundled policies solve LIBERO tasks, plain and accelerated: tables, films, HTML report."""
     from heisd.demo import run_demo, show
 
     result = run_demo(out, weights=weights, episodes=episodes)

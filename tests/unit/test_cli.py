@@ -157,7 +157,7 @@ def test_demo_plays_both_suites_and_writes_a_page(tmp_path, monkeypatch):
     monkeypatch.setattr("heisd.demo.demo_config", toy_config)
     done = run("demo", "--out", tmp_path / "demo", "--json")
     result = json.loads(done.stdout)
-    assert set(result["results"]) == {"libero_object", "libero_spatial"}
+    assert set(result["results"]) >= {"libero_object", "libero_spatial"}
     assert (tmp_path / "demo" / "report.html").is_file()
 
 

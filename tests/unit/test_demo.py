@@ -1,14 +1,21 @@
-"""The demo: plain beside what has its assets, the same episodes for all, one line for what is missing."""
+"""The demo: plain beside what has its assets, the same episodes for all, one line for what is missing; two families."""
 
 import json
 
 import pytest
+import toy_world
 from report_fakes import METHODS, play
+from round_fakes import chunk_world
 from typer.testing import CliRunner
 
+import tiny_flows as flows
+import tiny_policies as tiny
 from heisd import cli, demo
+from heisd.bench.evaluate import Setting
 from heisd.errors import UnknownName
 from heisd.kinematics.defaults import LIBERO as ONLOOKER
+from heisd.policies.bundle import save_policy
+from heisd.policies.manifest import FLOW_FORMAT, FORMAT
 from heisd.presets.assets import place_of
 from heisd.presets.calibration import Calibration, SkipSetting
 from heisd.route.calibrated import SkipScore
@@ -75,16 +82,30 @@ def test_an_unknown_policy_is_an_error_and_not_a_missing_piece():
 
 
 def test_all_methods_play_the_same_few_episodes_timed_and_off_the_test_split():
-    config = demo.demo_config("libero_object", "default", None, METHODS)
+    shown = demo.Show("libero_object", FORMAT, METHODS, {})
+    config = demo.demo_config("libero_object", "default", demo.default_episodes([shown])[shown.name], METHODS)
     assert config.methods == METHODS
     assert config.timing
     assert config.split == "validation"
     assert config.tasks == (0, 3, 6)
     assert config.episodes == config.videos == 3
-    assert demo.demo_config("libero_object", "default", None).episodes == 5
     assert demo.demo_config("libero_object", "default", 10, METHODS).tasks == tuple(range(10))
-    most = max(n * len_ for len_, n in demo.DEFAULT_EPISODES.items())
-    assert 2 * most * 12 < 240  # seconds: two suites, 12 s an episode with the baseline's shadow
+
+
+def shown(*policies, methods=demo.METHODS):
+    return [demo.Show("libero_object", policy, tuple(methods[policy]), {}) for policy in policies]
+
+
+def test_there_is_time_for_what_is_shown():
+    """On two suites, at 12 s an episode with the baseline's shadow."""
+    assert list(demo.default_episodes(shown(FORMAT)).values()) == [3]
+    assert list(demo.default_episodes(shown(FLOW_FORMAT)).values()) == [4]
+    assert list(demo.default_episodes(shown(FORMAT, methods={FORMAT: ["ar"]})).values()) == [5]
+    both = shown(FORMAT, FLOW_FORMAT)
+    assert demo.default_episodes(both) == {"libero_object": 2, "flow-libero_object": 1}
+    for played in (shown(FORMAT), shown(FLOW_FORMAT), both):
+        n_episodes = sum(demo.default_episodes(played)[show.name] * len(show.methods) for show in played)
+        assert 2 * n_episodes * 12 < 240
 
 
 def test_the_table_gives_a_speed_only_to_what_was_timed(tmp_path, monkeypatch):
@@ -96,16 +117,15 @@ def test_the_table_gives_a_speed_only_to_what_was_timed(tmp_path, monkeypatch):
     assert columns[1] == ["3/4"] * 3
     assert columns[3][0] == "-"
     assert columns[3][1] == "1.60x (1.60-1.60)"
-    assert columns[5][:2] == ["0 %", "0 %"]
-    assert columns[5][2] != "0 %"
+    assert columns[5] == ["1.0"] * 3  # a token policy is asked for every action
+    assert columns[6][:2] == ["0 %", "0 %"]
+    assert columns[6][2] != "0 %"
     columns = [list(column.cells) for column in demo.speed_table(untimed).columns]
     assert columns[2] == columns[3] == ["-"] * 3
 
 
 @pytest.mark.usefixtures("policy")
 def test_the_command_says_in_one_line_what_is_missing(tmp_path, monkeypatch):
-    import toy_world
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("heisd.bench.libero_world.libero_setting", lambda _config: toy_world.setting())
     monkeypatch.setattr("heisd.demo.demo_config", lambda suite, *_: toy_world.config(suite=suite, videos=1))
@@ -119,3 +139,67 @@ def test_the_command_says_in_one_line_what_is_missing(tmp_path, monkeypatch):
 
 def test_the_bundled_policy_can_be_asked():
     assert demo.methods_for("libero_object", "default")[0][0] == "ar"
+
+
+@pytest.fixture
+def bundled(tmp_path, monkeypatch):
+    """A token policy and a flow-matching one, bundled with nothing beside them."""
+    root = tmp_path / "bundled"
+    monkeypatch.setattr("heisd.policies.bundle.WEIGHTS_ROOT", root)
+    model = tiny.network()
+    save_policy(root / "libero", model, tiny.tokenizer(), tiny.codec(model.config.action_vocab_size))
+    flows.stored_policy(root / "libero-flow")
+    return root
+
+
+def played(weights="default"):
+    return [(show.name, show.methods) for show in demo.shows(weights)]
+
+
+def test_a_flow_policy_is_shown_behind_the_other_once_its_accelerated_method_can_be(bundled):
+    tokens = [("libero_object", ("ar",)), ("libero_spatial", ("ar",))]
+    assert played() == tokens
+    flows.stored_draft_head(bundled / "libero-flow")
+    flow = [(f"flow-{suite}", ("full", "flow_hybrid")) for suite in demo.SUITES]
+    assert played() == [*tokens, *flow]
+    assert played("libero") == tokens
+    assert played("libero-flow") == played(str(bundled / "libero-flow")) == flow
+
+
+@pytest.mark.usefixtures("bundled")
+def test_a_flow_policy_that_is_named_plays_alone_and_says_what_it_lacks():
+    (one, other) = demo.shows("libero-flow")
+    assert (one.methods, other.methods) == (("full",), ("full",))
+    assert "needs a draft head" in one.missing["flow_hybrid"]
+
+
+def test_both_families_stand_in_the_same_tables_and_on_one_page(bundled, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flows.stored_draft_head(bundled / "libero-flow")
+    chunks, tokens = (Setting(2, world, toy_world.SETTING_PROVENANCE) for world in (chunk_world, toy_world.toy_world))
+
+    def config(suite, _weights, _episodes, methods):
+        return toy_world.config(suite=suite, methods=methods, timing=True, videos=1)
+
+    monkeypatch.setattr(
+        "heisd.bench.libero_world.libero_setting", lambda config: chunks if config.methods[0] == "full" else tokens
+    )
+    monkeypatch.setattr("heisd.demo.demo_config", config)
+    result = demo.run_demo(tmp_path / "demo", weights="default", episodes=None)
+    assert list(result["results"]) == ["libero_object", "libero_spatial", "flow-libero_object", "flow-libero_spatial"]
+    methods = result["results"]["flow-libero_object"]["methods"]
+    rows = list(zip(*(column.cells for column in demo.speed_table(methods).columns), strict=True))
+    full, hybrid = rows
+    assert (full[0], full[4], full[5], full[6]) == ("full", "0.28", "3.6", "0 %")  # 14 rounds, 50 actions
+    assert (hybrid[0], hybrid[4], hybrid[5]) == ("flow_hybrid", "0.18", "3.6")
+    assert "(" in hybrid[3]
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert "<b>flow_hybrid</b>" in page
+    assert "<b>ar</b>" in page
+
+
+def test_one_episode_has_a_speed_without_an_interval(tmp_path, monkeypatch):
+    alone = play(tmp_path / "one", monkeypatch, world=chunk_world, methods=("full", "flow_hybrid"), episodes=1)
+    speeds = list(demo.speed_table(alone["methods"]).columns[3].cells)
+    assert speeds[0] == "-"
+    assert speeds[1].endswith("x")

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
 import tiny_flows as flows
@@ -23,8 +22,6 @@ from heisd.errors import BadArtifact, BadInput
 from heisd.kinematics.defaults import LIBERO
 from heisd.policies.bundle import save_policy
 from heisd.policies.config import ConvTowerConfig
-from heisd.policies.drafter_bundle import save_drafter
-from heisd.policies.flow.draft_head import DraftHead, DraftHeadConfig
 from heisd.policies.flow.policy import FlowPolicy
 from heisd.policies.identity import describe_weights
 from heisd.policies.manifest import FLOW_FORMAT
@@ -48,9 +45,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("policies")
     vision = ConvTowerConfig(image_size=32, channels=(8, 16, 24), groups=4)
     flows.stored_policy(root / "flow", vision=vision)
-    torch.manual_seed(0)
-    head = DraftHead(DraftHeadConfig.of(flows.config(vision=vision)))
-    save_drafter(root / "flow-draft", head, policy=describe_weights(root / "flow"))
+    flows.stored_draft_head(root / "flow", vision=vision)
     model = tiny.network()
     save_policy(root / "tokens", model, tiny.tokenizer(), tiny.codec(model.config.action_vocab_size))
     return root
@@ -260,7 +255,6 @@ def test_the_command_line_says_so_in_one_line(home: Path, tmp_path: Path, comman
         (["bench", "--costs"], "flow", "--costs needs .*heisd bench --method full,flash"),
         (["bench", "--check-exact"], "flow", "--check-exact needs .*promises no equal actions"),
         (["bench"], "flow", "method 'ar' runs .* which runs: full"),
-        (["demo", "--out", "OUT"], "flow", "the demo needs .*heisd eval .*--method full"),
     ],
 )
 def test_every_command_refuses_a_policy_of_the_other_kind_at_once(

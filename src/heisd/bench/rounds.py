@@ -109,5 +109,10 @@ class RoundCounts:
         return {"n": n, "share": share, "actions": self.actions[kind], "unseen": self.unseen[kind], "ms": ms}
 
 
+def actions_per_round(done: Mapping[str, Any]) -> float:
+    """From a ``speculation`` block; a policy without rounds is asked at every action."""
+    return float(done["rounds"]["actions_per_round"]) if "rounds" in done else 1.0
+
+
 def _by_number(counts: Mapping[str, int]) -> dict[str, int]:
     return {key: counts[key] for key in sorted(counts, key=int)}
