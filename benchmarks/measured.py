@@ -210,15 +210,14 @@ def demo(results: Path) -> list[str]:
         "skipped",
     )  # fmt: skip
     rows = []
-    runs = sorted(_read(results, "demo/*.json"), key=lambda found: found[0].startswith("flow-"))
-    for run in (run for _, run in runs):
+    for _, run in sorted(_read(results, "demo/*.json"), key=lambda found: found[0].startswith("flow-")):
         for method, block in run["methods"].items():
             speed, done, n = block["speedup_vs_baseline"], block["speculation"], block["n_episodes"]
             solved = sum(task["n_successes"] for task in block["per_task"])
-            ends = speed["ci95"] if speed and n > 1 else None  # a single episode has no interval
+            ratio, ends = (speed["ratio"], speed["ci95"]) if speed else (None, None)
             rows.append([
                 run["config"]["suite"], f"`{method}`", f"{solved}/{n}", number(block["ms_per_action"]["mean"], ".1f"),
-                interval(speed["ratio"], ends, ".2f", TIMES) if ends else number(speed and speed["ratio"], ".2f", TIMES),
+                interval(ratio, ends, ".2f", TIMES) if n > 1 else number(ratio, ".2f", TIMES),  # of one there is none
                 number(done["lm_forwards_per_action"], ".2f"), number(actions_per_round(done), ".1f"),
                 share(skip_share(block)),
             ])  # fmt: skip
