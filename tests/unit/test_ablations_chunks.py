@@ -75,7 +75,7 @@ def differing(mine: dict[str, Any], other: dict[str, Any]) -> set[str]:
 
 
 SKIP = {"is.skip", *(f"skip.{name}" for name in ("score", "threshold", "source", "scouts", "n_actions", "n_skips",
-                                                 "gripper_margin_steps", "audited_share"))}  # fmt: skip
+                                                 "gripper_margin_steps", "audited_share", "looks"))}  # fmt: skip
 # ablation -> what differs from its parent on a suite and with a calibration that have the part, and nothing else
 DIFFERS: dict[str, set[str]] = {
     "flash_at_05": {"rule.levels", "rule.tolerances"},
@@ -153,7 +153,7 @@ def test_what_the_parts_become() -> None:
     assert parts("flow_hybrid_no_similarity")["fallbacks.min_similarity"] == float("-inf")
     assert parts("flow_hybrid_no_margin")["fallbacks.gripper_margin_steps"] == 0
     assert parts("flow_hybrid_no_watch")["router.watch"] is None
-    assert parts("flow_hybrid_2to1")["skip.n_skips"] == 2
+    assert (parts("flow_hybrid_2to1")["skip.n_skips"], parts("flow_hybrid_2to1")["skip.threshold"]) == (2, 0.0)
     assert parts("flow_hybrid_2to1")["skip.score"]({}) > 0.999
     assert parts("flow_hybrid_retrieval")["router.sources"] == ("retrieval",)
 

@@ -35,7 +35,7 @@ def noises(assets: FlowAssets, sink: Sink | None = None) -> ChunkEngine[Any, Any
     return _judged(assets, EndpointTest.one_level(max(LEVELS), len(LEVELS), TOLERANCE), sink)
 
 
-def guarded(assets: FlowAssets, sink: Sink | None = None, **guards: bool) -> ChunkEngine[Any, Any]:
+def guarded(assets: FlowAssets, sink: Sink | None = None, **guards: Any) -> ChunkEngine[Any, Any]:
     """The gripper's guards on or off, whatever was published for the suite."""
     rule = replace(flash.flash_rule(assets.suite), **guards)
     return flash.engine(assets, rule, flash.flash_router(assets.suite), sink)
@@ -65,7 +65,7 @@ def unskipping(
 ) -> ChunkEngine[Any, Any]:
     """``flow_hybrid`` that executes no draft unverified; with other ``sources``, where they are given.
 
-    A verification also judges the drafts that a skip was weighed by, so sources are compared where nothing is skipped.
+    What is skipped is the draft head's chunk, whoever drafts for verifications: sources are compared without skips.
     """
     router, rule = flash.hybrid_parts(assets)
     return flash.engine(assets, rule, replace(router, skip=None, sources=sources or router.sources), sink)
@@ -78,8 +78,9 @@ def two_to_one(assets: FlowAssets, sink: Sink | None = None) -> ChunkEngine[Any,
     """
     router, rule = flash.hybrid_parts(assets)
     skipper = CHUNKS.skippers["flow_hybrid"]
+    executed, n_skips = assets.sampling.executed, flash.RETRIEVAL_SKIPS
     skip = CalibratedChunkSkip(
-        ALWAYS_SURE, 0.0, skipper.source, skipper.scouts, assets.sampling.executed, flash.RETRIEVAL_SKIPS
+        ALWAYS_SURE, 0.0, skipper.source, skipper.scouts, executed, n_skips, looks=skipper.looks
     )
     return flash.engine(assets, rule, replace(router, skip=skip), sink)
 
