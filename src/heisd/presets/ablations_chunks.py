@@ -79,9 +79,7 @@ def two_to_one(assets: FlowAssets, sink: Sink | None = None) -> ChunkEngine[Any,
     router, rule = flash.hybrid_parts(assets)
     skipper = CHUNKS.skippers["flow_hybrid"]
     executed, n_skips = assets.sampling.executed, flash.RETRIEVAL_SKIPS
-    skip = CalibratedChunkSkip(
-        ALWAYS_SURE, 0.0, skipper.source, skipper.scouts, executed, n_skips, looks=skipper.looks
-    )
+    skip = CalibratedChunkSkip(ALWAYS_SURE, 0.0, skipper.source, skipper.scouts, executed, n_skips, looks=skipper.looks)
     return flash.engine(assets, rule, replace(router, skip=skip), sink)
 
 
