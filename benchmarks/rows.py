@@ -97,9 +97,9 @@ class Group:
 
     @property
     def plain(self) -> str:
-        """What the baseline is called in a table's head."""
+        """What the family's plain method is called in a table's head."""
         is_chunks = self.baseline in PRESETS and PRESETS[self.baseline].policy == CHUNKS.policy
-        return f"`{self.baseline}`" if is_chunks else "plain"
+        return f"`{CHUNKS.plain}`" if is_chunks else "plain"
 
     @property
     def title(self) -> str:
@@ -135,7 +135,10 @@ class Group:
         return replace(self.rows[0], name=name, timings={}, is_shared=True) if row is None else row
 
     def pairs(self, row: Row, beside: str | None = None) -> list[tuple[bool, bool]]:
-        """The baseline's success (or that of the preset ``beside``) and the preset's, on starts both have seen alike."""
+        """The baseline's success and the preset's, on every start both have played and seen alike.
+
+        ``beside`` names another preset to take in the baseline's place.
+        """
         other = self.rows[0] if beside is None else self.row(beside)
         theirs = {} if other is None else other.successes
         return [(theirs[start], success) for start, success in row.successes.items() if start in theirs]
@@ -189,7 +192,9 @@ def with_preset(groups: Sequence[Group], name: str) -> list[Group]:
 def pooled(groups: Sequence[Group], name: str, beside: str | None = None) -> tuple[Estimate | None, int]:
     """A preset's paired difference to the baseline over all episodes of several groups, and the number of pairs.
 
-    ``beside`` names another preset to take in the baseline's place. Left out are groups of :data:`BEYOND`, for which nothing was calibrated, and successes shared from the baseline.
+    ``beside`` names another preset to take in the baseline's place.
+
+    Left out are groups of :data:`BEYOND`, for which nothing was calibrated, and successes shared from the baseline.
     Every episode weighs the same: Tango's score interval on the pooled two-by-two table. The groups' sizes are fixed,
     so differences between groups only widen it.
     """
