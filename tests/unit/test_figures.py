@@ -9,16 +9,13 @@ from pathlib import Path
 
 import pytest
 from report_fakes import play
+from tables import cells, marked
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 BLOCKS = (
     "headline", "targets", "ladder", "results", "comparison", "plane", "decoding", "recorded", "rendering", "demo",
 )  # fmt: skip
-
-
-def marked(*names: str) -> str:
-    return "\n".join(f"<!-- {name} -->\nold\n<!-- /{name} -->" for name in names) + "\nend\n"
 
 
 @pytest.fixture
@@ -50,13 +47,6 @@ def groups_of(home: Path):
     from rows import read_groups
 
     return read_groups(results(home))
-
-
-def cells(table, *texts):
-    """The one row that has all these texts, by the names of its columns."""
-    head = table[0]
-    (row,) = [line for line in table[2:] if all(f"| {text} |" in line for text in texts)]
-    return dict(zip(*([part.strip() for part in line.split("|")[1:-1]] for line in (head, row)), strict=True))
 
 
 def test_without_results_nothing_of_a_comparison_is_written_or_needed(figures, home):

@@ -28,12 +28,13 @@ class ChunkCosts:
     denoise_ms: float
     draft_ms: float = 0.0  # all proposers that are asked in a round
     verify_ms: float = 0.0
-    overhead_ms: float = 0.0  # of a round: route, accept, act, record
+    accept_ms: float = 0.0  # of a round that verifies
+    overhead_ms: float = 0.0  # of every round: route, act, record
     in_hand_ms: float = 0.0  # of a step that takes the next action of a chunk
 
     def of(self, kind: RoundKind) -> float:
         """Of one control step of this kind."""
-        full_ms, check_ms = self.prefill_ms + self.denoise_ms, self.draft_ms + self.verify_ms
+        full_ms, check_ms = self.prefill_ms + self.denoise_ms, self.draft_ms + self.verify_ms + self.accept_ms
         return {
             RoundKind.FULL: self.encode_ms + full_ms + self.overhead_ms,
             RoundKind.SPECULATE: self.encode_ms + check_ms + self.overhead_ms,
@@ -63,7 +64,8 @@ class ChunkCosts:
                 costs,
                 draft_ms=stages["propose"]["mean"] * stages["propose"]["n"] / n_drafted,
                 verify_ms=stages["verify"]["mean"],
-                overhead_ms=_routing_ms(speculative["stages"]) + stages["accept"]["mean"],
+                accept_ms=stages["accept"]["mean"],
+                overhead_ms=_routing_ms(speculative["stages"]),
                 in_hand_ms=_acting_ms(speculative["stages"]),
             )
         except (KeyError, TypeError, ZeroDivisionError) as error:
