@@ -69,7 +69,7 @@ def over_profiles(runs: Sequence[Run], folder: Path) -> list[str]:
     """A picture of success over what a plain answer takes by the profile; only of what was played by several."""
     shown, used = [], Counter[str]()
     for group in _alike(runs):
-        lines = lines_of(group, lambda _, method: method, lambda run: profile_of(run).plain_ms)
+        lines = lines_of(group, lambda _, method: method, lambda run: round(profile_of(run).plain_ms, 1))
         if len(xs_of(lines)) < 2:
             continue
         answer = "full round" if _is_of_chunks(group[0]) else "plain action"

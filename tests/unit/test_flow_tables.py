@@ -99,6 +99,16 @@ def test_successes_of_all_conditions_are_one_rate_and_one_difference(results):
     assert (by_condition["shipped"], by_condition["jitter"][-5:]) == ("75.0 % of 4", " of 8")
 
 
+def test_what_lies_beyond_training_is_in_neither_the_rate_nor_the_difference():
+    import flow
+    from rows import pooled
+
+    even = {"full": "+" * 4, "flash": "+" * 4}
+    groups = [group(run(even)), group(run({"full": "-" * 4, "flash": "-" * 4}, condition="jitter4"))]
+    rate, n = flow.success(groups, "flash")
+    assert (rate.value, n, pooled(groups, "flash")[1]) == (1.0, 4, 4)
+
+
 def test_rounds_are_shown_by_kind_and_by_what_was_accepted(results):
     import flow
 
@@ -138,7 +148,8 @@ def test_what_a_calibration_has_found_is_shown_for_its_own_policy(results, tmp_p
 def test_shares_times_costs_are_what_the_same_stages_took(results, tmp_path):
     import flow
 
-    table = flow.model(groups_of(results), results)
+    groups = groups_of(results)
+    table = flow.model(groups, results)
     assert len(table) == 2 + len(chunk_fakes.METHODS)
     for name in chunk_fakes.METHODS:
         row = cells(table, f"`{name}`")
@@ -146,16 +157,17 @@ def test_shares_times_costs_are_what_the_same_stages_took(results, tmp_path):
         assert row["error"] in ("+0 %", "-0 %")
     row = cells(table, "`flash`")
     assert (row["full round, ms"], row["rejected round, ms"], row["skip round, ms"]) == ("16.00", "19.75", flow.NONE)
-    (tmp_path / "rounds-toy.json").write_text(json.dumps(chunk_fakes.bench("toy", slower=1.25)))
-    assert cells(flow.model(groups_of(results), tmp_path), "`full`")["error"] == "+25 %"
-    assert cells(flow.model(groups_of(results), tmp_path), "`full`")["costs measured on"] == "toy"
-    (tmp_path / "rounds-other.json").write_text(json.dumps(chunk_fakes.bench("other")))
-    assert cells(flow.model(groups_of(results), tmp_path), "`full`")["costs measured on"] == "other"
+    assert flow.model([each for each in groups if not each.is_timed], results) == []
+    measured = chunk_fakes.bench("toy", slower=1.25)
+    (tmp_path / "rounds-toy.json").write_text(json.dumps(measured))
+    row = cells(flow.model(groups, tmp_path), "`full`")
+    assert (row["error"], row["costs measured on"]) == ("+25 %", "toy")
+    (tmp_path / "rounds-other.json").write_text(json.dumps({**measured, "suite": "other"}))
+    assert cells(flow.model(groups, tmp_path), "`full`")["costs measured on"] == "other"
     for foreign in ({"policy": {"name": "toy", "sha256": "1" * 64}}, {"dtype": "bfloat16"}):
         for suite in ("toy", "other"):
-            path = tmp_path / f"rounds-{suite}.json"
-            path.write_text(json.dumps(chunk_fakes.bench(suite) | foreign))
-        assert flow.model(groups_of(results), tmp_path) == []
+            (tmp_path / f"rounds-{suite}.json").write_text(json.dumps({**measured, "suite": suite, **foreign}))
+        assert flow.model(groups, tmp_path) == []
 
 
 def test_nothing_is_shown_without_runs(tmp_path):
@@ -295,7 +307,7 @@ def test_every_block_goes_between_its_markers_and_tokens_have_none(results, tmp_
     page.write_text(marked(*BLOCKS))
     figures.main()
     text = page.read_text()
-    assert "old" not in text
+    assert "\nold\n" not in text
     assert between(text, "flow-plane") == (
         "![toy: success over speed-up, every preset](figures/flow-speed_success-toy.svg)"
     )
