@@ -262,7 +262,7 @@ def test_bars_are_met_or_missed_by_their_own_numbers(tmp_path):
 
 
 def test_a_rival_that_solves_more_is_no_bar_and_one_that_solves_as_much_is(tmp_path):
-    solves_more = {"full": "+" * 10, "flash": "+" * 10, "flow_hybrid": "+" * 9 + "-"}
+    solves_more = {"full": "+" * 8 + "--", "flash": "+" * 10, "flow_hybrid": "+" * 9 + "-"}
     what = "`flow_hybrid` beside `flash`"
     told, outcome = bars([timed(solves_more, "a", flash=4.0)], tmp_path)[what]
     assert told.startswith("a: 2.40× to 3.00×, success -10.0 (")  # noqa: RUF001
