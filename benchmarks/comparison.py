@@ -37,20 +37,27 @@ def details(groups: Sequence[Group]) -> list[str]:
     return [*doings(groups), "", *motions(groups), "", *faults(groups)]
 
 
-def headline(groups: Sequence[Group]) -> list[str]:
-    """Speed-up and paired success of :data:`OURS`, by suite and over all; nothing before something was timed."""
-    head = (
-        "preset", "suite", "speed-up (95 %)", "simulator between (95 %)", "timed episodes",
-        "success to plain, points (95 %)", "pairs",
-    )  # fmt: skip
+def headline(groups: Sequence[Group], ours: Sequence[str] = OURS) -> list[str]:
+    """Speed-up and paired success of ``ours``, by suite and over all; nothing before something was timed."""
     rows = []
     for mine in kinds(groups):
-        suites = list(dict.fromkeys(group.suite for group in mine))
-        for name in (name for name in OURS if sped(mine, name) is not None):
-            parts = [[group for group in mine if group.suite == suite] for suite in suites]
-            for part in [*parts, *([mine] if len(parts) > 1 else [])]:
+        for name in (name for name in ours if sped(mine, name) is not None):
+            for part in by_suite_and_all(mine):
                 rows.append([f"`{name}`", scope(part), *speed_cells(part, name), *success_cells(part, name)])
-    return table(head, rows, n_text=2) if rows else []
+    if not rows:
+        return []
+    head = (
+        "preset", "suite", "speed-up (95 %)", "simulator between (95 %)", "timed episodes",
+        f"success to {groups[0].plain}, points (95 %)", "pairs",
+    )  # fmt: skip
+    return table(head, rows, n_text=2)
+
+
+def by_suite_and_all(groups: Sequence[Group]) -> list[list[Group]]:
+    """The groups of every suite; then all of them, where there are several suites."""
+    suites = list(dict.fromkeys(group.suite for group in groups))
+    parts = [[group for group in groups if group.suite == suite] for suite in suites]
+    return [*parts, *([list(groups)] if len(parts) > 1 else [])]
 
 
 def speed_cells(groups: Sequence[Group], name: str) -> tuple[str, str, str]:
@@ -109,14 +116,11 @@ def gains(groups: Sequence[Group], memory: Memory) -> list[str]:
 def successes(groups: Sequence[Group]) -> list[str]:
     """Per preset and suite: success by condition and the pooled paired difference; then both suites as one."""
     starts = sorted({group.starts for group in groups}, key=_by_condition)
-    head = ("preset", "suite", *starts, "to plain, all conditions, points (95 %)", "pairs")
+    head = ("preset", "suite", *starts, f"to {groups[0].plain}, all conditions, points (95 %)", "pairs")
     lines = []
     for mine in kinds(groups):
-        suites = list(dict.fromkeys(group.suite for group in mine))
         for name in dict.fromkeys(row.name for group in mine for row in group.rows):
-            has = with_preset(mine, name)
-            parts = [part for suite in suites if (part := [group for group in has if group.suite == suite])]
-            for part in [*parts, *([has] if len(parts) > 1 else [])]:
+            for part in by_suite_and_all(with_preset(mine, name)):
                 lines.append([f"`{name}`", scope(part), *rates(part, name, starts), *pooled_cells(part, name)])
     return table(head, lines, n_text=2)
 
@@ -125,7 +129,8 @@ def scope(groups: Sequence[Group]) -> str:
     """One suite or all of them, with what is not the headline's."""
     suites = list(dict.fromkeys(group.suite for group in groups))
     unusual = [part for part, usual in zip(groups[0].kind[:2], ("test", "float32"), strict=True) if part != usual]
-    return ", ".join([suites[0] if len(suites) == 1 else f"**all {len(suites)} suites**", *unusual])
+    called = suites[0] if len(suites) == 1 else f"**all {len(suites)} suites**"
+    return ", ".join([called, *unusual, *groups[0].sampling])
 
 
 def rates(groups: Sequence[Group], name: str, starts: Sequence[str]) -> list[str]:

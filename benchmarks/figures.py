@@ -9,16 +9,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import flow
 import measured
+import paced
 import prose
 from ablations import ablations, flow_ablations
 from comparison import comparison, details, headline
 from pictures import planes
-from rows import CONDITIONS, PREFIXES, has_place, read_groups
-from targets import targets
+from rows import CHUNKS, CONDITIONS, PREFIXES, has_place, read_groups
+from targets import flow_targets, targets
 
 ROOT = Path(__file__).parents[1]
-CALIBRATIONS = Path("src") / "heisd" / "weights" / "libero-calibration"
+WEIGHTS = Path("src") / "heisd" / "weights"
 
 
 def success_table(runs: list[tuple[str, dict[str, Any]]]) -> list[str]:
@@ -57,13 +59,13 @@ def read_runs(results: Path) -> list[tuple[str, dict[str, Any]]]:
 
 def blocks(root: Path) -> dict[str, list[str]]:
     """Marker -> the lines between; pictures are written on the way. No lines where there is nothing to show."""
-    results = root / "benchmarks" / "results"
-    groups = read_groups(results)
+    results, pictures, weights = root / "benchmarks" / "results", root / "docs" / "figures", root / WEIGHTS
+    groups, flows, runs = read_groups(results), read_groups(results, CHUNKS), paced.read_paced(results)
     return {
         "results": success_table(read_runs(results)),
         "headline": headline(groups),
         "comparison": comparison(groups, measured.memory(results)),
-        "plane": planes(groups, root / "docs" / "figures"),
+        "plane": planes(groups, pictures),
         "comparison-details": details(groups),
         "decoding": measured.decoding(results),
         "recorded": measured.recorded(results),
@@ -74,12 +76,20 @@ def blocks(root: Path) -> dict[str, list[str]]:
         "precisions": measured.precisions(results),
         "ablations": ablations(results),
         "ablations-flow": flow_ablations(results),
-        "ladder": measured.ladder(root / CALIBRATIONS),
+        "ladder": measured.ladder(weights / "libero-calibration"),
         "rendering": measured.rendering(results),
         "demo": measured.demo(results),
         "guesses": measured.guesses(results),
         "older-pictures": measured.older_pictures(results),
         "watch": measured.watch(results),
+        "flow-targets": flow_targets(flows, results),
+        "flow-comparison": flow.comparison(flows, weights / "libero-flow-calibration"),
+        "flow-plane": planes(flows, pictures, family="flow-", link="figures"),
+        "flow-rounds": flow.details(flows),
+        "flow-model": flow.model(flows, results),
+        "realtime": paced.paced(runs),
+        "realtime-figures": paced.over_profiles(runs, pictures),
+        "belt": paced.on_the_belt(runs, pictures),
     }
 
 

@@ -27,24 +27,24 @@ def decoding(results: Path) -> list[str]:
             f"**{interval(run['wall']['speedup'], run['wall']['ci95'], '.2f', TIMES)}**",
             f"{run['decode_over_vision_plus_prefill']:.2f}", f"`benchmarks/results/{name}`",
         ]
-        for name, run in _read(results, "plain_decoding_threads*.json")
+        for name, run in read_all(results, "plain_decoding_threads*.json")
     ]  # fmt: skip
     return table(head, rows, n_text=0) if rows else []
 
 
 def recorded(results: Path) -> list[str]:
     """Presets on recorded observations: speed, measured and predicted, and machinery; of ``exact`` every token."""
-    checks = {run["suite"]: run["exact"] for _, run in _read(results, "check_exact-*.json")}
+    checks = {run["suite"]: run["exact"] for _, run in read_all(results, "check_exact-*.json")}
     predictions = {
         prediction["suite"]: prediction["methods"]
-        for _, run in _read(results, "predict-libero_*.json") for prediction in run["results"]
+        for _, run in read_all(results, "predict-libero_*.json") for prediction in run["results"]
     }  # fmt: skip
     head = (
         "suite", "preset", "speed-up (95 %)", "ms / action", "predicted", "machinery", "LM forwards / action",
         "differing tokens", "steps",
     )  # fmt: skip
     rows = []
-    for name, run in _read(results, "bench_exact-*.json"):
+    for name, run in read_all(results, "bench_exact-*.json"):
         suite = name.removeprefix("bench_exact-").removesuffix(".json")
         for method, block in run["methods"].items():
             speed, check = block["speedup_vs_baseline"], checks.get(suite, {}).get(method)
@@ -68,7 +68,7 @@ def recorded(results: Path) -> list[str]:
 
 def equality(results: Path) -> list[str]:
     """Every proposer, combination and exact preset against plain decoding, the suites side by side."""
-    checks = {run["suite"]: run["exact"] for _, run in _read(results, "check_exact-*.json")}
+    checks = {run["suite"]: run["exact"] for _, run in read_all(results, "check_exact-*.json")}
     columns = ("steps", "differing tokens", "guesses kept / action", "LM forwards / action", "faults")
     head = ("proposers or preset", *(f"{column}, {suite}" for suite in checks for column in columns))
     names = dict.fromkeys(name for check in checks.values() for name in check)
@@ -94,8 +94,8 @@ def _check_cells(block: dict[str, Any] | None) -> tuple[str, ...]:
 
 def precisions(results: Path) -> list[str]:
     """Presets in float32 and bfloat16 on the same observations, each beside plain decoding in its precision."""
-    runs = {(run["suite"], run["dtype"]): run["methods"] for _, run in _read(results, "recorded-*.json")}
-    flips = {run["suite"]: run["flips"] for _, run in _read(results, "flips-*.json")}
+    runs = {(run["suite"], run["dtype"]): run["methods"] for _, run in read_all(results, "recorded-*.json")}
+    flips = {run["suite"]: run["flips"] for _, run in read_all(results, "flips-*.json")}
     head = (
         "suite", "preset", "float32, ms / action", "float32, speed-up (95 %)", "bfloat16, ms / action",
         "bfloat16, speed-up (95 %)", "bfloat16, tokens that are not plain decoding's",
@@ -130,7 +130,7 @@ def ladder(calibrations: Path) -> list[str]:
         "bad audits", "bad skips an episode (95 %)",
     )  # fmt: skip
     rows = []
-    for name, calibration in _read(calibrations, "*.json"):
+    for name, calibration in read_all(calibrations, "*.json"):
         for preset, setting in calibration["skips"].items():
             chosen = setting["evidence"].get("chosen")
             for trial in setting["evidence"].get("rungs", ()):
@@ -149,7 +149,7 @@ def sums(results: Path, groups: Sequence[Group]) -> list[str]:
     """What the cost model adds up for our presets on the test split, and what was measured [ms an action]."""
     blocks = [
         (prediction["suite"], name, block)
-        for _, run in _read(results, "predict-compare-*.json") for prediction in run["results"]
+        for _, run in read_all(results, "predict-compare-*.json") for prediction in run["results"]
         for name, block in prediction["methods"].items()
     ]  # fmt: skip
     shown = {
@@ -198,7 +198,7 @@ def rendering(results: Path) -> list[str]:
             f"**{interval(scene['stock_over_fast']['ratio'], scene['stock_over_fast']['ci95'], '.1f', TIMES)}**",
             f"{scene['mean_ms']['none']:.1f} ms",
         ]
-        for _, run in _read(results, "rendering.json") for place, scene in run["scenes"].items()
+        for _, run in read_all(results, "rendering.json") for place, scene in run["scenes"].items()
     ]  # fmt: skip
     return table(head, rows, n_text=2) if rows else []
 
@@ -210,7 +210,7 @@ def demo(results: Path) -> list[str]:
         "skipped",
     )  # fmt: skip
     rows = []
-    for _, run in sorted(_read(results, "demo/*.json"), key=lambda found: found[0].startswith("flow-")):
+    for _, run in sorted(read_all(results, "demo/*.json"), key=lambda found: found[0].startswith("flow-")):
         for method, block in run["methods"].items():
             speed, done, n = block["speedup_vs_baseline"], block["speculation"], block["n_episodes"]
             solved = sum(task["n_successes"] for task in block["per_task"])
@@ -226,7 +226,7 @@ def demo(results: Path) -> list[str]:
 
 def guesses(results: Path) -> list[str]:
     """Share of whole guesses that are as good as the target's answer, by who guessed."""
-    runs = {run["suite"]: run["sources"] for _, run in _read(results, "guesses-*.json")}
+    runs = {run["suite"]: run["sources"] for _, run in read_all(results, "guesses-*.json")}
     asked = {
         "nearest remembered step": ("retrieval", "first"), "best of the five nearest": ("retrieval", "any"),
         "the last action again": ("persistence", "first"), "the parallel drafter's best guess": ("parallel", "first"),
@@ -237,7 +237,7 @@ def guesses(results: Path) -> list[str]:
 
 def older_pictures(results: Path) -> list[str]:
     """The same of the parallel drafter, by the age of the pictures, and with all else of then."""
-    runs = {run["suite"]: run["without_a_look"]["older"] for _, run in _read(results, "guesses-*.json")}
+    runs = {run["suite"]: run["without_a_look"]["older"] for _, run in read_all(results, "guesses-*.json")}
     ages = next(iter(runs.values()), {"pictures": {}})["pictures"]
     rows = [
         [f"{suite}{more}", *map(share, run[what].values())]
@@ -248,7 +248,7 @@ def older_pictures(results: Path) -> list[str]:
 
 def watch(results: Path) -> list[str]:
     """In how many episodes an alarm came, by fault; faults that look alike share a row."""
-    runs = {run["suite"]: run for _, run in _read(results, "watch-*.json")}
+    runs = {run["suite"]: run for _, run in read_all(results, "watch-*.json")}
     faults: dict[tuple[str, ...], list[str]] = {}
     for fault in next(iter(runs.values()), {"default": {"faults": {}}})["default"]["faults"]:
         cells = tuple(_alarmed(run[limits]["faults"][fault]) for run in runs.values() for limits in _LIMITS)
@@ -265,10 +265,10 @@ def _alarmed(fault: dict[str, Any]) -> str:
 
 def memory(results: Path) -> dict[str, float]:
     """Preset -> peak resident MB of a process that runs it alone (`benchmarks/memory.py`); empty without the file."""
-    found = _read(results, "memory.json")
+    found = read_all(results, "memory.json")
     return {} if not found else {name: block["peak_rss_mb"] for name, block in found[0][1]["methods"].items()}
 
 
-def _read(results: Path, pattern: str) -> list[tuple[str, dict[str, Any]]]:
+def read_all(results: Path, pattern: str) -> list[tuple[str, dict[str, Any]]]:
     """(file name, its object), by name."""
     return [(path.name, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(results.glob(pattern))]

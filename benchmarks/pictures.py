@@ -1,4 +1,4 @@
-"""Speed against success, one SVG file per suite and precision: the same picture as the report's, on its own."""
+"""Pictures as SVG files: speed against success per suite and precision, as the report has it, on its own."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -11,18 +11,28 @@ from heisd.bench.charts_xy import PlanePoint, Span, plane_svg
 _FONT = "svg { font-family: system-ui, sans-serif; }"
 
 
-def planes(groups: Sequence[Group], folder: Path) -> list[str]:
-    """Write a picture of every group in which something was timed; the lines of Markdown that show them."""
+def planes(groups: Sequence[Group], folder: Path, *, family: str = "", link: str = "docs/figures") -> list[str]:
+    """Write a picture of every group in which something was timed; the lines of Markdown that show them.
+
+    ``family`` begins the files' names; ``link`` leads from the document to the folder.
+    """
     lines = []
     for group in groups:
         points = [point for row in group.rows if (point := point_of(group, row)) is not None]
         if all(point.is_baseline for point in points):  # nothing was timed beside it
             continue
-        name = f"speed_success-{group.title.replace(', ', '-')}.svg"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(standalone(plane_svg(points)), encoding="utf-8")
-        lines.append(f"![{group.title}: success over speed-up, every preset](docs/figures/{name})")
+        name = f"{family}speed_success-{group.title}"
+        caption = f"{group.title}: success over speed-up, every preset"
+        lines.append(saved(plane_svg(points), folder, name, caption, link=link))
     return lines
+
+
+def saved(svg: str, folder: Path, name: str, caption: str, *, link: str) -> str:
+    """Write an inline picture as a file of its own; the line of Markdown that shows it."""
+    file = f"{name.replace(', ', '-').replace(' ', '_')}.svg"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / file).write_text(standalone(svg), encoding="utf-8")
+    return f"![{caption}]({link}/{file})"
 
 
 def point_of(group: Group, row: Row) -> PlanePoint | None:

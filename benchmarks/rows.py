@@ -16,9 +16,22 @@ from heisd.bench.report_speed import comparable
 from heisd.bench.results import EpisodeTiming
 from heisd.bench.speculation import SpeculationCounts
 from heisd.bench.stats import Estimate, paired_difference, ratio_of_sums, wilson
+from heisd.policies.manifest import FLOW_FORMAT, FORMAT, KINDS
 from heisd.presets import PRESETS
 
-PREFIXES = ("compare-", "success-")
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A kind of policy, and the directories of its comparison: never one table of both."""
+
+    policy: str  # format of its bundles
+    prefixes: tuple[str, ...]
+    plain: str  # the method that all others are compared with
+
+
+TOKENS = Family(FORMAT, ("compare-", "success-"), "ar")
+CHUNKS = Family(FLOW_FORMAT, ("flow-compare-", "flow-success-"), "full")
+PREFIXES = (*TOKENS.prefixes, *CHUNKS.prefixes)
 CONDITIONS = ("shipped", "jitter", "jitter4")
 BEYOND = ("jitter4",)  # what neither training nor calibration has seen
 Start = tuple[str, str]  # an episode's key, and the hash of its first observation
@@ -73,14 +86,27 @@ class Group:
     def kind(self) -> tuple[str, ...]:
         """What must agree before groups of several suites and conditions are pooled."""
         policy = self.runs[0].result["policy"]
-        return (self.config["split"], self.config["dtype"], policy["name"], policy["sha256"], self.baseline)
+        unusual = (policy["name"], policy["sha256"], self.baseline, *self.sampling)
+        return (self.config["split"], self.config["dtype"], *unusual)
+
+    @property
+    def sampling(self) -> tuple[str, ...]:
+        """How a chunk policy was sampled, where that is not its own way."""
+        asked = {"Euler steps": self.config.get("euler_steps"), "executed": self.config.get("executed")}
+        return tuple(f"{n} {what}" for what, n in asked.items() if n is not None)
+
+    @property
+    def plain(self) -> str:
+        """What the family's plain method is called in a table's head."""
+        is_chunks = self.baseline in PRESETS and PRESETS[self.baseline].policy == CHUNKS.policy
+        return f"`{CHUNKS.plain}`" if is_chunks else "plain"
 
     @property
     def title(self) -> str:
-        """Suite, and whatever is not the headline's: condition, starts, precision, split."""
+        """Suite, and whatever is not the headline's: condition, starts, precision, split, sampling."""
         usual = ("shipped", "float32", "test")
         parts = (self.starts, self.config["dtype"], self.config["split"])
-        return ", ".join([self.suite, *(p for p, u in zip(parts, usual, strict=True) if p != u)])
+        return ", ".join([self.suite, *(p for p, u in zip(parts, usual, strict=True) if p != u), *self.sampling])
 
     @property
     def baseline(self) -> str:
@@ -108,10 +134,14 @@ class Group:
         row = self.row(name)
         return replace(self.rows[0], name=name, timings={}, is_shared=True) if row is None else row
 
-    def pairs(self, row: Row) -> list[tuple[bool, bool]]:
-        """The baseline's success and the preset's, on every start both have played and seen alike."""
-        plain = self.rows[0].successes
-        return [(plain[start], success) for start, success in row.successes.items() if start in plain]
+    def pairs(self, row: Row, beside: str | None = None) -> list[tuple[bool, bool]]:
+        """The baseline's success and the preset's, on every start both have played and seen alike.
+
+        ``beside`` names another preset to take in the baseline's place.
+        """
+        other = self.rows[0] if beside is None else self.row(beside)
+        theirs = {} if other is None else other.successes
+        return [(theirs[start], success) for start, success in row.successes.items() if start in theirs]
 
     def _row(self, name: str, plain: Mapping[Start, bool]) -> Row:
         mine = [run for run in self.runs if name in run.methods]
@@ -141,15 +171,16 @@ def successes_in(run: Run, name: str) -> dict[Start, bool]:
     return {(record.key, record.start_hash): record.success for record in run.records if record.method == name}
 
 
-def read_groups(results: Path) -> list[Group]:
-    """Groups of all complete runs of the comparison, by suite, condition and precision. Exits on runs that disagree."""
-    places = sorted(path.parent for prefix in PREFIXES for path in results.glob(f"{prefix}*/eval_info.json"))
+def read_groups(results: Path, family: Family = TOKENS) -> list[Group]:
+    """Groups of all complete runs of a comparison, by suite, condition and precision. Exits on runs that disagree."""
+    places = sorted(path.parent for prefix in family.prefixes for path in results.glob(f"{prefix}*/eval_info.json"))
     runs = [run for run in map(load_run, places) if run.result["status"] == "complete"]
     for run in runs:
         _require_whole(run)
+        _require_family(run, family)
     _require_same_assets(runs)
     groups = [Group(tuple(mine)) for mine in comparable(runs)]
-    return sorted(groups, key=lambda group: (group.config["dtype"] != "float32", group.suite, _order(group)))
+    return sorted(groups, key=_place)
 
 
 def with_preset(groups: Sequence[Group], name: str) -> list[Group]:
@@ -158,17 +189,23 @@ def with_preset(groups: Sequence[Group], name: str) -> list[Group]:
     return list(groups) if all(row.is_shared for _, row in has) else [group for group, _ in has]
 
 
-def pooled(groups: Sequence[Group], name: str) -> tuple[Estimate | None, int]:
+def pooled(groups: Sequence[Group], name: str, beside: str | None = None) -> tuple[Estimate | None, int]:
     """A preset's paired difference to the baseline over all episodes of several groups, and the number of pairs.
+
+    ``beside`` names another preset to take in the baseline's place.
 
     Left out are groups of :data:`BEYOND`, for which nothing was calibrated, and successes shared from the baseline.
     Every episode weighs the same: Tango's score interval on the pooled two-by-two table. The groups' sizes are fixed,
     so differences between groups only widen it.
     """
-    within = [group for group in groups if group.config["condition"] not in BEYOND]
-    played = [(group, row) for group in within if not (row := group.row_or_shared(name)).is_shared]
-    pairs = [pair for group, row in played for pair in group.pairs(row)]
+    played = [(group, row) for group in within(groups) if not (row := group.row_or_shared(name)).is_shared]
+    pairs = [pair for group, row in played for pair in group.pairs(row, beside)]
     return paired_difference([a for a, _ in pairs], [b for _, b in pairs]), len(pairs)
+
+
+def within(groups: Sequence[Group]) -> list[Group]:
+    """Without those of :data:`BEYOND`."""
+    return [group for group in groups if group.config["condition"] not in BEYOND]
 
 
 def sped(groups: Sequence[Group], name: str) -> Estimate | None:
@@ -211,8 +248,10 @@ def has_place(config: Mapping[str, Any]) -> bool:
     return config["condition"] in CONDITIONS and not (config.get("shift") or config.get("realtime"))
 
 
-def _order(group: Group) -> tuple[int, bool]:
-    return CONDITIONS.index(group.config["condition"]), bool(group.config.get("fresh"))
+def _place(group: Group) -> tuple[Any, ...]:
+    """Order of the tables: what is unusual last."""
+    order = (CONDITIONS.index(group.config["condition"]), bool(group.config.get("fresh")))
+    return (group.config["dtype"] != "float32", group.sampling, group.suite, order)
 
 
 def _require_whole(run: Run) -> None:
@@ -229,6 +268,22 @@ def _require_whole(run: Run) -> None:
                 f"{run.path} has {n} episodes of {name} where its result speaks of {block['n_episodes']}: "
                 "commit episodes.jsonl beside eval_info.json"
             )
+
+
+def _require_family(run: Run, family: Family) -> None:
+    """Methods of this kind of policy alone, and nothing compared with another baseline than the family's."""
+    foreign = [name for name in run.methods if name in PRESETS and PRESETS[name].policy != family.policy]
+    if foreign:
+        raise SystemExit(
+            f"{run.path} has {', '.join(foreign)}, which runs {KINDS[PRESETS[foreign[0]].policy]}: a directory of its "
+            f"family is named {' or '.join(f'{p}…' for f in (TOKENS, CHUNKS) if f != family for p in f.prefixes)}"
+        )
+    is_compared = run.result["config"]["timing"] or family.plain in run.methods
+    if is_compared and run.baseline != family.plain:
+        raise SystemExit(
+            f"{run.path} compares everything with {run.baseline!r}, which it names first: "
+            f"play it again with --method {family.plain},…"
+        )
 
 
 def _require_same_assets(runs: Sequence[Run]) -> None:

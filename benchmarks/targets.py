@@ -1,19 +1,22 @@
-"""What this project set out to reach with tokens, and what was measured: the table of bars in README."""
+"""What this project set out to reach, and what was measured: the tables of bars for tokens and for chunks."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from cells import NONE, TIMES, percent, table
-from comparison import speed_cells
+from comparison import by_suite_and_all, headline, points, scope, speed_cells
+from flow import predictions
+from measured import read_all
 from rows import Group, kinds, pooled, sped, sped_in_loop
 
 from heisd.bench.stats import Estimate
 
 EXACT_BAR, HYBRID_BAR = 1.10, 1.8  # times plain decoding, full clock
+FLOW_BAR = 1.8  # times full, per executed action, full clock
+OURS_OF_CHUNKS, NO_RIVALS = "flow_hybrid", ("full", "full_naive")
 LOSS_BAR, LOSS_LOW_BAR, MIN_PAIRS = -0.01, -0.03, 1000  # of success, paired
 MIN_EQUAL_STEPS = 10_000
+_HEAD = ("what", "bar", "goal", "measured", "outcome")
 MACHINERY_BAR, PREDICTION_BAR = 0.03, 0.10  # of a plain step; of the measured time
 LOOKUP_BAR_MS = 1.0
 
@@ -27,13 +30,29 @@ def targets(groups: Sequence[Group], results: Path) -> list[str]:
     rows = [
         _speed("`exact`, speed-up", exact, EXACT_BAR, "1.3", mine, "exact"),
         _speed("`hybrid`, speed-up", hybrid, HYBRID_BAR, "2.5", mine, "hybrid"),
-        _success(mine),
+        _success(mine, "hybrid"),
         *_equality(results),
         *_machinery(mine),
         *_predictions(results),
         *_lookup(results),
     ]
-    return table(("what", "bar", "goal", "measured", "outcome"), rows, n_text=5)
+    return table(_HEAD, rows, n_text=5)
+
+
+def flow_targets(groups: Sequence[Group], results: Path) -> list[str]:
+    """This project's own preset of chunk policies: its headline, then one row a bar; nothing before all are timed."""
+    mine, name = next(kinds(groups), []), OURS_OF_CHUNKS
+    speed = sped(mine, name)
+    if speed is None or speed_cells(mine, name)[0] == NONE:
+        return []
+    rivals = [each for each in dict.fromkeys(row.name for group in mine for row in group.rows) if each != name]
+    rows = [
+        _speed(f"`{name}`, speed-up per executed action", speed, FLOW_BAR, "2.5", mine, name),
+        _success(mine, name),
+        *(_beside(mine, name, rival) for rival in rivals if rival not in NO_RIVALS),
+        *_rounds_model(groups, results),
+    ]
+    return [*headline(mine, (name,)), "", *table(_HEAD, rows, n_text=5)]
 
 
 def _speed(what: str, speed: Estimate, bar: float, goal: str, groups: list[Group], name: str) -> list[str]:
@@ -48,12 +67,12 @@ def _speed(what: str, speed: Estimate, bar: float, goal: str, groups: list[Group
     return [what, f"{bar:.2f}{TIMES}, lower bound above 1", f"{goal}{TIMES}", measured, _verdict(is_met)]
 
 
-def _success(groups: list[Group]) -> list[str]:
-    found, n_pairs = pooled(groups, "hybrid")
+def _success(groups: list[Group], name: str) -> list[str]:
+    found, n_pairs = pooled(groups, name)
     is_met = found is not None and found.value >= LOSS_BAR and found.low >= LOSS_LOW_BAR and n_pairs >= MIN_PAIRS
     bar = f"{100 * LOSS_BAR:.0f} points or better, lower bound {100 * LOSS_LOW_BAR:.0f}, {MIN_PAIRS:,} pairs"
     return [
-        "`hybrid`, success to plain",
+        f"`{name}`, success to {groups[0].plain}",
         bar,
         "2,000 pairs",
         f"{percent(found, '+.1f', '')}, {n_pairs:,} pairs",
@@ -61,8 +80,37 @@ def _success(groups: list[Group]) -> list[str]:
     ]
 
 
+def _beside(groups: list[Group], name: str, rival: str) -> list[str]:
+    """Whether a preset is faster than another, suite by suite and over all, wherever that one solves no more."""
+    told, outcomes = [], []
+    for part in by_suite_and_all(groups):
+        timed = [group for group in part if _is_timed(group, rival) and _is_timed(group, name)]
+        mine, other = sped(timed, name), sped(timed, rival)
+        success, _ = pooled(part, name, rival)
+        if mine is None or other is None or success is None:
+            continue
+        is_judged = success.value >= 0
+        outcomes += [mine.value > other.value] if is_judged else []
+        told.append(
+            f"{scope(part)}: {mine.value:.2f}{TIMES} to {other.value:.2f}{TIMES}, success {points(success)}"
+            f"{'' if is_judged else ', not judged'}"
+        )
+    return [
+        f"`{name}` beside `{rival}`", "faster wherever that solves no more", NONE, "; ".join(told) or NONE,
+        _verdict(all(outcomes)) if outcomes else NONE,
+    ]  # fmt: skip
+
+
+def _rounds_model(groups: Sequence[Group], results: Path) -> Iterable[list[str]]:
+    errors = [predicted["error"] for *_, predicted in predictions(groups, results)]
+    if errors:
+        n = sum(abs(error) <= PREDICTION_BAR for error in errors)
+        bar = f"within {100 * PREDICTION_BAR:.0f} % of what is measured"
+        yield ["shares of rounds times costs", bar, NONE, f"{n} of {len(errors)} times", _verdict(n == len(errors))]
+
+
 def _equality(results: Path) -> Iterable[list[str]]:
-    blocks = [block for run in _read(results, "check_exact-*.json") for block in run["exact"].items()]
+    blocks = [block for _, run in read_all(results, "check_exact-*.json") for block in run["exact"].items()]
     if not blocks:
         return
     names = dict.fromkeys(name for name, _ in blocks)
@@ -92,7 +140,8 @@ def _machinery(groups: list[Group]) -> Iterable[list[str]]:
 def _predictions(results: Path) -> Iterable[list[str]]:
     rows = [
         block
-        for run in _read(results, "predict-*.json") for each in run["results"] for block in each["methods"].values()
+        for _, run in read_all(results, "predict-*.json") for each in run["results"]
+        for block in each["methods"].values()
         if block["error"] is not None
     ]  # fmt: skip
     if rows:
@@ -110,7 +159,7 @@ def _predictions(results: Path) -> Iterable[list[str]]:
 
 
 def _lookup(results: Path) -> Iterable[list[str]]:
-    for run in _read(results, "index.json"):
+    for _, run in read_all(results, "index.json"):
         shard = run["index"]["largest_task"]
         yield [
             "look-up, 10,147 rows", f"p99 below {LOOKUP_BAR_MS:.0f} ms, recall@1 of 1", NONE,
@@ -126,7 +175,3 @@ def _is_timed(group: Group, name: str) -> bool:
 
 def _verdict(is_met: bool) -> str:
     return "met" if is_met else "**missed**"
-
-
-def _read(results: Path, pattern: str) -> list[Mapping[str, Any]]:
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob(pattern))]

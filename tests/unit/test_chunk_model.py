@@ -129,12 +129,28 @@ def test_other_results_are_refused() -> None:
 
 def test_drafting_is_shared_out_over_the_rounds_that_draft() -> None:
     names = ("encode", "prefill", "denoise", "propose", "verify", "route", "accept")
-    looked = {"route": {"mean": 0.25, "n": 40}}  # also at the steps that had their action in hand
+    # also at the steps that had their action in hand
+    looked = {"route": {"mean": 0.25, "n": 40}, "act": {"mean": 0.25, "n": 40}, "record": {"mean": 0.125, "n": 40}}
     full = {"stages": {name: {"mean": 1.0, "n": 10} for name in names[:4]} | looked}
-    assert ChunkCosts.of_bench(full).of(RoundKind.FULL) == 4.0
+    assert ChunkCosts.of_bench(full).of(RoundKind.FULL) == 4.0 + 0.375
+    assert ChunkCosts.of_bench(full).of(RoundKind.IN_HAND) == 0.375
     # Of 10 rounds 5 were verified; the others asked nobody, in no time.
     counts = {name: {"mean": 1.0, "n": 5 if name in ("verify", "accept") else 10} for name in names}
     flash = {"stages": counts | looked}
     costs = ChunkCosts.of_bench(full, flash)
     assert costs.draft_ms == 2.0
-    assert costs.of(RoundKind.REJECTED) == 3.0 + 2.0 + 1.0 + 2.0  # full, draft, verify, route and accept
+    assert costs.of(RoundKind.REJECTED) == 3.0 + 2.0 + 1.0 + 2.0 + 0.375  # full, draft, verify, route and accept, act
+    # Skips draft, too: 3 of them beside the 5 verifications.
+    skipping = flash | {"speculation": {"rounds": {"kinds": {"full": {"n": 2}, "skip": {"n": 3}}}}}
+    assert ChunkCosts.of_bench(full, skipping).draft_ms == pytest.approx(10 / 8)
+
+
+def test_actions_that_an_episodes_end_has_cut_off_are_not_counted() -> None:
+    counts = RoundCounts()
+    for record, ms in [*STEPS[:2], step(7, 10.0, RoundRecord(4, n_prefills=1, n_expert_passes=3))]:
+        counts.add(record, ms)
+    block = counts.block()
+    assert block["kinds"]["full"]["actions"] == 6  # of which 3 were executed
+    assert shares_of(block) == {RoundKind.FULL: RoundShare(1.0, 1.5)}
+    costs = ChunkCosts(encode_ms=1.0, prefill_ms=4.0, denoise_ms=5.0, in_hand_ms=0.1)
+    assert expected_action_ms(costs, shares_of(block)) == pytest.approx((10.0 + 10.0 + 0.1) / 3)

@@ -1,12 +1,10 @@
 """Rows of the comparison over made-up runs: what is paired, pooled, shared and counted."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from rows_fakes import group, run
 
-from heisd.bench.report_run import Run
-from heisd.bench.results import EpisodeTiming
 from heisd.bench.stats import paired_difference
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -15,48 +13,6 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 @pytest.fixture(autouse=True)
 def _path(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-
-def run(outcomes: dict[str, str], *, suite: str = "toy", condition: str = "shipped", timing: bool = False,
-        hashes: str = "h", first: int = 0, faults: dict | None = None, ms: tuple[float, ...] = ()) -> Run:  # fmt: skip
-    """``outcomes``: preset -> a letter an episode, ``+`` solved and ``-`` not; the baseline comes first.
-
-    ``ms``: what two steps of plain decoding take, and two of any other preset.
-    """
-    config = {"suite": suite, "condition": condition, "split": "test", "dtype": "float32", "timing": timing}
-    blocks = {
-        name: {"n_episodes": len(letters), "ms_per_action": {"n": 10 * len(letters) * timing}}
-        for name, letters in outcomes.items()
-    }
-    records = [
-        SimpleNamespace(
-            method=name, key=f"{suite}/{condition}/{i}", start_hash=f"{hashes}{i}", success=letter == "+",
-            timing=taken(*ms, is_plain=name == "ar") if timing and ms else None,
-            speculation=speculation(faults if name != "ar" else None),
-        )
-        for name, letters in outcomes.items()
-        for i, letter in enumerate(letters, first)
-    ]  # fmt: skip
-    result = {"config": config, "methods": blocks, "policy": {"name": "p", "sha256": "s"}, "condition": condition}
-    return Run(Path(f"{suite}-{condition}-{first}"), result, records)
-
-
-def speculation(faults: dict | None) -> dict:
-    from heisd.bench.speculation import SpeculationCounts
-
-    return {**SpeculationCounts().as_dict(), "faults": faults or {}}
-
-
-def taken(plain_ms: float, own_ms: float, *, is_plain: bool) -> EpisodeTiming:
-    """In the simulator's company everybody takes 4 ms more a step."""
-    mine_ms = plain_ms if is_plain else own_ms
-    return EpisodeTiming([mine_ms] * 2, {}, 0.0, [] if is_plain else [plain_ms] * 2, [], loop_ms=2 * (mine_ms + 4.0))
-
-
-def group(*runs: Run):
-    from rows import Group
-
-    return Group(runs)
 
 
 def test_pairs_are_the_starts_that_both_have_seen_alike():
@@ -152,10 +108,17 @@ def test_a_row_with_a_proposer_that_failed_is_named():
 def test_the_headline_weighs_suites_by_their_time_and_pairs_each_alone():
     import comparison
 
-    timed = run({"ar": "++", "exact": "++", "hybrid": "+-"}, suite="a", timing=True, ms=(12.0, 6.0))
+    timed = run(
+        {"ar": "++", "exact": "++", "hybrid": "+-"},
+        suite="a",
+        timing=True,
+        ms={"ar": 12.0, "exact": 6.0, "hybrid": 6.0},
+    )
     a = [group(timed, run({"ar": "+++"}, suite="a")),
          group(run({"ar": "++--", "hybrid": "++++"}, suite="a", condition="jitter"))]  # fmt: skip
-    timed = run({"ar": "++", "exact": "++", "hybrid": "++"}, suite="b", timing=True, ms=(8.0, 8.0))
+    timed = run(
+        {"ar": "++", "exact": "++", "hybrid": "++"}, suite="b", timing=True, ms={"ar": 8.0, "exact": 8.0, "hybrid": 8.0}
+    )
     b = group(timed, run({"ar": "+++"}, suite="b"))
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in comparison.headline([*a, b])[2:]]
     speeds = [(line[0], line[1], *(cell.partition("×")[0] for cell in line[2:4]), line[4]) for line in lines]  # noqa: RUF001
@@ -166,7 +129,7 @@ def test_the_headline_weighs_suites_by_their_time_and_pairs_each_alone():
     assert [line[6] for line in lines] == [comparison.NONE] * 3 + ["6", "2", "8"]
     assert lines[0][5] == "the same tokens"
     assert lines[5][5].startswith("+12.5 (")
-    elsewhere = group(run({"ar": "++", "coast": "++"}, suite="c", timing=True, ms=(8.0, 4.0)))
+    elsewhere = group(run({"ar": "++", "coast": "++"}, suite="c", timing=True, ms={"ar": 8.0, "coast": 4.0}))
     found = [line.split("|")[6] for line in comparison.headline([*a, b, elsewhere]) if "`coast`" in line]
     assert [cell.strip() == comparison.NONE for cell in found] == [True, True, False, True]  # a, b, c, all of them
     untimed = group(run({"ar": "++", "hybrid": "++"}, suite="c"))

@@ -4,8 +4,8 @@ import json
 
 import pytest
 import toy_world
+from chunk_fakes import chunk_world
 from report_fakes import METHODS, play
-from round_fakes import chunk_world
 from typer.testing import CliRunner
 
 import tiny_flows as flows

@@ -9,16 +9,13 @@ from pathlib import Path
 
 import pytest
 from report_fakes import play
+from tables import cells, marked
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 BLOCKS = (
     "headline", "targets", "ladder", "results", "comparison", "plane", "decoding", "recorded", "rendering", "demo",
 )  # fmt: skip
-
-
-def marked(*names: str) -> str:
-    return "\n".join(f"<!-- {name} -->\nold\n<!-- /{name} -->" for name in names) + "\nend\n"
 
 
 @pytest.fixture
@@ -50,13 +47,6 @@ def groups_of(home: Path):
     from rows import read_groups
 
     return read_groups(results(home))
-
-
-def cells(table, *texts):
-    """The one row that has all these texts, by the names of its columns."""
-    head = table[0]
-    (row,) = [line for line in table[2:] if all(f"| {text} |" in line for text in texts)]
-    return dict(zip(*([part.strip() for part in line.split("|")[1:-1]] for line in (head, row)), strict=True))
 
 
 def test_without_results_nothing_of_a_comparison_is_written_or_needed(figures, home):
@@ -308,7 +298,7 @@ def test_a_picture_is_a_file_of_its_own(home, monkeypatch):
 def test_each_family_s_ablations_have_a_table_of_their_own(home, monkeypatch):
     import ablations
     from cells import NONE
-    from round_fakes import chunk_world
+    from chunk_fakes import chunk_world
 
     play(results(home) / "ablations-toy", monkeypatch, timing=False, videos=0, methods=("ar", "heisd_code"))
     assert ablations.flow_ablations(results(home)) == []

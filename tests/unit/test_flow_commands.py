@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 pytest.importorskip("libero", reason="the vocabulary is built from LIBERO's instructions (extra libero)")
 
 import tiny_policies as tiny
+from heisd.bench.chunk_model import ChunkCosts
 from heisd.bench.observations import save_observations
+from heisd.bench.rounds import RoundKind
 from heisd.cli import app
 
 RECIPE = {
@@ -64,6 +66,10 @@ def test_from_demonstrations_to_speculation(tmp_path: Path, rng: np.random.Gener
     for name in METHODS.split(","):
         assert result["methods"][name]["ms_per_action"]["n"] == 8
         assert result["methods"][name]["ms_per_round"]["n"] >= 2
+    blocks = result["methods"]
+    costs = ChunkCosts.of_bench(blocks["full"], blocks["flash"])  # its second round is verified
+    assert min(costs.denoise_ms, costs.draft_ms, costs.verify_ms, costs.accept_ms, costs.in_hand_ms) > 0
+    assert ChunkCosts.of_bench(blocks["full_naive"]).of(RoundKind.FULL) > costs.in_hand_ms
     for option in ("--costs", "--check-exact"):  # before anything is recorded
         refused = invoke("bench", option, "--weights", policy, code=2)
         assert refused.startswith(f"error: {option} needs a policy that decodes tokens, and ")

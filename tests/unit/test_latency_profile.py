@@ -241,11 +241,12 @@ def mean(ms: float, n: int = 10) -> dict[str, float]:
     return {"mean": ms, "n": n}
 
 
+EVERY_STEP = {name: mean(0.1) for name in ("route", "act", "record")}
 ROUNDS_RESULT = {
     "methods": {
-        "full": {"stages": {"encode": mean(2.0), "prefill": mean(4.0), "denoise": mean(8.0), "route": mean(0.1)}},
+        "full": {"stages": {"encode": mean(2.0), "prefill": mean(4.0), "denoise": mean(8.0), **EVERY_STEP}},
         "flash": {"stages": {
-            "encode": mean(2.0), "propose": mean(1.0), "verify": mean(3.0, 5), "route": mean(0.1), "accept": mean(0.2),
+            "encode": mean(2.0), "propose": mean(1.0), "verify": mean(3.0, 5), "accept": mean(0.2), **EVERY_STEP,
         }},
         "flash_retrieval": {"stages": {"propose": mean(0.5)}},
     },

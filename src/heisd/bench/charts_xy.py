@@ -55,8 +55,10 @@ class Axes:
         """The ``points`` attribute of a polyline."""
         return " ".join(f"{self.left(x)},{self.top(y)}" for x, y in zip(xs, ys, strict=True))
 
-    def svg(self, body: str, *, x_label: str, y_label: str, x_unit: str, y_unit: str, kind: str) -> str:
-        """The finished picture: grid and tick labels behind ``body``."""
+    def svg(
+        self, body: str, *, x_label: str, y_label: str, x_unit: str, y_unit: str, kind: str, below_px: float = 0
+    ) -> str:
+        """The finished picture: grid and tick labels behind ``body``, which may have ``below_px`` more under it."""
         bottom, right = self.height_px - _BOTTOM_PX, self.width_px - _RIGHT_PX
         grid = "".join(
             f'<line class="tick" x1="{self.left(t)}" y1="{_TOP_PX}" x2="{self.left(t)}" y2="{bottom}"/>'
@@ -69,7 +71,7 @@ class Axes:
         )
         label = f"{y_label} over {x_label}"
         return (
-            f'<svg class="xy {kind}" viewBox="0 0 {self.width_px} {self.height_px}" role="img" '
+            f'<svg class="xy {kind}" viewBox="0 0 {self.width_px} {self.height_px + below_px:g}" role="img" '
             f'aria-label="{escape(label)}">{grid}{body}'
             f'<text class="axis" x="{right}" y="{self.height_px - 6}" text-anchor="end">{escape(x_label)}</text>'
             f'<text class="axis" x="{_LEFT_PX}" y="{self.height_px - 6}">{escape(y_label)}</text></svg>'
@@ -153,17 +155,37 @@ def _label_places(tops_px: Sequence[float], lefts_px: Sequence[float], near_px: 
 
 
 def lines_svg(
-    lines: Mapping[str, Sequence[tuple[float, Span, str]]], *, x_label: str, y_label: str, x_unit: str, kind: str
-) -> str:
+    lines: Mapping[str, Sequence[tuple[float, Span, str]]], *, x_label: str, y_label: str, x_unit: str, kind: str,
+    has_legend: bool = False,
+) -> str:  # fmt: skip
     """Percentages with their intervals over what was varied, a line each; the text of a point is shown on hover.
 
-    Points stand a little beside one another, so that no interval hides another. Needs at least one point.
+    Points stand a little beside one another, so that no interval hides another. Needs at least one point. A page has
+    :func:`legend_html` behind it; a picture on its own says itself what its lines stand for.
     """
     last = max(x for line in lines.values() for x, *_ in line)
     margin = 0.05 * last or 1.0
     axes = Axes((-margin, last + margin), (0.0, 102.0))
     body = "".join(_line(axes, i, (i - (len(lines) - 1) / 2) * 5, points) for i, points in enumerate(lines.values()))
-    return axes.svg(body, x_label=x_label, y_label=y_label, x_unit=x_unit, y_unit=" %", kind=kind)
+    keys, below_px = _legend(list(lines), axes) if has_legend else ("", 0.0)
+    return axes.svg(
+        body + keys, x_label=x_label, y_label=y_label, x_unit=x_unit, y_unit=" %", kind=kind, below_px=below_px
+    )  # fmt: skip
+
+
+def _legend(names: Sequence[str], axes: Axes) -> tuple[str, float]:
+    """Rows of keys under the axes, in the order of :func:`line_class`; and how much taller the picture is for them."""
+    x, y, keys = float(_LEFT_PX), axes.height_px + 0.75 * _LABEL_PX, []
+    for i, name in enumerate(names):
+        wide = 34 + 7.5 * len(name) + 18
+        if x > _LEFT_PX and x + wide > axes.width_px - _RIGHT_PX:
+            x, y = float(_LEFT_PX), y + 1.4 * _LABEL_PX
+        keys.append(
+            f'<line class="curve {line_class(i)}" x1="{x:.1f}" y1="{y:.1f}" x2="{x + 26:.1f}" y2="{y:.1f}"/>'
+            f'<text class="name" x="{x + 34:.1f}" y="{y + 4:.1f}">{escape(name)}</text>'
+        )
+        x += wide
+    return "".join(keys), y + _LABEL_PX - axes.height_px
 
 
 def _line(axes: Axes, position: int, beside_px: float, points: Sequence[tuple[float, Span, str]]) -> str:

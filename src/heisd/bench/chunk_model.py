@@ -28,12 +28,13 @@ class ChunkCosts:
     denoise_ms: float
     draft_ms: float = 0.0  # all proposers that are asked in a round
     verify_ms: float = 0.0
-    overhead_ms: float = 0.0  # of a round: route, accept, act
+    accept_ms: float = 0.0  # of a round that verifies
+    overhead_ms: float = 0.0  # of every round: route, act, record
     in_hand_ms: float = 0.0  # of a step that takes the next action of a chunk
 
     def of(self, kind: RoundKind, looked_share: float = 1.0) -> float:
         """Of one control step of this kind; ``looked_share`` of those steps encode."""
-        full_ms, check_ms = self.prefill_ms + self.denoise_ms, self.draft_ms + self.verify_ms
+        full_ms, check_ms = self.prefill_ms + self.denoise_ms, self.draft_ms + self.verify_ms + self.accept_ms
         return {
             RoundKind.FULL: self.encode_ms + full_ms + self.overhead_ms,
             RoundKind.SPECULATE: self.encode_ms + check_ms + self.overhead_ms,
@@ -46,20 +47,26 @@ class ChunkCosts:
     def of_bench(cls, full: Mapping[str, Any], speculative: Mapping[str, Any] | None = None) -> "ChunkCosts":
         """From methods' blocks of ``heisd bench --json``, whose stages count the steps on which they ran.
 
-        ``speculative`` is of a method that drafts where it verifies and never skips. Its full rounds ask nobody, so its
-        drafting is shared out over its verifications. Raises BadArtifact for blocks without these stages.
+        ``speculative`` is of a method that drafts where it verifies or skips. Its full rounds ask nobody, so its
+        drafting is shared out over its verifications and skips. Raises BadArtifact for blocks without these stages.
         """
         try:
             encode_ms, prefill_ms, denoise_ms = (full["stages"][name]["mean"] for name in FULL_STAGES)
-            costs = cls(encode_ms, prefill_ms, denoise_ms, overhead_ms=_routing_ms(full["stages"]))
+            costs = cls(
+                encode_ms, prefill_ms, denoise_ms,
+                overhead_ms=_routing_ms(full["stages"]), in_hand_ms=_acting_ms(full["stages"]),
+            )  # fmt: skip
             if speculative is None:
                 return costs
             stages = {name: speculative["stages"][name] for name in ("propose", "verify", "accept")}
+            n_drafted = stages["verify"]["n"] + _n_skips(speculative)
             return replace(
                 costs,
-                draft_ms=stages["propose"]["mean"] * stages["propose"]["n"] / stages["verify"]["n"],
+                draft_ms=stages["propose"]["mean"] * stages["propose"]["n"] / n_drafted,
                 verify_ms=stages["verify"]["mean"],
-                overhead_ms=_routing_ms(speculative["stages"]) + stages["accept"]["mean"],
+                accept_ms=stages["accept"]["mean"],
+                overhead_ms=_routing_ms(speculative["stages"]),
+                in_hand_ms=_acting_ms(speculative["stages"]),
             )
         except (KeyError, TypeError, ZeroDivisionError) as error:
             raise BadArtifact(
@@ -69,7 +76,17 @@ class ChunkCosts:
 
 def _routing_ms(stages: Mapping[str, Any]) -> float:
     """Of a round, which encodes once: the looks at pictures while its actions are in hand are part of it."""
-    return float(stages["route"]["mean"] * stages["route"]["n"] / stages["encode"]["n"])
+    return float(stages["route"]["mean"] * stages["route"]["n"] / stages["encode"]["n"]) + _acting_ms(stages)
+
+
+def _acting_ms(stages: Mapping[str, Any]) -> float:
+    """Of every step, whether its action was in hand or not."""
+    return float(stages["act"]["mean"] + stages["record"]["mean"])
+
+
+def _n_skips(block: Mapping[str, Any]) -> int:
+    rounds: Mapping[str, Any] = (block.get("speculation") or {}).get("rounds") or {"kinds": {}}
+    return int(rounds["kinds"].get(RoundKind.SKIP.value, {"n": 0})["n"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +110,18 @@ def expected_action_ms(costs: ChunkCosts, rounds: Mapping[RoundKind, RoundShare]
 
 
 def shares_of(block: Mapping[str, Any]) -> dict[RoundKind, RoundShare]:
-    """From the ``rounds`` block of a result. Raises BadArtifact for one that is no such thing."""
+    """From the ``rounds`` block of a result. Raises BadArtifact for one that is no such thing.
+
+    A round's actions are those that were executed: an episode may end in the middle of its last chunk, and all kinds
+    bear their part of what is lost there.
+    """
     try:
-        kinds = {RoundKind(name): row for name, row in block["kinds"].items()}
+        rounds = {RoundKind(name): row for name, row in block["kinds"].items() if name != RoundKind.IN_HAND.value}
+        n_taken = sum(row["actions"] for row in rounds.values())
+        executed = block["actions_per_round"] * block["n"] / n_taken
         return {
-            kind: RoundShare(row["share"], row["actions"] / row["n"], 1.0 - row["unseen"] / row["n"])
-            for kind, row in kinds.items()
-            if kind is not RoundKind.IN_HAND
+            kind: RoundShare(row["share"], executed * row["actions"] / row["n"], 1.0 - row["unseen"] / row["n"])
+            for kind, row in rounds.items()
         }
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise BadArtifact(f"not the rounds block of a result of a chunk policy ({error!r})") from None
