@@ -21,6 +21,7 @@ from heisd.sim.experts.primitives import (
     Hold,
     Phase,
     Status,
+    has_slipped,
 )
 from heisd.sim.experts.slanted import slanted_move
 from heisd.sim.experts.style import Style
@@ -67,12 +68,13 @@ class Touch:
         """Command for the fingers on the way there."""
         return OPEN if self.is_held else CLOSED
 
-    def prepare(self, scene: Scene, style: Style) -> None:
-        """Plan, for the joint as it is now."""
+    def prepare(self, scene: Scene, hand: Hand, style: Style) -> None:
+        """Plan, for the joint and the hand as they are now."""
         joint, pose = scene.joint(self.name), self.plan(scene, self.goal, style)
         self.aim = aim(joint, scene.wanted(self.goal))
-        self.rotation = pose.rotation
-        self.hand_in_part = Pose(joint.body.to_body(pose.position_m), joint.body.rotation.T @ pose.rotation)
+        # As far from home either way: the wrist may have no more than one of the two left after what it did before.
+        self.rotation = facing(pose.rotation[:, 2], pose.rotation[:, 1], near=_DOWN + hand.rotation)
+        self.hand_in_part = Pose(joint.body.to_body(pose.position_m), joint.body.rotation.T @ self.rotation)
 
     def pose(self, joint: Joint, ahead: float = 0.0) -> Pose:
         """Where the hand belongs when the joint has moved on by so much."""
@@ -110,9 +112,9 @@ class Reach:
     def __init__(self, touch: Touch, style: Style) -> None:
         self._touch, self._style = touch, style
 
-    def start(self, scene: Scene, hand: Hand) -> None:  # noqa: ARG002 (part of the protocol)
+    def start(self, scene: Scene, hand: Hand) -> None:
         """Plan how to touch."""
-        self._touch.prepare(scene, self._style)
+        self._touch.prepare(scene, hand, self._style)
 
     def status(self, scene: Scene, hand: Hand) -> Status:
         """Done there, facing the right way."""
@@ -218,6 +220,38 @@ class BackOff:
         return Command(goal - hand.position_m, turn, self._touch.gripper, is_delicate=freedom == 0.0)
 
 
+class DrawOut:
+    """Draw a drawer out with the held object, whose foot is behind its front, until the object fits in.
+
+    ``missing_m`` says how much further [m] the drawer has to come, in the direction (3,) ``out``.
+    """
+
+    phase = Phase.TRANSPORT
+    is_on_the_spot = True  # a few millimetres may be all that is missing
+    _PATIENCE_STEPS = 20  # then whatever the drawer has come must do
+
+    def __init__(self, hold: Hold, missing_m: Callable[[Scene], float], out: FloatArray) -> None:
+        self._hold, self._missing_m, self._out = hold, missing_m, out
+        self._n_steps = 0
+
+    def start(self, scene: Scene, hand: Hand) -> None:  # noqa: ARG002
+        """Begin to count."""
+        self._n_steps = 0
+
+    def status(self, scene: Scene, hand: Hand) -> Status:
+        """Done when the object fits; lost when it slipped."""
+        self._n_steps += 1
+        if has_slipped(scene, self._hold, hand):
+            return Status.LOST
+        is_over = self._n_steps > self._PATIENCE_STEPS or self._missing_m(scene) <= 0.0
+        return Status.DONE if is_over else Status.RUNNING
+
+    def command(self, scene: Scene, hand: Hand) -> Command:
+        """Out, ahead of the drawer."""
+        move = (max(self._missing_m(scene), 0.0) + _SLACK_M) * self._out
+        return Command(move, self._hold.turn(hand), CLOSED, is_delicate=True)
+
+
 def plan_pull(scene: Scene, goal: Goal, style: Style) -> Pose:
     """The hand around the handle: what of the part is furthest out in the direction in which it should go."""
     name = goal.arguments[0]
@@ -276,13 +310,14 @@ def plan_push(scene: Scene, goal: Goal, style: Style) -> Pose:  # noqa: ARG001
     return _cheapest(scene, name, ahead, candidates, besides=which, is_held=False)
 
 
-def facing(approach: FloatArray, closing: FloatArray) -> FloatArray:
+def facing(approach: FloatArray, closing: FloatArray, near: FloatArray = _DOWN) -> FloatArray:
     """(3, 3) the hand's orientation with the fingers pointing along ``approach``, closing along ``closing``.
 
-    Both (3,) unit vectors, at right angles. Of the two that differ by half a turn, the one nearer to the hand at home.
+    Both (3,) unit vectors, at right angles. Of the two that differ by half a turn, the one nearer to an orientation
+    (3, 3), the hand's at home if not told, or to the middle of several that are added up.
     """
     options = [np.stack([np.cross(y, approach), y, approach], axis=1) for y in (closing, -closing)]
-    return max(options, key=lambda rotation: float(np.trace(_DOWN.T @ rotation)))
+    return max(options, key=lambda rotation: float(np.trace(near.T @ rotation)))
 
 
 def _approaches(forward: FloatArray) -> Iterator[tuple[FloatArray, float]]:

@@ -16,6 +16,7 @@ _LEANS_RAD = np.deg2rad([15.0, 20.0, 25.0, 30.0])  # of a hand beside an overhan
 _ASIDE_RAD = np.deg2rad(np.arange(-75.0, 76.0, 15.0))  # from the way out, around the rim
 _ASIDE_COST, _YAW_COST, _LEAN_COST, _CONTACT_COST, _TABLE_COST = 0.02, 0.03, 0.05, 0.03, 5.0
 _PALM_M = np.array([[x, y, -0.030] for x in (-0.034, 0.034) for y in (-0.105, 0.105)])  # its lower corners, hand frame
+_WAYS_M = (0.0, 0.03, 0.06)  # before a grasp, where the hand must have room too
 _SLOPE = 0.55  # rise of the way out from under an overhang, per metre sideways
 _WAY_M = 0.13  # its length
 _UP = np.array([0.0, 0.0, 1.0])
@@ -53,15 +54,25 @@ def way_out(scene: Scene, name: str) -> FloatArray | None:
     return np.asarray(away / max(float(np.linalg.norm(away)), 1e-9))
 
 
+def is_free(scene: Scene, name: str, point_m: FloatArray, yaw_rad: float) -> bool:
+    """Whether an upright hand that grasps an object here (3,) touches nothing else, on its way up neither."""
+    near = _near(scene, name)
+    return not any(_n_inside(near, point_m + way * _UP, _upright(yaw_rad).as_matrix()) for way in _WAYS_M)
+
+
 class ApproachAslant(Approach):
-    """An approach that takes the rim's free side, the hand leaning away, where something hangs over the object."""
+    """An approach that takes the rim's free side, the hand leaning away, where an upright one would touch what hangs
+    over the object.
+    """
 
     def start(self, scene: Scene, hand: Hand) -> None:
         """Plan the grasp."""
         super().start(scene, hand)
-        away = way_out(scene, self._hold.name)
-        if away is not None:
-            self._hold.grasp, self._hold.lean_rad = _plan_aslant(scene, self._hold.name, away)
+        grasp, away = self._hold.grasp, way_out(scene, self._hold.name)
+        assert grasp is not None
+        if away is None or is_free(scene, self._hold.name, grasp.point(scene.pose(self._hold.name)), grasp.yaw_rad):
+            return
+        self._hold.grasp, self._hold.lean_rad = _plan_aslant(scene, self._hold.name, away)
 
     def command(self, scene: Scene, hand: Hand) -> Command:
         """Head for the grasp, at the end in the direction in which the fingers point."""
@@ -75,8 +86,7 @@ class ApproachAslant(Approach):
 
 def _plan_aslant(scene: Scene, name: str, away: FloatArray) -> tuple[Grasp, FloatArray]:
     """Where on the rim, and how much the hand leans (3,): clear of what hangs over it, of neighbours and the table."""
-    surface, pose, obstacles = scene.points(name), scene.pose(name), scene.obstacles(besides=name)
-    obstacles = obstacles[np.linalg.norm(obstacles - pose.position_m, axis=1) < 0.35]
+    surface, pose, obstacles = scene.points(name), scene.pose(name), _near(scene, name)
     table_m = surface[:, 2].min()
     best, least = None, np.inf
     for aside_rad in _ASIDE_RAD:
@@ -85,18 +95,25 @@ def _plan_aslant(scene: Scene, name: str, away: FloatArray) -> tuple[Grasp, Floa
         yaw_rad = wrap_yaw(float(np.arctan2(-outward[0], outward[1])))
         for lean in _LEANS_RAD:
             lean_rad = lean * np.cross(_UP, outward)
-            turned = (
-                Rotation.from_rotvec(lean_rad) * Rotation.from_euler("z", yaw_rad) * Rotation.from_euler("x", np.pi)
-            )
-            rotation = turned.as_matrix()
+            rotation = (Rotation.from_rotvec(lean_rad) * _upright(yaw_rad)).as_matrix()
             into_table = max(0.0, table_m + 0.006 - (point + _PALM_M @ rotation.T)[:, 2].min())
-            n_touching = sum(_n_inside(obstacles, point - way * rotation[:, 2], rotation) for way in (0.0, 0.03, 0.06))
+            n_touching = sum(_n_inside(obstacles, point - way * rotation[:, 2], rotation) for way in _WAYS_M)
             cost = _ASIDE_COST * aside_rad**2 + _YAW_COST * yaw_rad**2 + _LEAN_COST * (lean - _LEANS_RAD[2]) ** 2
             cost += _TABLE_COST * into_table + _CONTACT_COST * float(np.log1p(n_touching))
             if cost < least:
                 best, least = (Grasp(pose.to_body(point), yaw_rad, pose), lean_rad), cost
     assert best is not None
     return best
+
+
+def _near(scene: Scene, name: str) -> FloatArray:
+    """(V, 3) points of what is around an object."""
+    obstacles = scene.obstacles(besides=name)
+    return np.asarray(obstacles[np.linalg.norm(obstacles - scene.pose(name).position_m, axis=1) < 0.35])
+
+
+def _upright(yaw_rad: float) -> Rotation:
+    return Rotation.from_euler("z", yaw_rad) * Rotation.from_euler("x", np.pi)
 
 
 def _n_inside(points: FloatArray, position_m: FloatArray, rotation: FloatArray) -> int:
@@ -121,7 +138,8 @@ class SlipOut:
     def start(self, scene: Scene, hand: Hand) -> None:
         """Decide where out is."""
         away = way_out(scene, self._hold.name)
-        way = np.zeros(3) if away is None else (away + _SLOPE * _UP) / np.hypot(1.0, _SLOPE)
+        is_outside = away is None or is_free(scene, self._hold.name, hand.position_m, hand.yaw_rad)
+        way = np.zeros(3) if is_outside else (away + _SLOPE * _UP) / np.hypot(1.0, _SLOPE)
         self._goal_m = hand.position_m + _WAY_M * way
 
     def status(self, scene: Scene, hand: Hand) -> Status:  # noqa: ARG002 (part of the protocol)

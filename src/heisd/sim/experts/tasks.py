@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from heisd.errors import BadInput
-from heisd.sim.experts.articulated import OPERATED, operate
+from heisd.sim.experts.articulated import OPERATED, DrawOut, operate
 from heisd.sim.experts.compartments import (
     Place,
     Turn,
@@ -19,6 +19,7 @@ from heisd.sim.experts.compartments import (
     in_oven,
     is_low,
     is_shared,
+    missing_m,
     on_table,
     over_rim,
     way_out,
@@ -141,10 +142,15 @@ def put_in_drawer(scene: Scene, goal: Goal, style: Style) -> Skill:
     grasping = (ApproachAslant(hold, style), CloseUntilStill(hold))
     if is_low(scene, region):
         exactly = replace(style, place_offset_m=_EXACTLY)
-        carry: Carry = LowerInto(hold, below_handles(scene, name, region), exactly, hand_beside(name, region))
+        place = below_handles(scene, name, region)
+        placing: tuple[Primitive, ...] = (
+            LowerInto(hold, place, exactly, hand_beside(name, region)),
+            DrawOut(hold, lambda now: missing_m(now, name, region, place(now)), way_out(scene, region)),
+            Insert(hold, place, exactly),
+        )
     else:
-        carry = Carry(hold, lambda now: in_drawer(now, region), style)
-    return _grasp_and(goal, hold, grasping, (SlipOut(hold), carry, Release(hold), Retreat(hold)))
+        placing = (Carry(hold, lambda now: in_drawer(now, region), style),)
+    return _grasp_and(goal, hold, grasping, (SlipOut(hold), *placing, Release(hold), Retreat(hold)))
 
 
 def lay(scene: Scene, goal: Goal, style: Style) -> Skill:
