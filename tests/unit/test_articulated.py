@@ -72,6 +72,19 @@ def test_facing_points_the_fingers_and_prefers_the_half_turn_nearer_home():
         assert angles[0] <= angles[1]
 
 
+@pytest.mark.parametrize("yaw_deg", [-100.0, -80.0, 80.0, 100.0])
+def test_of_two_half_turns_as_far_from_home_the_wrist_takes_the_one_it_is_nearer_to(yaw_deg):
+    approach, closing = np.array([0.0, 0.5, -np.sqrt(0.75)]), np.array([-1.0, 0.0, 0.0])
+    home, now = (
+        Rotation.from_euler("z", yaw, degrees=True) * Rotation.from_euler("x", np.pi) for yaw in (0.0, yaw_deg)
+    )
+    rotation = facing(approach, closing, near=home.as_matrix() + now.as_matrix())
+    turned = Rotation.from_matrix(rotation * [-1.0, -1.0, 1.0])
+    to_it, to_other = ((r * now.inv()).magnitude() for r in (Rotation.from_matrix(rotation), turned))
+    assert to_it < to_other
+    assert np.allclose(rotation[:, 2], approach)
+
+
 def test_what_is_held_turns_the_hand_and_what_is_pushed_does_not():
     turn = np.eye(3)
     door = joint(is_hinge=True, axis=(0.0, 0.0, 1.0))
