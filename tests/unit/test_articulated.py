@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from heisd.sim.experts.articulated import Touch, _approaches, _long_axis, aim, facing
+from heisd.sim.experts.articulated import Touch, _approaches, _long_axis, aim, facing, wrist_cost_m
 from heisd.sim.experts.grasps import contact_cost_m, volume_cost_m
 from heisd.sim.experts.primitives import Hand
+from heisd.sim.reach import wrist_m
 from heisd.sim.scene import Goal, Joint, Pose
 
 BODY = Pose(np.array([0.1, -0.2, 0.9]), Rotation.from_euler("z", 0.3).as_matrix())
@@ -114,6 +115,16 @@ def test_the_long_axis_of_a_bar_is_found_and_always_the_same_way_round():
     turn = Rotation.from_euler("z", 0.4)
     assert _long_axis(turn.apply(bar)) @ turn.apply([0.0, 1.0, 0.0]) == pytest.approx(1.0, abs=1e-2)
     assert np.allclose(_long_axis(turn.apply(bar)), _long_axis(-turn.apply(bar)))
+
+
+def test_what_is_inside_the_wrist_costs_more_than_what_is_close_to_it_and_the_rest_nothing():
+    pose, shoulder_m = (
+        Pose(np.array([0.0, 0.1, 0.95]), facing(np.array([0.0, 0.6, -0.8]), np.array([-1.0, 0.0, 0.0]))),
+        np.zeros(3),
+    )
+    at = wrist_m(pose.position_m, pose.rotation[:, 2], shoulder_m)
+    inside, close, away = (wrist_cost_m(at[None] + [0.0, off_m, 0.0], pose, shoulder_m) for off_m in (0.03, 0.075, 0.1))
+    assert inside > close > away == 0.0
 
 
 def test_closed_fingers_are_narrower_than_open_ones():

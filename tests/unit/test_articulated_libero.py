@@ -2,23 +2,25 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import mujoco
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 pytest.importorskip("libero", reason="needs the extra `libero`")
 
 from heisd.errors import UnknownName
 from heisd.sim.experts import Expert, Style
-from heisd.sim.experts.articulated import operate
+from heisd.sim.experts.articulated import Touch, operate, plan_push
 from heisd.sim.experts.expert import Skill
 from heisd.sim.experts.places import on_region
 from heisd.sim.experts.primitives import Hand, Hold
 from heisd.sim.experts.slanted import ApproachAslant, way_out
 from heisd.sim.experts.tasks import lay, push, put_in_drawer
 from heisd.sim.libero import LiberoEnv
-from heisd.sim.reach import reach_excess
+from heisd.sim.reach import reach_excess, wrist_m
 from heisd.sim.rendering import NONE
 from heisd.sim.scene import Goal, Scene
 from heisd.sim.splits import EpisodeStart
@@ -132,6 +134,33 @@ def test_a_bowl_half_under_the_open_drawer_is_drawn_out_from_there_and_put_insid
         assert expert.done
         assert (expert.n_retries, expert.n_stalls) == (0, 0)
         assert scene.holds(Goal("open", (f"{CABINET}_top_region",)))
+
+
+def test_the_wrist_of_a_hand_that_pushes_a_drawer_shut_keeps_clear_of_what_is_around():
+    goal = Goal("close", ("white_cabinet_1_bottom_region",))
+    with started("libero_10", 3) as (env, scene, observation):
+        hand = Hand.of(observation.proprio)
+        link_m = env.robosuite_env.sim.data.get_body_xpos("robot0_link6")
+        assert wrist_m(hand.position_m, hand.rotation[:, 2], scene.shoulder_m) == pytest.approx(link_m, abs=0.02)
+        put(env, BOWL, scene.pose("white_cabinet_1_bottom_region").position_m - [0.0, 0.0, 0.03])
+        for position_m in (-0.16, -0.15, -0.14):
+            set_joint(env, "white_cabinet_1_bottom_level", position_m)
+            joint, pose = scene.joint(goal.arguments[0]), plan_push(scene, goal, Style.nominal())
+            shut = joint.carry(pose, -joint.position)
+            wrists = [wrist_m(at.position_m, at.rotation[:, 2], scene.shoulder_m) for at in (pose, shut)]
+            around = scene.surroundings(goal.arguments[0])
+            assert min(np.linalg.norm(around - wrist, axis=1).min() for wrist in wrists) > 0.065
+
+
+@pytest.mark.parametrize("yaw_rad", [-1.7, 1.7])
+def test_a_wrist_that_has_turned_either_way_turns_no_further_than_it_must(yaw_rad):
+    goal = Goal("close", ("white_cabinet_1_bottom_region",))
+    with started("libero_10", 3) as (_, scene, observation):
+        rotation = Rotation.from_euler("z", yaw_rad) * Rotation.from_euler("x", np.pi)
+        hand = replace(Hand.of(observation.proprio), rotation=rotation.as_matrix())
+        touch = Touch(goal, plan_push, is_held=False)
+        touch.prepare(scene, hand, Style.nominal())
+        assert np.linalg.norm(hand.turn_into(touch.rotation)) < np.pi / 2
 
 
 def test_a_hand_leans_only_where_an_upright_one_would_touch_what_hangs_over_the_bowl():

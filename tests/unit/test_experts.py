@@ -12,7 +12,7 @@ from heisd.sim.experts.expert import Expert, Skill
 from heisd.sim.experts.grasps import Grasp, contact_cost_m, handle_grasp
 from heisd.sim.experts.primitives import CLOSED, OPEN, Command, Hand, Hold, Insert, Phase, Retreat, Status
 from heisd.sim.experts.style import Disturbance, SmoothNoise, Style, start_displacement
-from heisd.sim.reach import ceiling, reach_excess
+from heisd.sim.reach import ceiling, reach_excess, stretch_m, wrist_m
 from heisd.sim.scene import Goal, Pose
 from heisd.types import Proprioception
 
@@ -92,6 +92,16 @@ def test_an_arm_is_trapped_only_where_it_is_stretched_more_than_its_way_asks_for
     assert geometry.trap(far, near - far, SHOULDER_M) == 1.0
     assert geometry.trap(far, np.zeros(3), SHOULDER_M) == 0.0
     assert geometry.trap(near, far - near, SHOULDER_M) == 0.0
+
+
+def test_the_wrist_is_where_the_reach_is_measured_to_and_turns_with_the_hand_about_its_tip():
+    hand_m, down = np.array([0.1, -0.2, 1.0]), np.array([0.0, 0.0, -1.0])
+    wrist = wrist_m(hand_m, down, SHOULDER_M)
+    assert np.linalg.norm(wrist - SHOULDER_M) == pytest.approx(stretch_m(hand_m, SHOULDER_M))
+    tilted = wrist_m(hand_m, np.array([0.0, 0.6, -0.8]), SHOULDER_M)
+    assert np.linalg.norm(tilted - hand_m) == pytest.approx(np.linalg.norm(wrist - hand_m))
+    assert tilted[1] < wrist[1] - 0.1  # behind a hand that points to the left
+    assert tilted[2] < wrist[2]
 
 
 def test_hand_turns_to_a_yaw_by_the_rotation_that_is_missing():

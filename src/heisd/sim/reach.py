@@ -1,4 +1,4 @@
-"""How far the Panda reaches with its hand pointing down."""
+"""How far the Panda reaches with its hand pointing down, and where its wrist is behind a hand that does not."""
 
 import numpy as np
 
@@ -7,6 +7,14 @@ from heisd.types import FloatArray
 # With the hand pointing down the wrist centre sits above and, towards the base, behind the grasp point, and a straight
 # elbow lets it come this far from the shoulder.
 _WRIST_UP_M, _WRIST_BACK_M, REACH_M = 0.21, 0.088, 0.69
+
+
+def wrist_m(hand_m: FloatArray, approach: FloatArray, shoulder_m: FloatArray) -> FloatArray:
+    """(3,) the wrist's centre when the hand (3,) points along the unit vector ``approach`` (3,), about."""
+    behind = hand_m - _WRIST_UP_M * approach
+    back = shoulder_m - behind
+    back = back - (back @ approach) * approach
+    return np.asarray(behind + _WRIST_BACK_M * back / np.linalg.norm(back))
 
 
 def stretch_m(hand_m: FloatArray, shoulder_m: FloatArray) -> float:

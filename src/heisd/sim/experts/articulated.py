@@ -11,7 +11,7 @@ import numpy as np
 
 from heisd.sim.experts.expert import Skill
 from heisd.sim.experts.geometry import ramp
-from heisd.sim.experts.grasps import volume_cost_m
+from heisd.sim.experts.grasps import CLOSE_COST_M, TOUCH_COST_M, volume_cost_m
 from heisd.sim.experts.primitives import (
     CLOSED,
     OPEN,
@@ -25,6 +25,7 @@ from heisd.sim.experts.primitives import (
 )
 from heisd.sim.experts.slanted import slanted_move
 from heisd.sim.experts.style import Style
+from heisd.sim.reach import wrist_m
 from heisd.sim.scene import Goal, Joint, Pose, Scene
 from heisd.types import FloatArray
 
@@ -42,6 +43,7 @@ _FROM_EDGE_M = 0.015  # where a door is pushed, at least, from its upper and low
 _SLACK_M, _SLACK_RAD = 0.03, 0.3  # how far beyond the position aimed for to lead what is held
 _GAP_M = 0.012  # air between the fingers and what they are about to push
 _CLOSED_FINGERS_M = np.array([0.012, 0.022, 0.010])  # half their size along the hand's axes; beyond the pads along z
+_WRIST_RADII_M = (0.065, 0.085)  # what touches it, and what comes close
 _SLIPPED_M = 0.05
 _LEFT_BEHIND_M = 0.12  # a door that was pushed may swing on by itself
 _EMPTY_M = 0.005  # closed fingers nearer than this hold nothing
@@ -347,6 +349,7 @@ def _cheapest(
             if not is_held:  # the hand keeps its orientation, and the air between it and the part is gone then
                 closer = np.sign(ahead) * _GAP_M * _unit(joint.heading(moved.position_m))
                 moved = Pose(moved.position_m + closer, pose.rotation)
+                contacts += wrist_cost_m(still, moved, scene.shoulder_m)  # the arm comes after the hand
             contacts += contact_cost_at_m(still, moved, is_open=is_held)
         return price + contacts
 
@@ -357,6 +360,13 @@ def contact_cost_at_m(points: FloatArray, pose: Pose, *, is_open: bool) -> float
     """Price of (V, 3) points inside the hand, or in a margin around it, at a pose of whatever orientation."""
     along, across, ahead = ((points - pose.position_m) @ pose.rotation).T
     return volume_cost_m(across, along, -ahead, 0.060 if is_open else float(_CLOSED_FINGERS_M[1]))
+
+
+def wrist_cost_m(points: FloatArray, pose: Pose, shoulder_m: FloatArray) -> float:
+    """Price of (V, 3) points inside the wrist behind a hand at a pose, or in a margin around it."""
+    away_m = np.linalg.norm(points - wrist_m(pose.position_m, pose.rotation[:, 2], shoulder_m), axis=1)
+    inside, close = (float(np.log1p((away_m < radius_m).sum())) for radius_m in _WRIST_RADII_M)
+    return TOUCH_COST_M * inside + CLOSE_COST_M * close
 
 
 def _pushed_part(joint: Joint, parts: list[FloatArray], ahead: float) -> int:

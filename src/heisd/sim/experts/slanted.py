@@ -45,19 +45,25 @@ def slanted_move(
 
 def way_out(scene: Scene, name: str) -> FloatArray | None:
     """(3,) horizontal unit vector away from what hangs over an object; None when nothing does."""
-    middle, top = scene.pose(name).position_m, scene.points(name)[:, 2].max()
-    above = scene.obstacles(besides=name)
-    above = above[(above[:, 2] > top + 0.02) & (np.linalg.norm((above - middle)[:, :2], axis=1) < _OVERHANG_M)]
+    above = _overhang(scene, name)
     if not len(above):
         return None
-    away = (middle - above.mean(axis=0)) * [1.0, 1.0, 0.0]
+    away = (scene.pose(name).position_m - above.mean(axis=0)) * [1.0, 1.0, 0.0]
     return np.asarray(away / max(float(np.linalg.norm(away)), 1e-9))
 
 
-def is_free(scene: Scene, name: str, point_m: FloatArray, yaw_rad: float) -> bool:
-    """Whether an upright hand that grasps an object here (3,) touches nothing else, on its way up neither."""
-    near = _near(scene, name)
-    return not any(_n_inside(near, point_m + way * _UP, _upright(yaw_rad).as_matrix()) for way in _WAYS_M)
+def is_clear(scene: Scene, name: str, point_m: FloatArray, yaw_rad: float) -> bool:
+    """Whether an upright hand that grasps an object here (3,) touches nothing that hangs over it, nor on its way up."""
+    above, rotation = _overhang(scene, name), _upright(yaw_rad).as_matrix()
+    return not any(_n_inside(above, point_m + way * _UP, rotation) for way in _WAYS_M)
+
+
+def _overhang(scene: Scene, name: str) -> FloatArray:
+    """(V, 3) points of what hangs over an object and the hand that grasps it."""
+    middle, top = scene.pose(name).position_m, scene.points(name)[:, 2].max()
+    above = scene.obstacles(besides=name)
+    is_beside = np.linalg.norm((above - middle)[:, :2], axis=1) < _OVERHANG_M
+    return np.asarray(above[(above[:, 2] > top + 0.02) & is_beside])
 
 
 class ApproachAslant(Approach):
@@ -70,7 +76,7 @@ class ApproachAslant(Approach):
         super().start(scene, hand)
         grasp, away = self._hold.grasp, way_out(scene, self._hold.name)
         assert grasp is not None
-        if away is None or is_free(scene, self._hold.name, grasp.point(scene.pose(self._hold.name)), grasp.yaw_rad):
+        if away is None or is_clear(scene, self._hold.name, grasp.point(scene.pose(self._hold.name)), grasp.yaw_rad):
             return
         self._hold.grasp, self._hold.lean_rad = _plan_aslant(scene, self._hold.name, away)
 
@@ -86,7 +92,8 @@ class ApproachAslant(Approach):
 
 def _plan_aslant(scene: Scene, name: str, away: FloatArray) -> tuple[Grasp, FloatArray]:
     """Where on the rim, and how much the hand leans (3,): clear of what hangs over it, of neighbours and the table."""
-    surface, pose, obstacles = scene.points(name), scene.pose(name), _near(scene, name)
+    surface, pose, obstacles = scene.points(name), scene.pose(name), scene.obstacles(besides=name)
+    obstacles = obstacles[np.linalg.norm(obstacles - pose.position_m, axis=1) < 0.35]
     table_m = surface[:, 2].min()
     best, least = None, np.inf
     for aside_rad in _ASIDE_RAD:
@@ -104,12 +111,6 @@ def _plan_aslant(scene: Scene, name: str, away: FloatArray) -> tuple[Grasp, Floa
                 best, least = (Grasp(pose.to_body(point), yaw_rad, pose), lean_rad), cost
     assert best is not None
     return best
-
-
-def _near(scene: Scene, name: str) -> FloatArray:
-    """(V, 3) points of what is around an object."""
-    obstacles = scene.obstacles(besides=name)
-    return np.asarray(obstacles[np.linalg.norm(obstacles - scene.pose(name).position_m, axis=1) < 0.35])
 
 
 def _upright(yaw_rad: float) -> Rotation:
@@ -138,7 +139,7 @@ class SlipOut:
     def start(self, scene: Scene, hand: Hand) -> None:
         """Decide where out is."""
         away = way_out(scene, self._hold.name)
-        is_outside = away is None or is_free(scene, self._hold.name, hand.position_m, hand.yaw_rad)
+        is_outside = away is None or is_clear(scene, self._hold.name, hand.position_m, hand.yaw_rad)
         way = np.zeros(3) if is_outside else (away + _SLOPE * _UP) / np.hypot(1.0, _SLOPE)
         self._goal_m = hand.position_m + _WAY_M * way
 
