@@ -122,9 +122,12 @@ def test_what_is_inside_the_wrist_costs_more_than_what_is_close_to_it_and_the_re
         Pose(np.array([0.0, 0.1, 0.95]), facing(np.array([0.0, 0.6, -0.8]), np.array([-1.0, 0.0, 0.0]))),
         np.zeros(3),
     )
-    at = wrist_m(pose.position_m, pose.rotation[:, 2], shoulder_m)
-    inside, close, away = (wrist_cost_m(at[None] + [0.0, off_m, 0.0], pose, shoulder_m) for off_m in (0.03, 0.075, 0.1))
-    assert inside > close > away == 0.0
+    ends = wrist_m(pose.position_m, pose.rotation[:, 2], shoulder_m)
+    aside = np.cross(ends[1] - ends[0], [1.0, 0.0, 0.0])
+    aside /= np.linalg.norm(aside)
+    for at in (*ends, ends.mean(axis=0)):
+        inside, close, away = (wrist_cost_m(at[None] + off_m * aside, pose, shoulder_m) for off_m in (0.03, 0.06, 0.07))
+        assert inside > close > away == 0.0
 
 
 def test_closed_fingers_are_narrower_than_open_ones():

@@ -139,17 +139,19 @@ def test_a_bowl_half_under_the_open_drawer_is_drawn_out_from_there_and_put_insid
 def test_the_wrist_of_a_hand_that_pushes_a_drawer_shut_keeps_clear_of_what_is_around():
     goal = Goal("close", ("white_cabinet_1_bottom_region",))
     with started("libero_10", 3) as (env, scene, observation):
-        hand = Hand.of(observation.proprio)
-        link_m = env.robosuite_env.sim.data.get_body_xpos("robot0_link6")
-        assert wrist_m(hand.position_m, hand.rotation[:, 2], scene.shoulder_m) == pytest.approx(link_m, abs=0.02)
+        hand, data = Hand.of(observation.proprio), env.robosuite_env.sim.data
+        wrist, forearm = wrist_m(hand.position_m, hand.rotation[:, 2], scene.shoulder_m)
+        assert wrist == pytest.approx(data.get_body_xpos("robot0_link5"), abs=0.02)
+        aside = data.get_body_xmat("robot0_link5").reshape(3, 3)[:, 1]
+        assert (forearm - wrist) @ aside > 0.12
         put(env, BOWL, scene.pose("white_cabinet_1_bottom_region").position_m - [0.0, 0.0, 0.03])
         for position_m in (-0.16, -0.15, -0.14):
             set_joint(env, "white_cabinet_1_bottom_level", position_m)
             joint, pose = scene.joint(goal.arguments[0]), plan_push(scene, goal, Style.nominal())
-            shut = joint.carry(pose, -joint.position)
-            wrists = [wrist_m(at.position_m, at.rotation[:, 2], scene.shoulder_m) for at in (pose, shut)]
             around = scene.surroundings(goal.arguments[0])
-            assert min(np.linalg.norm(around - wrist, axis=1).min() for wrist in wrists) > 0.065
+            for at in (pose, joint.carry(pose, -joint.position)):
+                ends = wrist_m(at.position_m, at.rotation[:, 2], scene.shoulder_m)
+                assert min(np.linalg.norm(around - end, axis=1).min() for end in ends) > 0.05
 
 
 @pytest.mark.parametrize("yaw_rad", [-1.7, 1.7])

@@ -96,9 +96,11 @@ def test_an_arm_is_trapped_only_where_it_is_stretched_more_than_its_way_asks_for
 
 def test_the_wrist_is_where_the_reach_is_measured_to_and_turns_with_the_hand_about_its_tip():
     hand_m, down = np.array([0.1, -0.2, 1.0]), np.array([0.0, 0.0, -1.0])
-    wrist = wrist_m(hand_m, down, SHOULDER_M)
+    wrist, forearm = wrist_m(hand_m, down, SHOULDER_M)
     assert np.linalg.norm(wrist - SHOULDER_M) == pytest.approx(stretch_m(hand_m, SHOULDER_M))
-    tilted = wrist_m(hand_m, np.array([0.0, 0.6, -0.8]), SHOULDER_M)
+    assert forearm[2] == pytest.approx(wrist[2])
+    assert forearm[1] > wrist[1] + 0.1
+    tilted, _ = wrist_m(hand_m, np.array([0.0, 0.6, -0.8]), SHOULDER_M)
     assert np.linalg.norm(tilted - hand_m) == pytest.approx(np.linalg.norm(wrist - hand_m))
     assert tilted[1] < wrist[1] - 0.1  # behind a hand that points to the left
     assert tilted[2] < wrist[2]

@@ -43,7 +43,7 @@ _FROM_EDGE_M = 0.015  # where a door is pushed, at least, from its upper and low
 _SLACK_M, _SLACK_RAD = 0.03, 0.3  # how far beyond the position aimed for to lead what is held
 _GAP_M = 0.012  # air between the fingers and what they are about to push
 _CLOSED_FINGERS_M = np.array([0.012, 0.022, 0.010])  # half their size along the hand's axes; beyond the pads along z
-_WRIST_RADII_M = (0.065, 0.085)  # what touches it, and what comes close
+_WRIST_RADII_M = (0.050, 0.065)  # what touches it, and what comes close
 _SLIPPED_M = 0.05
 _LEFT_BEHIND_M = 0.12  # a door that was pushed may swing on by itself
 _EMPTY_M = 0.005  # closed fingers nearer than this hold nothing
@@ -364,7 +364,9 @@ def contact_cost_at_m(points: FloatArray, pose: Pose, *, is_open: bool) -> float
 
 def wrist_cost_m(points: FloatArray, pose: Pose, shoulder_m: FloatArray) -> float:
     """Price of (V, 3) points inside the wrist behind a hand at a pose, or in a margin around it."""
-    away_m = np.linalg.norm(points - wrist_m(pose.position_m, pose.rotation[:, 2], shoulder_m), axis=1)
+    start, end = wrist_m(pose.position_m, pose.rotation[:, 2], shoulder_m)
+    along = np.clip((points - start) @ (end - start) / ((end - start) @ (end - start)), 0.0, 1.0)
+    away_m = np.linalg.norm(points - start - along[:, None] * (end - start), axis=1)
     inside, close = (float(np.log1p((away_m < radius_m).sum())) for radius_m in _WRIST_RADII_M)
     return TOUCH_COST_M * inside + CLOSE_COST_M * close
 
