@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from heisd.sim.experts.articulated import Touch, _approaches, _long_axis, aim, facing, wrist_cost_m
+from heisd.sim.experts.articulated import Follow, Touch, _approaches, _long_axis, aim, facing, wrist_cost_m
 from heisd.sim.experts.grasps import contact_cost_m, volume_cost_m
 from heisd.sim.experts.primitives import Hand
+from heisd.sim.experts.slanted import into_table_m
 from heisd.sim.reach import wrist_m
 from heisd.sim.scene import Goal, Joint, Pose
 
@@ -128,6 +129,20 @@ def test_what_is_inside_the_wrist_costs_more_than_what_is_close_to_it_and_the_re
     for at in (*ends, ends.mean(axis=0)):
         inside, close, away = (wrist_cost_m(at[None] + off_m * aside, pose, shoulder_m) for off_m in (0.03, 0.06, 0.07))
         assert inside > close > away == 0.0
+
+
+def test_a_hand_that_is_wide_upwards_meets_the_table_sooner_than_one_that_is_wide_sideways():
+    approach, at_m = np.array([0.0, 0.8, -0.6]), np.array([0.0, 0.0, 0.95])
+    sideways = facing(approach, np.array([-1.0, 0.0, 0.0]))
+    upwards = facing(approach, np.cross(approach, [1.0, 0.0, 0.0]))
+    assert into_table_m(at_m, sideways, 0.9) == 0.0
+    assert into_table_m(at_m, upwards, 0.9) > 0.0
+    assert into_table_m(at_m, upwards, 0.85) == pytest.approx(max(0.0, into_table_m(at_m, upwards, 0.9) - 0.05))
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+def test_only_a_hand_that_holds_what_it_moves_may_stay_where_it_is(is_held):
+    assert Follow(Touch(Goal("close", ("door",)), None, is_held)).is_on_the_spot == is_held
 
 
 def test_closed_fingers_are_narrower_than_open_ones():

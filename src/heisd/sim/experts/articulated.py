@@ -23,7 +23,7 @@ from heisd.sim.experts.primitives import (
     Status,
     has_slipped,
 )
-from heisd.sim.experts.slanted import slanted_move
+from heisd.sim.experts.slanted import TABLE_COST, into_table_m, slanted_move
 from heisd.sim.experts.style import Style
 from heisd.sim.reach import wrist_m
 from heisd.sim.scene import Goal, Joint, Pose, Scene
@@ -159,11 +159,15 @@ class Follow:
     """Take the part along, held or pushed, on the way that its joint leaves it."""
 
     phase = Phase.TRANSPORT
-    is_on_the_spot = True  # the hand may turn a knob where it is
     _PATIENCE_STEPS = 4  # with the goal reached but not the position aimed for
 
     def __init__(self, touch: Touch) -> None:
         self._touch, self._n_reached = touch, 0
+
+    @property
+    def is_on_the_spot(self) -> bool:
+        """The hand may turn a knob where it is; one that pushes and comes no further is stuck."""
+        return self._touch.is_held
 
     def start(self, scene: Scene, hand: Hand) -> None:  # noqa: ARG002
         """Begin to count."""
@@ -340,6 +344,7 @@ def _cheapest(
     still = scene.surroundings(name)
     middle = candidates[0][0].position_m
     still = still[np.linalg.norm(still - middle, axis=1) < 0.5]
+    table_m = float(still[:, 2].min())  # the lowest thing stands on it
 
     def cost_m(candidate: tuple[Pose, float]) -> float:
         pose, price = candidate
@@ -350,6 +355,7 @@ def _cheapest(
                 closer = np.sign(ahead) * _GAP_M * _unit(joint.heading(moved.position_m))
                 moved = Pose(moved.position_m + closer, pose.rotation)
                 contacts += wrist_cost_m(still, moved, scene.shoulder_m)  # the arm comes after the hand
+                contacts += TABLE_COST * into_table_m(moved.position_m, moved.rotation, table_m)
             contacts += contact_cost_at_m(still, moved, is_open=is_held)
         return price + contacts
 

@@ -14,7 +14,7 @@ from heisd.types import FloatArray
 _OVERHANG_M = 0.11  # what is above an object and no further to the side hangs over the hand that grasps it
 _LEANS_RAD = np.deg2rad([15.0, 20.0, 25.0, 30.0])  # of a hand beside an overhang
 _ASIDE_RAD = np.deg2rad(np.arange(-75.0, 76.0, 15.0))  # from the way out, around the rim
-_ASIDE_COST, _YAW_COST, _LEAN_COST, _CONTACT_COST, _TABLE_COST = 0.02, 0.03, 0.05, 0.03, 5.0
+_ASIDE_COST, _YAW_COST, _LEAN_COST, _CONTACT_COST, TABLE_COST = 0.02, 0.03, 0.05, 0.03, 5.0
 _PALM_M = np.array([[x, y, -0.030] for x in (-0.034, 0.034) for y in (-0.105, 0.105)])  # its lower corners, hand frame
 _WAYS_M = (0.0, 0.03, 0.06)  # before a grasp, where the hand must have room too
 _SLOPE = 0.55  # rise of the way out from under an overhang, per metre sideways
@@ -103,14 +103,19 @@ def _plan_aslant(scene: Scene, name: str, away: FloatArray) -> tuple[Grasp, Floa
         for lean in _LEANS_RAD:
             lean_rad = lean * np.cross(_UP, outward)
             rotation = (Rotation.from_rotvec(lean_rad) * _upright(yaw_rad)).as_matrix()
-            into_table = max(0.0, table_m + 0.006 - (point + _PALM_M @ rotation.T)[:, 2].min())
+            into_table = into_table_m(point, rotation, table_m)
             n_touching = sum(_n_inside(obstacles, point - way * rotation[:, 2], rotation) for way in _WAYS_M)
             cost = _ASIDE_COST * aside_rad**2 + _YAW_COST * yaw_rad**2 + _LEAN_COST * (lean - _LEANS_RAD[2]) ** 2
-            cost += _TABLE_COST * into_table + _CONTACT_COST * float(np.log1p(n_touching))
+            cost += TABLE_COST * into_table + _CONTACT_COST * float(np.log1p(n_touching))
             if cost < least:
                 best, least = (Grasp(pose.to_body(point), yaw_rad, pose), lean_rad), cost
     assert best is not None
     return best
+
+
+def into_table_m(position_m: FloatArray, rotation: FloatArray, table_m: float) -> float:
+    """How deep [m] the palm of a hand at a pose would be in a table of a height, or nearer to it than it should be."""
+    return max(0.0, table_m + 0.006 - float((position_m + _PALM_M @ rotation.T)[:, 2].min()))
 
 
 def _upright(yaw_rad: float) -> Rotation:
