@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from heisd.sim.experts.articulated import Touch, _approaches, _long_axis, aim, facing
+from heisd.sim.experts.articulated import Follow, Touch, _approaches, _long_axis, aim, facing, wrist_cost_m
 from heisd.sim.experts.grasps import contact_cost_m, volume_cost_m
 from heisd.sim.experts.primitives import Hand
+from heisd.sim.experts.slanted import into_table_m
+from heisd.sim.reach import wrist_m
 from heisd.sim.scene import Goal, Joint, Pose
 
 BODY = Pose(np.array([0.1, -0.2, 0.9]), Rotation.from_euler("z", 0.3).as_matrix())
@@ -72,6 +74,19 @@ def test_facing_points_the_fingers_and_prefers_the_half_turn_nearer_home():
         assert angles[0] <= angles[1]
 
 
+@pytest.mark.parametrize("yaw_deg", [-100.0, -80.0, 80.0, 100.0])
+def test_of_two_half_turns_as_far_from_home_the_wrist_takes_the_one_it_is_nearer_to(yaw_deg):
+    approach, closing = np.array([0.0, 0.5, -np.sqrt(0.75)]), np.array([-1.0, 0.0, 0.0])
+    home, now = (
+        Rotation.from_euler("z", yaw, degrees=True) * Rotation.from_euler("x", np.pi) for yaw in (0.0, yaw_deg)
+    )
+    rotation = facing(approach, closing, near=home.as_matrix() + now.as_matrix())
+    turned = Rotation.from_matrix(rotation * [-1.0, -1.0, 1.0])
+    to_it, to_other = ((r * now.inv()).magnitude() for r in (Rotation.from_matrix(rotation), turned))
+    assert to_it < to_other
+    assert np.allclose(rotation[:, 2], approach)
+
+
 def test_what_is_held_turns_the_hand_and_what_is_pushed_does_not():
     turn = np.eye(3)
     door = joint(is_hinge=True, axis=(0.0, 0.0, 1.0))
@@ -101,6 +116,33 @@ def test_the_long_axis_of_a_bar_is_found_and_always_the_same_way_round():
     turn = Rotation.from_euler("z", 0.4)
     assert _long_axis(turn.apply(bar)) @ turn.apply([0.0, 1.0, 0.0]) == pytest.approx(1.0, abs=1e-2)
     assert np.allclose(_long_axis(turn.apply(bar)), _long_axis(-turn.apply(bar)))
+
+
+def test_what_is_inside_the_wrist_costs_more_than_what_is_close_to_it_and_the_rest_nothing():
+    pose, shoulder_m = (
+        Pose(np.array([0.0, 0.1, 0.95]), facing(np.array([0.0, 0.6, -0.8]), np.array([-1.0, 0.0, 0.0]))),
+        np.zeros(3),
+    )
+    ends = wrist_m(pose.position_m, pose.rotation[:, 2], shoulder_m)
+    aside = np.cross(ends[1] - ends[0], [1.0, 0.0, 0.0])
+    aside /= np.linalg.norm(aside)
+    for at in (*ends, ends.mean(axis=0)):
+        inside, close, away = (wrist_cost_m(at[None] + off_m * aside, pose, shoulder_m) for off_m in (0.03, 0.06, 0.07))
+        assert inside > close > away == 0.0
+
+
+def test_a_hand_that_is_wide_upwards_meets_the_table_sooner_than_one_that_is_wide_sideways():
+    approach, at_m = np.array([0.0, 0.8, -0.6]), np.array([0.0, 0.0, 0.95])
+    sideways = facing(approach, np.array([-1.0, 0.0, 0.0]))
+    upwards = facing(approach, np.cross(approach, [1.0, 0.0, 0.0]))
+    assert into_table_m(at_m, sideways, 0.9) == 0.0
+    assert into_table_m(at_m, upwards, 0.9) > 0.0
+    assert into_table_m(at_m, upwards, 0.85) == pytest.approx(max(0.0, into_table_m(at_m, upwards, 0.9) - 0.05))
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+def test_only_a_hand_that_holds_what_it_moves_may_stay_where_it_is(is_held):
+    assert Follow(Touch(Goal("close", ("door",)), None, is_held)).is_on_the_spot == is_held
 
 
 def test_closed_fingers_are_narrower_than_open_ones():

@@ -2,22 +2,25 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import mujoco
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 pytest.importorskip("libero", reason="needs the extra `libero`")
 
 from heisd.errors import UnknownName
 from heisd.sim.experts import Expert, Style
-from heisd.sim.experts.articulated import operate
+from heisd.sim.experts.articulated import Touch, operate, plan_push
 from heisd.sim.experts.expert import Skill
 from heisd.sim.experts.places import on_region
-from heisd.sim.experts.slanted import way_out
+from heisd.sim.experts.primitives import Hand, Hold
+from heisd.sim.experts.slanted import ApproachAslant, way_out
 from heisd.sim.experts.tasks import lay, push, put_in_drawer
 from heisd.sim.libero import LiberoEnv
-from heisd.sim.reach import reach_excess
+from heisd.sim.reach import reach_excess, wrist_m
 from heisd.sim.rendering import NONE
 from heisd.sim.scene import Goal, Scene
 from heisd.sim.splits import EpisodeStart
@@ -51,6 +54,15 @@ def set_joint(env: LiberoEnv, name: str, position: float) -> None:
     """Put a joint of a fixture somewhere."""
     model, data = env.robosuite_env.sim.model._model, env.robosuite_env.sim.data._data
     data.qpos[model.jnt_qposadr[mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_JOINT, name)]] = position
+    env.robosuite_env.sim.forward()
+
+
+def put(env: LiberoEnv, name: str, position_m: np.ndarray) -> None:
+    """Put an object somewhere, turned as it is."""
+    joint = env.robosuite_env.get_object(name).joints[0]
+    qpos = env.robosuite_env.sim.data.get_joint_qpos(joint).copy()
+    qpos[:3] += position_m - env.scene.pose(name).position_m
+    env.robosuite_env.sim.data.set_joint_qpos(joint, qpos)
     env.robosuite_env.sim.forward()
 
 
@@ -122,6 +134,59 @@ def test_a_bowl_half_under_the_open_drawer_is_drawn_out_from_there_and_put_insid
         assert expert.done
         assert (expert.n_retries, expert.n_stalls) == (0, 0)
         assert scene.holds(Goal("open", (f"{CABINET}_top_region",)))
+
+
+def test_the_wrist_of_a_hand_that_pushes_a_drawer_shut_keeps_clear_of_what_is_around():
+    goal = Goal("close", ("white_cabinet_1_bottom_region",))
+    with started("libero_10", 3) as (env, scene, observation):
+        hand, data = Hand.of(observation.proprio), env.robosuite_env.sim.data
+        wrist, forearm = wrist_m(hand.position_m, hand.rotation[:, 2], scene.shoulder_m)
+        assert wrist == pytest.approx(data.get_body_xpos("robot0_link5"), abs=0.02)
+        aside = data.get_body_xmat("robot0_link5").reshape(3, 3)[:, 1]
+        assert (forearm - wrist) @ aside > 0.12
+        put(env, BOWL, scene.pose("white_cabinet_1_bottom_region").position_m - [0.0, 0.0, 0.03])
+        for position_m in (-0.16, -0.15, -0.14):
+            set_joint(env, "white_cabinet_1_bottom_level", position_m)
+            joint, pose = scene.joint(goal.arguments[0]), plan_push(scene, goal, Style.nominal())
+            around = scene.surroundings(goal.arguments[0])
+            for at in (pose, joint.carry(pose, -joint.position)):
+                ends = wrist_m(at.position_m, at.rotation[:, 2], scene.shoulder_m)
+                assert min(np.linalg.norm(around - end, axis=1).min() for end in ends) > 0.05
+
+
+@pytest.mark.parametrize("yaw_rad", [-1.7, 1.7])
+def test_a_wrist_that_has_turned_either_way_turns_no_further_than_it_must(yaw_rad):
+    goal = Goal("close", ("white_cabinet_1_bottom_region",))
+    with started("libero_10", 3) as (_, scene, observation):
+        rotation = Rotation.from_euler("z", yaw_rad) * Rotation.from_euler("x", np.pi)
+        hand = replace(Hand.of(observation.proprio), rotation=rotation.as_matrix())
+        touch = Touch(goal, plan_push, is_held=False)
+        touch.prepare(scene, hand, Style.nominal())
+        assert np.linalg.norm(hand.turn_into(touch.rotation)) < np.pi / 2
+
+
+def test_a_hand_leans_only_where_an_upright_one_would_touch_what_hangs_over_the_bowl():
+    with started("libero_10", 3) as (env, scene, observation):
+        hand, leans = Hand.of(observation.proprio), []
+        for y_m in (-0.06, -0.04, 0.02):  # free, the handle above beside it, half under that
+            put(env, BOWL, scene.pose(BOWL).position_m * [1.0, 0.0, 1.0] + [0.0, y_m, 0.0])
+            hold = Hold(BOWL)
+            ApproachAslant(hold, Style.nominal()).start(scene, hand)
+            leans.append((way_out(scene, BOWL) is not None, hold.lean_rad is not None))
+        assert leans == [(False, False), (True, False), (True, True)]
+
+
+@pytest.mark.parametrize("position_m", [-0.141, -0.155])
+def test_a_drawer_too_little_open_for_the_bowl_is_drawn_out_with_it(position_m):
+    region = "white_cabinet_1_bottom_region"
+    goal = Goal("in", (BOWL, region))
+    with started("libero_10", 3) as (env, scene, observation):
+        set_joint(env, "white_cabinet_1_bottom_level", position_m)
+        expert = perform(env, scene, observation, put_in_drawer(scene, goal, Style.nominal()))
+        assert expert.done
+        assert expert.n_retries == 0
+        assert scene.points(BOWL)[:, 2].max() < np.concatenate(scene.moving_parts(region))[:, 2].max()
+        assert scene.joint(region).position < -0.150
 
 
 def test_a_plate_is_pushed_over_the_table_and_nothing_is_lifted():

@@ -7,11 +7,12 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from heisd.sim.experts import geometry
+from heisd.sim.experts.articulated import DrawOut
 from heisd.sim.experts.expert import Expert, Skill
 from heisd.sim.experts.grasps import Grasp, contact_cost_m, handle_grasp
 from heisd.sim.experts.primitives import CLOSED, OPEN, Command, Hand, Hold, Insert, Phase, Retreat, Status
 from heisd.sim.experts.style import Disturbance, SmoothNoise, Style, start_displacement
-from heisd.sim.reach import ceiling, reach_excess
+from heisd.sim.reach import ceiling, reach_excess, stretch_m, wrist_m
 from heisd.sim.scene import Goal, Pose
 from heisd.types import Proprioception
 
@@ -91,6 +92,18 @@ def test_an_arm_is_trapped_only_where_it_is_stretched_more_than_its_way_asks_for
     assert geometry.trap(far, near - far, SHOULDER_M) == 1.0
     assert geometry.trap(far, np.zeros(3), SHOULDER_M) == 0.0
     assert geometry.trap(near, far - near, SHOULDER_M) == 0.0
+
+
+def test_the_wrist_is_where_the_reach_is_measured_to_and_turns_with_the_hand_about_its_tip():
+    hand_m, down = np.array([0.1, -0.2, 1.0]), np.array([0.0, 0.0, -1.0])
+    wrist, forearm = wrist_m(hand_m, down, SHOULDER_M)
+    assert np.linalg.norm(wrist - SHOULDER_M) == pytest.approx(stretch_m(hand_m, SHOULDER_M))
+    assert forearm[2] == pytest.approx(wrist[2])
+    assert forearm[1] > wrist[1] + 0.1
+    tilted, _ = wrist_m(hand_m, np.array([0.0, 0.6, -0.8]), SHOULDER_M)
+    assert np.linalg.norm(tilted - hand_m) == pytest.approx(np.linalg.norm(wrist - hand_m))
+    assert tilted[1] < wrist[1] - 0.1  # behind a hand that points to the left
+    assert tilted[2] < wrist[2]
 
 
 def test_hand_turns_to_a_yaw_by_the_rotation_that_is_missing():
@@ -382,6 +395,34 @@ def test_sliding_is_over_when_the_object_is_lost():
     assert slide.status(world, world.hand()) is Status.RUNNING
     world.offset_m = world.offset_m + [0.0, 0.0, -0.06]
     assert slide.status(world, world.hand()) is Status.LOST
+
+
+@pytest.mark.parametrize("front_m", [0.05, 0.02])
+def test_a_drawer_is_drawn_out_by_what_stands_behind_its_front_and_no_further_than_needed(front_m):
+    """A front that the cube pushes along; it stops where the cube fits, at once where that is so already."""
+    world, out, needed_m = Carried((0.0, 0.0, 1.0)), np.array([0.0, -1.0, 0.0]), 0.035
+
+    def missing_m(now) -> float:
+        nonlocal front_m
+        front_m = max(front_m, float((now.hand_m @ out) + 0.010))  # the cube's foot against it
+        return needed_m - front_m
+
+    first_m = front_m
+    way = world.way_of(DrawOut(held(world), missing_m, out))
+    assert np.allclose(way[:, [0, 2]], way[0, [0, 2]])
+    assert front_m >= needed_m
+    assert front_m < max(first_m, needed_m + 0.010) + 1e-9
+    assert (len(way) == 1) == (first_m >= needed_m)
+
+
+def test_drawing_out_gives_up_a_drawer_that_does_not_come_and_an_object_that_slips():
+    world, out = Carried((0.0, 0.0, 1.0)), np.array([0.0, -1.0, 0.0])
+    drawing = DrawOut(held(world), lambda _: 0.02, out)
+    world.way_of(drawing, n_steps=40)
+    drawing.start(world, world.hand())
+    assert drawing.status(world, world.hand()) is Status.RUNNING
+    world.offset_m = world.offset_m + [0.0, 0.0, -0.06]
+    assert drawing.status(world, world.hand()) is Status.LOST
 
 
 def test_a_hand_backs_out_the_way_it_is_told_and_rises_without_being_told():

@@ -1,4 +1,4 @@
-"""How far the Panda reaches with its hand pointing down."""
+"""How far the Panda reaches with its hand pointing down, and where its wrist is behind a hand that does not."""
 
 import numpy as np
 
@@ -7,6 +7,20 @@ from heisd.types import FloatArray
 # With the hand pointing down the wrist centre sits above and, towards the base, behind the grasp point, and a straight
 # elbow lets it come this far from the shoulder.
 _WRIST_UP_M, _WRIST_BACK_M, REACH_M = 0.21, 0.088, 0.69
+_FOREARM_M = 0.13  # how far the Panda's link 5 stands out sideways
+
+
+def wrist_m(hand_m: FloatArray, approach: FloatArray, shoulder_m: FloatArray) -> FloatArray:
+    """(2, 3) the two ends of the wrist when the hand (3,) points along the unit vector ``approach`` (3,), about.
+
+    The first is where its axes meet, the second what the forearm ends in beside that.
+    """
+    behind = hand_m - _WRIST_UP_M * approach
+    back = shoulder_m - behind
+    back = back - (back @ approach) * approach
+    back /= np.linalg.norm(back)
+    centre = behind + _WRIST_BACK_M * back
+    return np.stack([centre, centre + _FOREARM_M * np.cross(approach, back)])
 
 
 def stretch_m(hand_m: FloatArray, shoulder_m: FloatArray) -> float:

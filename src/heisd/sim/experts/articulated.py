@@ -11,7 +11,7 @@ import numpy as np
 
 from heisd.sim.experts.expert import Skill
 from heisd.sim.experts.geometry import ramp
-from heisd.sim.experts.grasps import volume_cost_m
+from heisd.sim.experts.grasps import CLOSE_COST_M, TOUCH_COST_M, volume_cost_m
 from heisd.sim.experts.primitives import (
     CLOSED,
     OPEN,
@@ -21,9 +21,11 @@ from heisd.sim.experts.primitives import (
     Hold,
     Phase,
     Status,
+    has_slipped,
 )
-from heisd.sim.experts.slanted import slanted_move
+from heisd.sim.experts.slanted import TABLE_COST, into_table_m, slanted_move
 from heisd.sim.experts.style import Style
+from heisd.sim.reach import wrist_m
 from heisd.sim.scene import Goal, Joint, Pose, Scene
 from heisd.types import FloatArray
 
@@ -41,6 +43,7 @@ _FROM_EDGE_M = 0.015  # where a door is pushed, at least, from its upper and low
 _SLACK_M, _SLACK_RAD = 0.03, 0.3  # how far beyond the position aimed for to lead what is held
 _GAP_M = 0.012  # air between the fingers and what they are about to push
 _CLOSED_FINGERS_M = np.array([0.012, 0.022, 0.010])  # half their size along the hand's axes; beyond the pads along z
+_WRIST_RADII_M = (0.050, 0.065)  # what touches it, and what comes close
 _SLIPPED_M = 0.05
 _LEFT_BEHIND_M = 0.12  # a door that was pushed may swing on by itself
 _EMPTY_M = 0.005  # closed fingers nearer than this hold nothing
@@ -67,12 +70,13 @@ class Touch:
         """Command for the fingers on the way there."""
         return OPEN if self.is_held else CLOSED
 
-    def prepare(self, scene: Scene, style: Style) -> None:
-        """Plan, for the joint as it is now."""
+    def prepare(self, scene: Scene, hand: Hand, style: Style) -> None:
+        """Plan, for the joint and the hand as they are now."""
         joint, pose = scene.joint(self.name), self.plan(scene, self.goal, style)
         self.aim = aim(joint, scene.wanted(self.goal))
-        self.rotation = pose.rotation
-        self.hand_in_part = Pose(joint.body.to_body(pose.position_m), joint.body.rotation.T @ pose.rotation)
+        # As far from home either way: the wrist may have no more than one of the two left after what it did before.
+        self.rotation = facing(pose.rotation[:, 2], pose.rotation[:, 1], near=_DOWN + hand.rotation)
+        self.hand_in_part = Pose(joint.body.to_body(pose.position_m), joint.body.rotation.T @ self.rotation)
 
     def pose(self, joint: Joint, ahead: float = 0.0) -> Pose:
         """Where the hand belongs when the joint has moved on by so much."""
@@ -110,9 +114,9 @@ class Reach:
     def __init__(self, touch: Touch, style: Style) -> None:
         self._touch, self._style = touch, style
 
-    def start(self, scene: Scene, hand: Hand) -> None:  # noqa: ARG002 (part of the protocol)
+    def start(self, scene: Scene, hand: Hand) -> None:
         """Plan how to touch."""
-        self._touch.prepare(scene, self._style)
+        self._touch.prepare(scene, hand, self._style)
 
     def status(self, scene: Scene, hand: Hand) -> Status:
         """Done there, facing the right way."""
@@ -155,11 +159,15 @@ class Follow:
     """Take the part along, held or pushed, on the way that its joint leaves it."""
 
     phase = Phase.TRANSPORT
-    is_on_the_spot = True  # the hand may turn a knob where it is
     _PATIENCE_STEPS = 4  # with the goal reached but not the position aimed for
 
     def __init__(self, touch: Touch) -> None:
         self._touch, self._n_reached = touch, 0
+
+    @property
+    def is_on_the_spot(self) -> bool:
+        """The hand may turn a knob where it is; one that pushes and comes no further is stuck."""
+        return self._touch.is_held
 
     def start(self, scene: Scene, hand: Hand) -> None:  # noqa: ARG002
         """Begin to count."""
@@ -216,6 +224,38 @@ class BackOff:
         goal = self._anchor.position_m - freedom * self._way_m * self._anchor.rotation[:, 2]
         turn = hand.turn_into(self._anchor.rotation)
         return Command(goal - hand.position_m, turn, self._touch.gripper, is_delicate=freedom == 0.0)
+
+
+class DrawOut:
+    """Draw a drawer out with the held object, whose foot is behind its front, until the object fits in.
+
+    ``missing_m`` says how much further [m] the drawer has to come, in the direction (3,) ``out``.
+    """
+
+    phase = Phase.TRANSPORT
+    is_on_the_spot = True  # a few millimetres may be all that is missing
+    _PATIENCE_STEPS = 20  # then whatever the drawer has come must do
+
+    def __init__(self, hold: Hold, missing_m: Callable[[Scene], float], out: FloatArray) -> None:
+        self._hold, self._missing_m, self._out = hold, missing_m, out
+        self._n_steps = 0
+
+    def start(self, scene: Scene, hand: Hand) -> None:  # noqa: ARG002
+        """Begin to count."""
+        self._n_steps = 0
+
+    def status(self, scene: Scene, hand: Hand) -> Status:
+        """Done when the object fits; lost when it slipped."""
+        self._n_steps += 1
+        if has_slipped(scene, self._hold, hand):
+            return Status.LOST
+        is_over = self._n_steps > self._PATIENCE_STEPS or self._missing_m(scene) <= 0.0
+        return Status.DONE if is_over else Status.RUNNING
+
+    def command(self, scene: Scene, hand: Hand) -> Command:
+        """Out, ahead of the drawer."""
+        move = (max(self._missing_m(scene), 0.0) + _SLACK_M) * self._out
+        return Command(move, self._hold.turn(hand), CLOSED, is_delicate=True)
 
 
 def plan_pull(scene: Scene, goal: Goal, style: Style) -> Pose:
@@ -276,13 +316,14 @@ def plan_push(scene: Scene, goal: Goal, style: Style) -> Pose:  # noqa: ARG001
     return _cheapest(scene, name, ahead, candidates, besides=which, is_held=False)
 
 
-def facing(approach: FloatArray, closing: FloatArray) -> FloatArray:
+def facing(approach: FloatArray, closing: FloatArray, near: FloatArray = _DOWN) -> FloatArray:
     """(3, 3) the hand's orientation with the fingers pointing along ``approach``, closing along ``closing``.
 
-    Both (3,) unit vectors, at right angles. Of the two that differ by half a turn, the one nearer to the hand at home.
+    Both (3,) unit vectors, at right angles. Of the two that differ by half a turn, the one nearer to an orientation
+    (3, 3), the hand's at home if not told, or to the middle of several that are added up.
     """
     options = [np.stack([np.cross(y, approach), y, approach], axis=1) for y in (closing, -closing)]
-    return max(options, key=lambda rotation: float(np.trace(_DOWN.T @ rotation)))
+    return max(options, key=lambda rotation: float(np.trace(near.T @ rotation)))
 
 
 def _approaches(forward: FloatArray) -> Iterator[tuple[FloatArray, float]]:
@@ -303,6 +344,7 @@ def _cheapest(
     still = scene.surroundings(name)
     middle = candidates[0][0].position_m
     still = still[np.linalg.norm(still - middle, axis=1) < 0.5]
+    table_m = float(still[:, 2].min())  # the lowest thing stands on it
 
     def cost_m(candidate: tuple[Pose, float]) -> float:
         pose, price = candidate
@@ -312,6 +354,8 @@ def _cheapest(
             if not is_held:  # the hand keeps its orientation, and the air between it and the part is gone then
                 closer = np.sign(ahead) * _GAP_M * _unit(joint.heading(moved.position_m))
                 moved = Pose(moved.position_m + closer, pose.rotation)
+                contacts += wrist_cost_m(still, moved, scene.shoulder_m)  # the arm comes after the hand
+                contacts += TABLE_COST * into_table_m(moved.position_m, moved.rotation, table_m)
             contacts += contact_cost_at_m(still, moved, is_open=is_held)
         return price + contacts
 
@@ -322,6 +366,15 @@ def contact_cost_at_m(points: FloatArray, pose: Pose, *, is_open: bool) -> float
     """Price of (V, 3) points inside the hand, or in a margin around it, at a pose of whatever orientation."""
     along, across, ahead = ((points - pose.position_m) @ pose.rotation).T
     return volume_cost_m(across, along, -ahead, 0.060 if is_open else float(_CLOSED_FINGERS_M[1]))
+
+
+def wrist_cost_m(points: FloatArray, pose: Pose, shoulder_m: FloatArray) -> float:
+    """Price of (V, 3) points inside the wrist behind a hand at a pose, or in a margin around it."""
+    start, end = wrist_m(pose.position_m, pose.rotation[:, 2], shoulder_m)
+    along = np.clip((points - start) @ (end - start) / ((end - start) @ (end - start)), 0.0, 1.0)
+    away_m = np.linalg.norm(points - start - along[:, None] * (end - start), axis=1)
+    inside, close = (float(np.log1p((away_m < radius_m).sum())) for radius_m in _WRIST_RADII_M)
+    return TOUCH_COST_M * inside + CLOSE_COST_M * close
 
 
 def _pushed_part(joint: Joint, parts: list[FloatArray], ahead: float) -> int:

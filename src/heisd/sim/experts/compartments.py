@@ -94,9 +94,24 @@ def below_handles(scene: Scene, name: str, drawer: str) -> Place:
     is_above = (offset[:, 2] > _WALL_M) & (offset[:, 2] < _HAND_M)
     is_near = np.abs(np.cross(out, offset)[:, 2]) < 0.06
     handle_m = float((offset[is_above & is_near] @ out).max(initial=-np.inf))
-    radius_m = float(np.ptp(scene.points(name) @ out)) / 2.0
-    out_m = max(_MIDDLE_OF_DRAWER_M, handle_m + radius_m + _CLEAR_M)
-    return lambda now: now.pose(drawer).position_m + out_m * out - up(_LOWER_M)
+    clear_m = float(at_m @ out) + handle_m + _half_m(scene, name, out) + _CLEAR_M
+
+    def place(now: Scene) -> FloatArray:
+        middle_m = now.pose(drawer).position_m
+        return np.asarray(middle_m + max(_MIDDLE_OF_DRAWER_M, clear_m - float(middle_m @ out)) * out - up(_LOWER_M))
+
+    return place
+
+
+def missing_m(scene: Scene, name: str, drawer: str, place_m: FloatArray) -> float:
+    """How much further [m] out a drawer has to come, and can, for an object at a place (3,) to be behind its front."""
+    joint, out = scene.joint(drawer), way_out(scene, drawer)
+    half_m = _half_m(scene, name, out)
+    walls = np.concatenate(scene.moving_parts(drawer)) - place_m
+    is_ahead = (walls @ out > 0.0) & (walls[:, 2] > 0.0) & (np.abs(np.cross(out, walls)[:, 2]) < half_m)
+    front_m = float((walls[is_ahead] @ out).min(initial=np.inf))
+    left_m = max((limit - joint.position) * float(joint.axis @ out) for limit in joint.limits)
+    return min(half_m + _CLEAR_M - front_m, left_m - _CLEAR_M)
 
 
 def hand_beside(name: str, drawer: str) -> Turn:
@@ -131,6 +146,11 @@ def before_oven(site: str) -> Place:
     """In front of the opening, at the height at which things go in."""
     inside = in_oven(site)
     return lambda now: inside(now) + _IN_FRONT_M * way_out(now, site)
+
+
+def _half_m(scene: Scene, name: str, direction: FloatArray) -> float:
+    """Half an object's extent [m] along a direction (3,)."""
+    return float(np.ptp(scene.points(name) @ direction)) / 2.0
 
 
 def along(scene: Scene, name: str, site: str) -> Turn | None:

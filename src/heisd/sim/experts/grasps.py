@@ -29,8 +29,8 @@ _SLIDE_COST = 0.3
 _REACH_COST = 15.0
 _STRETCH_MARGIN_M = 0.03  # a nearly straight arm descends badly
 _LIFT_M = 0.08  # a grasp is only good if the hand can rise this far above it
-_TOUCH_COST_M = 0.03  # price of obstacle points inside the gripper's volume, per e-fold of their number
-_CLOSE_COST_M = 0.008  # and of those inside a margin around it
+TOUCH_COST_M = 0.03  # price of obstacle points inside the gripper's volume, per e-fold of their number
+CLOSE_COST_M = 0.008  # and of those inside a margin around it
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ def volume_cost_m(across: FloatArray, along: FloatArray, up: FloatArray, fingers
     """
     touching = _count_inside(across, along, up, fingers_m, margin_m=0.0)
     close = _count_inside(across, along, up, fingers_m, margin_m=0.008)
-    return _TOUCH_COST_M * float(np.log1p(touching)) + _CLOSE_COST_M * float(np.log1p(close))
+    return TOUCH_COST_M * float(np.log1p(touching)) + CLOSE_COST_M * float(np.log1p(close))
 
 
 def _count_inside(across: FloatArray, along: FloatArray, up: FloatArray, fingers_m: float, margin_m: float) -> int:

@@ -14,8 +14,9 @@ from heisd.types import FloatArray
 _OVERHANG_M = 0.11  # what is above an object and no further to the side hangs over the hand that grasps it
 _LEANS_RAD = np.deg2rad([15.0, 20.0, 25.0, 30.0])  # of a hand beside an overhang
 _ASIDE_RAD = np.deg2rad(np.arange(-75.0, 76.0, 15.0))  # from the way out, around the rim
-_ASIDE_COST, _YAW_COST, _LEAN_COST, _CONTACT_COST, _TABLE_COST = 0.02, 0.03, 0.05, 0.03, 5.0
+_ASIDE_COST, _YAW_COST, _LEAN_COST, _CONTACT_COST, TABLE_COST = 0.02, 0.03, 0.05, 0.03, 5.0
 _PALM_M = np.array([[x, y, -0.030] for x in (-0.034, 0.034) for y in (-0.105, 0.105)])  # its lower corners, hand frame
+_WAYS_M = (0.0, 0.03, 0.06)  # before a grasp, where the hand must have room too
 _SLOPE = 0.55  # rise of the way out from under an overhang, per metre sideways
 _WAY_M = 0.13  # its length
 _UP = np.array([0.0, 0.0, 1.0])
@@ -44,24 +45,40 @@ def slanted_move(
 
 def way_out(scene: Scene, name: str) -> FloatArray | None:
     """(3,) horizontal unit vector away from what hangs over an object; None when nothing does."""
-    middle, top = scene.pose(name).position_m, scene.points(name)[:, 2].max()
-    above = scene.obstacles(besides=name)
-    above = above[(above[:, 2] > top + 0.02) & (np.linalg.norm((above - middle)[:, :2], axis=1) < _OVERHANG_M)]
+    above = _overhang(scene, name)
     if not len(above):
         return None
-    away = (middle - above.mean(axis=0)) * [1.0, 1.0, 0.0]
+    away = (scene.pose(name).position_m - above.mean(axis=0)) * [1.0, 1.0, 0.0]
     return np.asarray(away / max(float(np.linalg.norm(away)), 1e-9))
 
 
+def is_clear(scene: Scene, name: str, point_m: FloatArray, yaw_rad: float) -> bool:
+    """Whether an upright hand that grasps an object here (3,) touches nothing that hangs over it, nor on its way up."""
+    above, rotation = _overhang(scene, name), _upright(yaw_rad).as_matrix()
+    return not any(_n_inside(above, point_m + way * _UP, rotation) for way in _WAYS_M)
+
+
+def _overhang(scene: Scene, name: str) -> FloatArray:
+    """(V, 3) points of what hangs over an object and the hand that grasps it."""
+    middle, top = scene.pose(name).position_m, scene.points(name)[:, 2].max()
+    above = scene.obstacles(besides=name)
+    is_beside = np.linalg.norm((above - middle)[:, :2], axis=1) < _OVERHANG_M
+    return np.asarray(above[(above[:, 2] > top + 0.02) & is_beside])
+
+
 class ApproachAslant(Approach):
-    """An approach that takes the rim's free side, the hand leaning away, where something hangs over the object."""
+    """An approach that takes the rim's free side, the hand leaning away, where an upright one would touch what hangs
+    over the object.
+    """
 
     def start(self, scene: Scene, hand: Hand) -> None:
         """Plan the grasp."""
         super().start(scene, hand)
-        away = way_out(scene, self._hold.name)
-        if away is not None:
-            self._hold.grasp, self._hold.lean_rad = _plan_aslant(scene, self._hold.name, away)
+        grasp, away = self._hold.grasp, way_out(scene, self._hold.name)
+        assert grasp is not None
+        if away is None or is_clear(scene, self._hold.name, grasp.point(scene.pose(self._hold.name)), grasp.yaw_rad):
+            return
+        self._hold.grasp, self._hold.lean_rad = _plan_aslant(scene, self._hold.name, away)
 
     def command(self, scene: Scene, hand: Hand) -> Command:
         """Head for the grasp, at the end in the direction in which the fingers point."""
@@ -85,18 +102,24 @@ def _plan_aslant(scene: Scene, name: str, away: FloatArray) -> tuple[Grasp, Floa
         yaw_rad = wrap_yaw(float(np.arctan2(-outward[0], outward[1])))
         for lean in _LEANS_RAD:
             lean_rad = lean * np.cross(_UP, outward)
-            turned = (
-                Rotation.from_rotvec(lean_rad) * Rotation.from_euler("z", yaw_rad) * Rotation.from_euler("x", np.pi)
-            )
-            rotation = turned.as_matrix()
-            into_table = max(0.0, table_m + 0.006 - (point + _PALM_M @ rotation.T)[:, 2].min())
-            n_touching = sum(_n_inside(obstacles, point - way * rotation[:, 2], rotation) for way in (0.0, 0.03, 0.06))
+            rotation = (Rotation.from_rotvec(lean_rad) * _upright(yaw_rad)).as_matrix()
+            into_table = into_table_m(point, rotation, table_m)
+            n_touching = sum(_n_inside(obstacles, point - way * rotation[:, 2], rotation) for way in _WAYS_M)
             cost = _ASIDE_COST * aside_rad**2 + _YAW_COST * yaw_rad**2 + _LEAN_COST * (lean - _LEANS_RAD[2]) ** 2
-            cost += _TABLE_COST * into_table + _CONTACT_COST * float(np.log1p(n_touching))
+            cost += TABLE_COST * into_table + _CONTACT_COST * float(np.log1p(n_touching))
             if cost < least:
                 best, least = (Grasp(pose.to_body(point), yaw_rad, pose), lean_rad), cost
     assert best is not None
     return best
+
+
+def into_table_m(position_m: FloatArray, rotation: FloatArray, table_m: float) -> float:
+    """How deep [m] the palm of a hand at a pose would be in a table of a height, or nearer to it than it should be."""
+    return max(0.0, table_m + 0.006 - float((position_m + _PALM_M @ rotation.T)[:, 2].min()))
+
+
+def _upright(yaw_rad: float) -> Rotation:
+    return Rotation.from_euler("z", yaw_rad) * Rotation.from_euler("x", np.pi)
 
 
 def _n_inside(points: FloatArray, position_m: FloatArray, rotation: FloatArray) -> int:
@@ -121,7 +144,8 @@ class SlipOut:
     def start(self, scene: Scene, hand: Hand) -> None:
         """Decide where out is."""
         away = way_out(scene, self._hold.name)
-        way = np.zeros(3) if away is None else (away + _SLOPE * _UP) / np.hypot(1.0, _SLOPE)
+        is_outside = away is None or is_clear(scene, self._hold.name, hand.position_m, hand.yaw_rad)
+        way = np.zeros(3) if is_outside else (away + _SLOPE * _UP) / np.hypot(1.0, _SLOPE)
         self._goal_m = hand.position_m + _WAY_M * way
 
     def status(self, scene: Scene, hand: Hand) -> Status:  # noqa: ARG002 (part of the protocol)

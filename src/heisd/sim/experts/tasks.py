@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from heisd.errors import BadInput
-from heisd.sim.experts.articulated import OPERATED, operate
+from heisd.sim.experts.articulated import OPERATED, DrawOut, operate
 from heisd.sim.experts.compartments import (
     Place,
     Turn,
@@ -19,6 +19,7 @@ from heisd.sim.experts.compartments import (
     in_oven,
     is_low,
     is_shared,
+    missing_m,
     on_table,
     over_rim,
     way_out,
@@ -46,6 +47,7 @@ from heisd.sim.experts.style import Style
 from heisd.sim.scene import Goal, Scene
 
 _STAGE = {"open": 0, "turnon": 0, "close": 2, "turnoff": 2}  # what must come first or last; things are moved between
+_OFF_THE_FRONT_M = 0.020  # how far an object that drew a drawer out is lifted from that again
 _BACK_OUT_M = 0.10
 _EXACTLY = (0.0, 0.0)  # where there is no room for anybody's carelessness
 _TALL_M = 0.05  # heights of objects are told apart in steps of this
@@ -141,10 +143,17 @@ def put_in_drawer(scene: Scene, goal: Goal, style: Style) -> Skill:
     grasping = (ApproachAslant(hold, style), CloseUntilStill(hold))
     if is_low(scene, region):
         exactly = replace(style, place_offset_m=_EXACTLY)
-        carry: Carry = LowerInto(hold, below_handles(scene, name, region), exactly, hand_beside(name, region))
+        place = below_handles(scene, name, region)
+        lifted = replace(exactly, release_height_m=exactly.release_height_m + _OFF_THE_FRONT_M)
+        placing: tuple[Primitive, ...] = (
+            LowerInto(hold, place, exactly, hand_beside(name, region)),
+            DrawOut(hold, lambda now: missing_m(now, name, region, place(now)), way_out(scene, region)),
+            Insert(hold, place, lifted),  # lower, it would take the drawer back along
+            Insert(hold, place, exactly),
+        )
     else:
-        carry = Carry(hold, lambda now: in_drawer(now, region), style)
-    return _grasp_and(goal, hold, grasping, (SlipOut(hold), carry, Release(hold), Retreat(hold)))
+        placing = (Carry(hold, lambda now: in_drawer(now, region), style),)
+    return _grasp_and(goal, hold, grasping, (SlipOut(hold), *placing, Release(hold), Retreat(hold)))
 
 
 def lay(scene: Scene, goal: Goal, style: Style) -> Skill:
