@@ -191,7 +191,7 @@ def test_both_families_stand_in_the_same_tables_and_on_one_page(bundled, tmp_pat
     rows = list(zip(*(column.cells for column in demo.speed_table(methods).columns), strict=True))
     full, hybrid = rows
     assert (full[0], full[4], full[5], full[6]) == ("full", "0.28", "3.6", "0 %")  # 14 rounds, 50 actions
-    assert (hybrid[0], hybrid[4], hybrid[5]) == ("flow_hybrid", "0.18", "3.6")
+    assert (hybrid[0], hybrid[4], hybrid[5], hybrid[6]) == ("flow_hybrid", "0.10", "3.6", "20 %")
     assert "(" in hybrid[3]
     page = (tmp_path / "demo" / "report.html").read_text()
     assert "<b>flow_hybrid</b>" in page

@@ -309,7 +309,7 @@ def test_each_family_s_ablations_have_a_table_of_their_own(home, monkeypatch):
     assert ablations.ablations(results(home)) == []  # nothing of token policies has times
     head, _, *rows = ablations.flow_ablations(results(home))
     mine = cells([head, "", *rows], "δ", "`flash_delta_05`")
-    assert mine["speed-up (95 %), toy"].startswith("1.11")
+    assert mine["speed-up (95 %), toy"].startswith("1.12")
     assert (mine["speed-up (95 %), two"], mine["skipped, two"]) == (NONE, "0 %")
     assert mine["prefills, toy"] == mine["prefills, two"] != NONE
     assert mine["solved, toy"] == "3 of 4"

@@ -104,8 +104,11 @@ def test_a_gripper_that_has_just_moved_is_looked_at_in_full() -> None:
 
 def test_two_skips_then_a_check_on_tolerant_motion() -> None:
     router = rounds(n_skips=2)
-    plan = router.plan(None, router.begin())
+    plan = router.plan(None, after(router, FULL))
     assert (plan.scouts, plan.drafters) == (("retrieval",), ("tail",))
+    for certain in (router.begin(), after(router, FULL, CUT)):  # of a full round: nobody is asked for nothing
+        plan = router.plan(None, certain)
+        assert (plan.scouts, plan.drafters) == ((), ())
     assert rounds().plan(None, router.begin()).drafters == ("retrieval", "tail")
     draft = ChunkDraft(chunk(0.5)[None], "retrieval", (0.0,))
     moving = fakes.phase(gripper=OPENED)

@@ -47,18 +47,22 @@ class Fallbacks:
         if min(self.period, self.max_age_steps, self.gripper_margin_steps) < 0:
             raise BadInput(f"fallbacks count rounds and control steps from 0 on; got {self}")
 
-    def reason(self, context: ChunkContext, phase: PhaseSignal | None, rounds: RoundMemory) -> Reason | None:
-        """The first thing that speaks against a speculation now."""
+    def known(self, phase: PhaseSignal | None, rounds: RoundMemory) -> Reason | None:
+        """The first thing that speaks against a speculation now, whatever the picture shows."""
         if not rounds.has_prefix:
             return Reason.NO_PREFIX
         if rounds.is_due or (self.period and rounds.n_since_full >= self.period):
             return Reason.DUE
         if rounds.age_steps > self.max_age_steps:
             return Reason.STALE
-        if self.min_similarity > -math.inf and not context.prefix_similarity >= self.min_similarity:
-            return Reason.SCENE
         if phase is not None and self.gripper_margin_steps and phase.gripper.changed_within(self.gripper_margin_steps):
             return Reason.GRIPPER
+        return None
+
+    def seen(self, context: ChunkContext) -> Reason | None:
+        """Whether the picture speaks against it."""
+        if self.min_similarity > -math.inf and not context.prefix_similarity >= self.min_similarity:
+            return Reason.SCENE
         return None
 
 
@@ -91,9 +95,9 @@ class Rounds(Watching):
     def plan(self, phase: PhaseSignal | None, memory: Memory) -> Plan:
         """Whose chunk may be executed is asked first; the others only where a verification will run.
 
-        Where a skip is ruled out, everybody is asked for the verification alone; under an alarm nobody is.
+        Where a skip is ruled out, everybody is asked for the verification alone; where a full round is certain, nobody.
         """
-        if withdrawal(memory) is not None:
+        if self._full(phase, memory) is not None:
             return Plan(())
         if self.skip is None or self.skip.ruled_out(phase, memory) is not None:
             return Plan((), drafters=self.sources)
@@ -104,7 +108,7 @@ class Rounds(Watching):
         self, context: ChunkContext, phase: PhaseSignal | None, drafts: Sequence[ChunkDraft], memory: Memory
     ) -> Route:
         """Full if something asks for it; skip where that is allowed; otherwise verify."""
-        reason = withdrawal(memory) or self.fallbacks.reason(context, phase, memory.rounds)
+        reason = self._full(phase, memory) or self.fallbacks.seen(context)
         if reason is not None:
             return Route(RouteKind.FULL, reason)
         if self.skip is None or phase is None:
@@ -126,3 +130,7 @@ class Rounds(Watching):
             )
         is_rejected = came.n_accepted < came.n_judged if came.n_chunks else memory.is_rejected
         return replace(counted(self.noted(memory, outcome), outcome), rounds=rounds, is_rejected=is_rejected)
+
+    def _full(self, phase: PhaseSignal | None, memory: Memory) -> Reason | None:
+        """What makes this round a full one, as far as it is known before anything is encoded."""
+        return withdrawal(memory) or self.fallbacks.known(phase, memory.rounds)
