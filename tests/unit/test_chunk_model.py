@@ -136,10 +136,11 @@ def test_drafting_is_shared_out_over_the_rounds_that_draft() -> None:
     assert ChunkCosts.of_bench(full).of(RoundKind.IN_HAND) == 0.375
     # Of 10 rounds 5 were verified; the others asked nobody, in no time.
     counts = {name: {"mean": 1.0, "n": 5 if name in ("verify", "accept") else 10} for name in names}
-    flash = {"stages": counts | looked}
+    flash = {"stages": counts | looked | {"act": {"mean": 0.5, "n": 40}}}
     costs = ChunkCosts.of_bench(full, flash)
     assert costs.draft_ms == 2.0
-    assert costs.of(RoundKind.REJECTED) == 3.0 + 2.0 + 1.0 + 2.0 + 0.375  # full, draft, verify, route and accept, act
+    assert costs.of(RoundKind.REJECTED) == 3.0 + 2.0 + 1.0 + 2.0 + 0.625  # full, draft, verify, route and accept, act
+    assert costs.of(RoundKind.IN_HAND) == 0.625
     # Skips draft, too: 3 of them beside the 5 verifications.
     skipping = flash | {"speculation": {"rounds": {"kinds": {"full": {"n": 2}, "skip": {"n": 3}}}}}
     assert ChunkCosts.of_bench(full, skipping).draft_ms == pytest.approx(10 / 8)
