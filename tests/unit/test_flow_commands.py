@@ -1,6 +1,7 @@
 """From a data set on disk to speculation: every command of the flow family, one after the other, on tiny shapes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,15 +57,15 @@ def test_from_demonstrations_to_speculation(tmp_path: Path, rng: np.random.Gener
     (tmp_path / "head" / "drafter").rename(tmp_path / "run" / "policy-draft")
     invoke("index", "build", "--data", data, "--weights", policy, "--out", tmp_path / "run" / "policy-store")
 
-    seen = [tiny.observation(rng, "pick up the soup", size_px=128) for _ in range(4)]
+    seen = [replace(tiny.observation(rng, "pick up the soup", size_px=128), time_s=i / 20) for i in range(24)]
     save_observations(tmp_path / "seen.npz", seen)
     result = json.loads(
         invoke("bench", "--method", METHODS, "--weights", policy, "--observations", tmp_path / "seen.npz",
-               "--steps", 8, "--warmup", 4, "--json")
+               "--steps", 20, "--warmup", 4, "--json")
     )  # fmt: skip
     assert result["sampling"] == {"euler_steps": 3, "executed": 4, "noise_scale": 1.0}
     for name in METHODS.split(","):
-        assert result["methods"][name]["ms_per_action"]["n"] == 8
+        assert result["methods"][name]["ms_per_action"]["n"] == 20
         assert result["methods"][name]["ms_per_round"]["n"] >= 2
     blocks = result["methods"]
     costs = ChunkCosts.of_bench(blocks["full"], blocks["flash"])  # its second round is verified
