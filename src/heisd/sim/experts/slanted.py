@@ -144,9 +144,9 @@ class SlipOut:
     def start(self, scene: Scene, hand: Hand) -> None:
         """Decide where out is."""
         away = way_out(scene, self._hold.name)
-        is_outside = away is None or is_clear(scene, self._hold.name, hand.position_m, hand.yaw_rad)
-        way = np.zeros(3) if is_outside else (away + _SLOPE * _UP) / np.hypot(1.0, _SLOPE)
-        self._goal_m = hand.position_m + _WAY_M * way
+        self._goal_m = hand.position_m
+        if away is not None and not is_clear(scene, self._hold.name, hand.position_m, hand.yaw_rad):
+            self._goal_m = hand.position_m + _WAY_M * (away + _SLOPE * _UP) / np.hypot(1.0, _SLOPE)
 
     def status(self, scene: Scene, hand: Hand) -> Status:  # noqa: ARG002 (part of the protocol)
         """Done outside."""
