@@ -144,7 +144,7 @@ class SlipOut:
     def start(self, scene: Scene, hand: Hand) -> None:
         """Decide where out is."""
         away = way_out(scene, self._hold.name)
-        self._goal_m = hand.position_m
+        self._goal_m = hand.position_m.copy()
         if away is not None and not is_clear(scene, self._hold.name, hand.position_m, hand.yaw_rad):
             self._goal_m = hand.position_m + _WAY_M * (away + _SLOPE * _UP) / np.hypot(1.0, _SLOPE)
 
