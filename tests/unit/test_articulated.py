@@ -124,7 +124,7 @@ def test_what_is_inside_the_wrist_costs_more_than_what_is_close_to_it_and_the_re
         np.zeros(3),
     )
     ends = wrist_m(pose.position_m, pose.rotation[:, 2], shoulder_m)
-    aside = np.cross(ends[1] - ends[0], [1.0, 0.0, 0.0])
+    aside = np.cross(ends[1] - ends[0], [0.0, 1.0, 0.0])
     aside /= np.linalg.norm(aside)
     for at in (*ends, ends.mean(axis=0)):
         inside, close, away = (wrist_cost_m(at[None] + off_m * aside, pose, shoulder_m) for off_m in (0.03, 0.06, 0.07))

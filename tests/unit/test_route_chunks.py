@@ -109,7 +109,7 @@ def test_two_skips_then_a_check_on_tolerant_motion() -> None:
     for certain in (router.begin(), after(router, FULL, CUT)):  # of a full round: nobody is asked for nothing
         plan = router.plan(None, certain)
         assert (plan.scouts, plan.drafters) == ((), ())
-    assert rounds().plan(None, router.begin()).drafters == ("retrieval", "tail")
+    assert rounds().plan(None, after(router, FULL)).drafters == ("retrieval", "tail")
     draft = ChunkDraft(chunk(0.5)[None], "retrieval", (0.0,))
     moving = fakes.phase(gripper=OPENED)
 
