@@ -39,20 +39,24 @@ class Show:
 def shows(weights: str) -> list[Show]:
     """What can be played: with the named policy or, for ``default``, with the bundled one that decodes tokens.
 
-    A bundled flow-matching policy comes behind that one if it has all that its accelerated method needs. Raises
-    UnknownName or BadArtifact when the policy itself is not there.
+    A bundled flow-matching policy comes behind that one if it has all that its accelerated method needs, and a
+    calibration: without one that method goes by a first guess. Raises UnknownName or BadArtifact when the policy itself
+    is not there.
     """
-    from heisd.bench.weights import DEFAULT
+    from heisd.bench.weights import DEFAULT, resolve_weights
     from heisd.policies.bundle import find_policy, list_bundled
     from heisd.policies.identity import policy_format
+    from heisd.presets.assets import place_of
 
     if weights != DEFAULT:
         kind = policy_format(find_policy(weights))
         return [Show(suite, kind, *methods_for(suite, weights, kind)) for suite in SUITES]
     found = [Show(suite, FORMAT, *methods_for(suite, weights)) for suite in SUITES]
     if list_bundled(FLOW_FORMAT):
-        flow = [Show(suite, FLOW_FORMAT, *methods_for(suite, weights, FLOW_FORMAT)) for suite in SUITES]
-        found += [show for show in flow if not show.missing]
+        for suite in SUITES:
+            show = Show(suite, FLOW_FORMAT, *methods_for(suite, weights, FLOW_FORMAT))
+            calibration = place_of(resolve_weights(weights, suite, FLOW_FORMAT), suite, "calibration")
+            found += [show] if not show.missing and calibration.is_file() else []
     return found
 
 
