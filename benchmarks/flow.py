@@ -114,7 +114,7 @@ def model(groups: Sequence[Group], results: Path) -> list[str]:
         rounds = row.done["speculation"]["rounds"]
         rows.append([
             where, f"`{row.name}`", source,
-            *(f"{predicted['costs'].of(kind):.2f}" if kind_of(rounds, kind)["n"] else NONE for kind in ROUNDS),
+            *(number(predicted["kind_ms"].get(kind), ".2f") for kind in ROUNDS),
             f"{rounds['actions_per_round']:.2f}", f"{predicted['round_ms']:.2f}", number(round_ms(rounds), ".2f"),
             f"{predicted['predicted_ms']:.2f}", f"{predicted['measured_ms']:.2f}",
             number(scaled(predicted["error"], 100), "+.0f", " %"),
@@ -142,7 +142,8 @@ def predictions(groups: Sequence[Group], results: Path) -> list[tuple[Row, str, 
         if source is not None and row.is_timed:
             made = costs_of(benches[source]["methods"], row.name)
             shares = shares_of(row.done["speculation"]["rounds"])
-            sums = {"costs": made, "round_ms": expected_round_ms(made, shares)}
+            kind_ms = {kind: made.of(kind, one.looked_share) for kind, one in shares.items()}
+            sums = {"kind_ms": kind_ms, "round_ms": expected_round_ms(made, shares)}
             found.append((row, scope(mine), source, sums | beside_measured(made, row.done)))
     return found
 

@@ -67,9 +67,8 @@ class AccelerateChunksConfig(Configuration):
     rule: FullRule | EndpointsRule = Field(default=FullRule(), discriminator="name")  # or just its name
     proposers: Mapping[str, Any] = Field(default_factory=lambda: {"tail": {}})  # name -> options, or a ChunkProposer
     euler_steps: Annotated[StrictInt, Field(ge=1, le=100)] = 10
-    executed: Annotated[StrictInt, Field(ge=1, le=MAX_EXECUTED)] | None = (
-        None  # None: 8, or the whole of a shorter chunk
-    )
+    # None: 8, or the whole of a shorter chunk
+    executed: Annotated[StrictInt, Field(ge=1, le=MAX_EXECUTED)] | None = None
     noise_scale: float = Field(default=1.0, ge=0, le=1)
     delay_steps: Steps = 0  # control steps that a round takes while the robot goes on (RTC); the policy in-paints
     max_age_rounds: Steps = 3  # rounds that read the same prefix

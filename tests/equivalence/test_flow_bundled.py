@@ -39,7 +39,7 @@ def test_the_bundled_policy_keeps_the_contract(name: str) -> None:
 
 @pytest.mark.parametrize("name", list_bundled(FLOW_FORMAT))
 def test_a_chunk_is_a_motion_and_no_noise(name: str) -> None:
-    """Whatever noise it starts from, a trained policy's chunk is smoother than what an untrained one leaves of it."""
+    """Neighbouring actions differ far less than the noise they were made from."""
     policy = load_flow(name)
     assert policy.config.vision is not None
     (seen,) = synthetic_observations(1, size_px=policy.config.vision.image_size)

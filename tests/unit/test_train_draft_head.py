@@ -1,11 +1,13 @@
 """The draft head learns the policy's own zero-noise chunks; the teacher is asked once; resumed runs are unbroken."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 pytest.importorskip("libero", reason="demonstrations come with LIBERO's instructions (extra libero)")
 
@@ -69,13 +71,18 @@ def test_the_teacher_is_asked_once(
     first = data.teach(demos, policy, TINY, tmp_path)
     again = data.teach(demos, policy, TINY, tmp_path)
     assert len(asked) == 1
-    for name in ("embeddings", "n_prefix", "state", "chunk", "episode"):
+    for name in ("embeddings", "n_prefix", "state", "chunk", "episode", "frame"):
         assert torch.equal(getattr(first, name), getattr(again, name)), name
     data.teach(demos, policy, TINY.model_copy(update={"teacher_steps": 2}), tmp_path)
     assert len(asked) == 2
     (tmp_path / data.FILE).write_bytes(b"torn")
     data.teach(demos, policy, TINY, tmp_path)
     assert len(asked) == 3
+    older = repr((demos.fingerprint, policy.policy_hash, TINY.teacher_steps, TINY.max_frames))  # without frame numbers
+    tensors = {"embeddings": first.embeddings, "chunk": first.chunk}
+    save_file(tensors, tmp_path / data.FILE, {"identity": hashlib.sha256(older.encode()).hexdigest()})
+    data.teach(demos, policy, TINY, tmp_path)
+    assert len(asked) == 4
 
 
 def test_evaluation_episodes_and_blind_policies_teach_nothing(demos: Demos, policy: FlowPolicy, tmp_path: Path) -> None:

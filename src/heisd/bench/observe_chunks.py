@@ -192,17 +192,12 @@ class ChunkWitness:
         for name in self._presets:
             skipper = CHUNKS.skippers[name]
             if skipper.looks:
-                case = self._case(skipper, context, drafts, phase, memory)
-            elif glance is None:
-                continue
-            else:
+                found[name] = self._case(skipper, context, drafts, phase, memory)
+            elif glance is not None:
                 mine = (glance.draft, *(draft for draft in drafts if draft.source != skipper.source))
                 case = self._case(skipper, context, mine, phase, replace(memory, n_skips=glance.n_skips))
-                if case is not None:
-                    case["guess"] = self._guess(glance.draft, truth)
-            if case is not None:
-                found[name] = case
-        return found
+                found[name] = case and case | {"guess": self._guess(glance.draft, truth)}
+        return {name: case for name, case in found.items() if case is not None}
 
     def _case(
         self, skipper: Skipper, context: Any, drafts: Sequence[ChunkDraft], phase: PhaseSignal, memory: Memory

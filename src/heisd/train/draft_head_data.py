@@ -150,7 +150,7 @@ def split(lesson: Lesson, recipe: DraftHeadRecipe) -> tuple[IntArray, IntArray]:
 
 
 def _identity(demos: Demos, policy: FlowPolicy, recipe: DraftHeadRecipe) -> str:
-    parts = (demos.fingerprint, policy.policy_hash, recipe.teacher_steps, recipe.max_frames)
+    parts = (_NAMES, demos.fingerprint, policy.policy_hash, recipe.teacher_steps, recipe.max_frames)
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
