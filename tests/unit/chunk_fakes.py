@@ -25,10 +25,10 @@ ROUNDS = {  # preset -> its rounds, in turn
 METHODS = tuple(ROUNDS)
 ACT_MS = 0.25  # of every step
 _ENCODE, _FULL, _CHECK = {"encode": 4.0}, {"prefill": 4.0, "denoise": 7.75}, {"verify": 2.5, "accept": 0.25}
-STAGES = {  # of a round: 16, 40, 8, 19.75 and 5.25 ms
+STAGES = {  # of a round: 16, 40, 8, 19.75 and, without a look, 1.25 ms
     FULL: _ENCODE | _FULL, NAIVE: _ENCODE | {"prefill": 4.0, "denoise": 31.75},
     KEPT: _ENCODE | {"propose": 1.0} | _CHECK, IN_VAIN: _ENCODE | {"propose": 1.0} | _CHECK | _FULL,
-    SKIPPED: _ENCODE | {"propose": 1.0},
+    SKIPPED: {"encode": 0.0, "propose": 1.0},
 }  # fmt: skip
 _ORIGINS = {KEPT: TokenOrigin.RELAXED, SKIPPED: TokenOrigin.SKIPPED}
 
@@ -49,7 +49,14 @@ class ChunkAgent(toy_world.ToyAgent):
             return action, StepRecord(step, ACT_MS, every, 0, origins, route="chunk", reason="action in hand")
         stages = STAGES[came] | every
         return action, StepRecord(
-            step, sum(stages.values()), stages, came.n_prefills, origins, route="speculate", round=came
+            step,
+            sum(stages.values()),
+            stages,
+            came.n_prefills,
+            origins,
+            route="speculate",
+            round=came,
+            looked=came is not SKIPPED,
         )
 
 

@@ -157,6 +157,7 @@ def test_shares_times_costs_are_what_the_same_stages_took(results, tmp_path):
         assert row["error"] in ("+0 %", "-0 %")
     row = cells(table, "`flash`")
     assert (row["full round, ms"], row["rejected round, ms"], row["skip round, ms"]) == ("16.00", "19.75", flow.NONE)
+    assert cells(table, "`flow_hybrid`")["skip round, ms"] == "1.25"  # without a look
     assert flow.model([each for each in groups if not each.is_timed], results) == []
     measured = chunk_fakes.bench("toy", slower=1.25)
     (tmp_path / "rounds-toy.json").write_text(json.dumps(measured))
