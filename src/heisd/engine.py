@@ -78,6 +78,11 @@ class ControlLoop:
         """What the target made of the last pictures encoded; None before the first."""
         return self._seen
 
+    @property
+    def will_look(self) -> bool:
+        """Whether the next step may read its pictures; with an action of a chunk in hand it reads none."""
+        return not self._inference.has_in_hand
+
     def act(self, observation: Observation) -> Action:
         """One control step."""
         clock = self._clock
@@ -88,9 +93,6 @@ class ControlLoop:
         answer = self._inference.in_hand()
         if answer is None:
             answer = self._decide(observation)
-        else:
-            with clock("route"):  # here, too: every picture is compared with the one a control step before
-                self._memory = self._router.see(observation, self._memory)
         with clock("act"):
             action, outcome = answer.action(), answer.outcome()
             self._history = self._history.acted(action, self._deviation(action, outcome))

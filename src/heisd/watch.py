@@ -1,6 +1,6 @@
 """Whether the cameras can be believed and the scene is still the one it was; if not, nothing may go unverified.
 
-    sight = watch.see(sight, observation)      once a control step; pure: no clock, no randomness
+    sight = watch.see(sight, observation)      once for every picture that may be used; pure: no clock, no randomness
     sight.alarm                                why nothing may be skipped now; None: nothing speaks against it
 
 A picture is looked at in two ways: by itself (contrast, pixel noise) and beside the one before it (phase correlation,
@@ -20,7 +20,7 @@ from heisd.scene import GREY_SIDE, MIN_PEAK, Scene, scene_peak
 from heisd.types import FloatArray, ImageArray, Observation
 
 HOLD_STEPS = 20  # a second of LIBERO's control
-MOVED_M = 1e-3  # of the hand in one control step: its cameras must see something else then
+MOVED_M = 1e-3  # of the hand from one look to the next: its cameras must see something else then
 MIN_FROZEN_STEPS = 1  # one repeated picture is a camera slower than the control, two are a fault
 SAMPLED_SIDE = 128  # pixels: of larger pictures every second, third … row and column is looked at
 STILL_CHANGE = 0.01  # of the blocks' brightness: less is no jump, a shift by two pixels of 128 changes more
@@ -47,7 +47,7 @@ class View:
     noise: float  # standard deviation of pixel noise [u8 levels]; texture counts a little
     peak: float = 1.0  # of the phase correlation with the picture before; 1 where next to nothing changed
     change: float = 0.0  # mean absolute change of the blocks' brightness
-    n_frozen: int = 0  # control steps in a row in which no pixel has changed while the hand moved
+    n_frozen: int = 0  # control steps in a row for which no pixel has changed while the hand moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,20 +113,20 @@ class Watch:
         if self.hold_steps < 0 or not math.isfinite(self.min_similarity or 0.0):
             raise BadInput(f"hold_steps is 0 or more and min_similarity None or a finite number; got {self}")
 
-    def see(self, sight: Sight, observation: Observation) -> Sight:
-        """The sight after one more observation."""
+    def see(self, sight: Sight, observation: Observation, *, n_steps: int = 1) -> Sight:
+        """The sight after one more observation, ``n_steps`` control steps after the one before."""
         position_m = np.array(observation.proprio.eef_pos_m, dtype=np.float64)
         has_moved = sight.eef_pos_m is not None and float(np.linalg.norm(position_m - sight.eef_pos_m)) >= MOVED_M
         looks = {
-            camera: look(picture, sight.looks.get(camera), has_moved=has_moved)
+            camera: look(picture, sight.looks.get(camera), n_moved=n_steps if has_moved else 0)
             for camera, picture in observation.images.items()
         }
         alarms = {self.cameras.get(camera, USUAL).alarm(seen.view) for camera, seen in looks.items()}
         alarm = next((alarm for alarm in Alarm if alarm in alarms), None)
         if alarm is not None:
             return Sight(looks, position_m, alarm, self.hold_steps)
-        if sight.n_left:
-            return Sight(looks, position_m, sight.alarm, sight.n_left - 1)
+        if sight.n_left >= n_steps:
+            return Sight(looks, position_m, sight.alarm, sight.n_left - n_steps)
         return Sight(looks, position_m)
 
     def is_novel(self, similarity: float) -> bool:
@@ -141,9 +141,10 @@ class Watch:
 DEFAULT = Watch()
 
 
-def look(picture: ImageArray, before: Look | None, *, has_moved: bool) -> Look:
+def look(picture: ImageArray, before: Look | None, *, n_moved: int) -> Look:
     """A camera's next picture, (H, W, 3) or (H, W) u8, beside the one before it (None: the first).
 
+    ``n_moved`` control steps have gone by in which the hand moved; 0: it stood still.
     Raises BadInput for another shape, or less than 4 pixels a side.
     """
     sampled = picture[:: _stride(picture), :: _stride(picture)]
@@ -155,7 +156,7 @@ def look(picture: ImageArray, before: Look | None, *, has_moved: bool) -> Look:
         return Look(picture, scene, View(contrast, noise))
     change = float(np.abs(scene.grey - before.scene.grey).sum()) / centred.size
     if change == 0.0 and np.array_equal(picture, before.picture):
-        return Look(picture, before.scene, View(contrast, noise, n_frozen=before.view.n_frozen + has_moved))
+        return Look(picture, before.scene, View(contrast, noise, n_frozen=before.view.n_frozen + n_moved))
     peak = 1.0 if change < STILL_CHANGE else scene_peak(before.scene, scene)
     return Look(picture, scene, View(contrast, noise, peak, change))
 

@@ -31,8 +31,9 @@ from heisd.presets.calibration import Acceptance, Calibration, SkipSetting
 from heisd.presets.flash import STRICTEST, SUITES, suite_setting
 from heisd.presets.flow_assets import FlowAssets, chosen_sampling
 from heisd.route.calibrated import SkipScore
+from heisd.sim.rendering import LatePictures
 from heisd.telemetry import MemorySink
-from heisd.types import Observation
+from heisd.types import Observation, StepRecord
 from heisd.watch import DEFAULT, Watch
 
 FLOW_METHODS = [name for name, preset in PRESETS.items() if preset.policy == FLOW_FORMAT and not preset.ablates]
@@ -76,6 +77,27 @@ def test_every_flow_preset_that_has_what_it_needs_acts(home: Path, rng: np.rando
     assert blocks["full"]["ms_per_action"]["n"] == 10
     assert {"propose", "verify", "accept"} <= blocks["flash"]["stages"].keys()
     assert result["cost_ratio"] == {"decode_over_prefill": None, "ceiling": None}
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_a_picture_is_drawn_before_the_engine_begins_its_step_if_it_will_look(
+    looks: bool, rng: np.random.Generator
+) -> None:
+    drawn: list[str] = []
+
+    class Loop:
+        will_look = looks
+
+        def __init__(self, _: Any, sink: MemorySink) -> None:
+            self._sink = sink
+
+        def act(self, _: Observation) -> None:
+            assert drawn == (["agentview", "wrist"] if looks else [])
+            self._sink.emit(StepRecord(0, 1.0, {}, 0, {}))
+
+    seen = tiny.observation(rng)
+    late = LatePictures(("agentview", "wrist"), lambda camera: drawn.append(camera) or seen.images["agentview"])
+    EngineAgent(Loop, None).act(replace(seen, images=late))
 
 
 def test_every_ablation_and_control_acts_by_the_proposers_it_declares(home: Path, rng: np.random.Generator) -> None:

@@ -20,7 +20,7 @@ from heisd.route.base import Memory, Outcome, Plan, Reason, RoundMemory, Route, 
 from heisd.route.chunk_skips import TwoToOne
 from heisd.route.chunks import Fallbacks, Rounds
 from heisd.telemetry import MemorySink
-from heisd.types import ChunkDraft, ImageArray, RoundRecord, StepRecord
+from heisd.types import ChunkDraft, ImageArray, Observation, RoundRecord, StepRecord
 from heisd.watch import Alarm, Sight, Watch
 
 FULL = RoundRecord(8, n_prefills=1)
@@ -79,7 +79,7 @@ def test_a_period_counts_rounds_without_a_full_one() -> None:
 
 def test_age_counts_the_executed_control_steps() -> None:
     router = rounds(max_age_steps=14)
-    assert after(router, FULL, PARTLY).rounds == RoundMemory(True, 1, 11, False)
+    assert after(router, FULL, PARTLY).rounds == RoundMemory(True, 1, 11, False, n_actions=3)
     assert reason(router, after(router, FULL, PARTLY))[0] == "speculate"
     assert reason(router, after(router, FULL, ACCEPTED)) == ("full", "prefix too old")
     assert reason(router, after(router, FULL, ACCEPTED, FULL))[0] == "speculate"
@@ -151,20 +151,34 @@ def test_an_alarm_withdraws_whatever_else_holds_and_nobody_is_asked() -> None:
 
 def watched(images: list[ImageArray], watch: Watch | None, *, executed: int = 4) -> list[StepRecord]:
     """An episode in which every round may speculate, and the cameras show these pictures."""
+    return watched_of(list(observed(images)), watch, executed=executed)
+
+
+class Unread(dict[str, ImageArray]):
+    """Pictures that nobody may look at."""
+
+    def _refused(self, *_: Any) -> Any:
+        raise AssertionError("a picture was read at a step that has its action in hand")
+
+    __getitem__ = __iter__ = __contains__ = keys = values = items = get = _refused
+
+
+def watched_of(seen: list[Observation], watch: Watch | None, *, executed: int = 4) -> list[StepRecord]:
     policy, sink = FakeChunkPolicy(), MemorySink()
     router = Rounds(("scripted",), Fallbacks(), fakes.ranges(), watch=watch)
     loop = ChunkEngine(
         policy, sampling=SamplingConfig(euler_steps=1, executed=executed), router=router, sink=sink,
         proposers={"scripted": Scripted(chunk(0.5))}, rule=EndpointTest.uniform((0.1,), 0.15),
     )  # fmt: skip
-    for seen in observed(images):
-        loop.act(seen)
+    for each in seen:
+        assert loop.will_look == (len(sink.records) % executed == 0)
+        loop.act(each)
     return sink.records
 
 
 N_SEEN = 48
 PLAIN = [table_top(i) for i in range(N_SEEN)]
-FAULTS = {  # picture of a faulty camera, the alarm, and how many steps behind the onset it comes
+FAULTS = {  # picture of a faulty camera, the alarm, and how many rounds do not notice
     "dark": (lambda i: np.zeros_like(PLAIN[i]), "camera dark", 0),
     "frozen": (lambda i: PLAIN[9], "camera frozen", 1),  # noqa: ARG005
     "noisy": (lambda i: np.random.default_rng(i).integers(0, 256, PLAIN[i].shape, dtype=np.uint8), "camera noisy", 0),
@@ -173,27 +187,39 @@ FAULTS = {  # picture of a faulty camera, the alarm, and how many steps behind t
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_in_the_midst_of_a_chunk_makes_the_next_rounds_full_as_long_as_the_watch_says(fault: str) -> None:
-    """It is seen at its own control step, although nothing is decided there; two steps of it are enough."""
-    broken, alarm, delay = FAULTS[fault]
-    images = [broken(i) if 10 <= i < 12 else PLAIN[i] for i in range(N_SEEN)]
+def test_a_fault_that_rounds_see_makes_them_full_as_long_as_the_watch_says(fault: str) -> None:
+    broken, alarm, n_unnoticed = FAULTS[fault]
+    images = [broken(i) if 10 <= i < 18 else PLAIN[i] for i in range(N_SEEN)]  # the rounds at 12 and 16 see it
     records = watched(images, Watch(hold_steps=9))
     routes = {i: (r.route, r.reason) for i, r in enumerate(records) if r.route != "chunk"}
     assert sorted(routes) == list(range(0, N_SEEN, 4))
     assert routes[0] == ("full", "no prefix yet")
-    assert routes[4] == routes[8] == ("speculate", "always")
-    # The last odd step is 12, where the picture jumps back; frozen cameras are noticed one step late.
-    last = 12 if fault != "frozen" else 11
-    held = [i for i in routes if 10 + delay <= i <= last + 9]
+    first = 12 + 4 * n_unnoticed
+    assert {routes[i] for i in range(4, first, 4)} == {("speculate", "always")}
+    # The last odd picture is that of the round at 20, which jumps back; a frozen one that goes on jumps nowhere.
+    last = 20 if fault != "frozen" else 16
+    held = list(range(first, last + 9, 4))
     assert {routes[i][0] for i in held} == {"full"}
-    assert routes[held[0]][1] in {alarm, "picture jumped"}
+    assert routes[first][1] == alarm
     assert all(records[i].asked == {} for i in held)
     after_it = [i for i in routes if i > last + 9]
     assert {routes[i] for i in after_it} == {("speculate", "always")}
     # What is read from then on is no picture of the fault: the hold is longer than a chunk.
-    first = records[after_it[0]].round
-    assert first is not None
-    assert after_it[0] - first.prefix_age_steps > last
+    behind = records[after_it[0]].round
+    assert behind is not None
+    assert after_it[0] - behind.prefix_age_steps > last
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_pictures_that_no_round_sees_do_no_harm_and_are_not_read(fault: str) -> None:
+    broken = FAULTS[fault][0]
+    unread = Unread()
+    seen = [
+        replace(each, images=each.images if i % 4 == 0 else unread)
+        for i, each in enumerate(observed([broken(i) if i % 4 else PLAIN[i] for i in range(N_SEEN)]))
+    ]
+    records = watched_of(seen, Watch(hold_steps=9))
+    assert {(r.route, r.reason) for r in records[4:]} == {("speculate", "always"), ("chunk", "action in hand")}
 
 
 def test_without_a_watch_no_picture_is_looked_at() -> None:

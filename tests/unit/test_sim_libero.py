@@ -1,6 +1,7 @@
 """The LIBERO adapter against the published environment, against itself, and against misuse."""
 
 import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,27 @@ def test_fast_rendering_shows_the_published_scene_with_the_published_physics(
             correlation = np.corrcoef(mine.images[camera].ravel(), stock.ravel())[0, 1]
             mirrored = np.corrcoef(mine.images[camera][:, ::-1].ravel(), stock.ravel())[0, 1]
             assert correlation > 0.95 > mirrored
+
+
+def test_pictures_drawn_late_are_those_of_their_instant_bit_for_bit(fast: LiberoEnv) -> None:
+    late = LiberoEnv(SUITE, TASK, rendering=FAST, draws_late=True)
+    at_once = [fast.reset(start())[0]] + [fast.step(action)[0] for action in actions(12)]
+    kept = [late.reset(start())[0]] + [late.step(action)[0] for action in actions(12)]
+    order = np.random.default_rng(0).permutation(len(kept))
+    for i in order:  # all of them behind the last step, and in any order
+        for camera in ("wrist", "agentview"):
+            np.testing.assert_array_equal(kept[i].images[camera], at_once[i].images[camera])
+            assert kept[i].images[camera] is kept[i].images[camera]
+    assert list(kept[0].images) == list(at_once[0].images)
+    assert "elbow" not in kept[0].images
+    unread, _, *_ = late.step(actions(1)[0])
+    sent = pickle.loads(pickle.dumps(unread.images))  # noqa: S301
+    assert type(sent) is dict
+    np.testing.assert_array_equal(sent["wrist"], unread.images["wrist"])
+    unread, _, *_ = late.step(actions(1)[0])
+    late.close()
+    with pytest.raises(BadInput, match="after its environment was closed"):
+        unread.images["wrist"]
 
 
 def test_environments_of_one_process_do_not_draw_into_each_other(fast: LiberoEnv) -> None:

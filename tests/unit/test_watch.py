@@ -128,6 +128,25 @@ def test_seeing_is_pure_and_keeps_nothing_of_the_caller_s() -> None:
     assert sight.looks["wrist"].view.n_frozen == 3  # … and a hand whose position is written in place moves all the same
 
 
+@pytest.mark.parametrize("n_steps", [1, 3, 8])
+def test_an_alarm_holds_for_control_steps_however_many_lie_between_two_looks(n_steps: int) -> None:
+    watch, sight, last = Watch(hold_steps=12), NOTHING_SEEN, 0
+    for step, seen in enumerate(observed([np.zeros_like(PLAIN[0]), *[PLAIN[0]] * 40], step_mm=0.0)):
+        if step == 0 or step % n_steps == 0:
+            sight = watch.see(sight, seen, n_steps=n_steps if step else 1)
+            last = step if sight.n_left == watch.hold_steps else last
+            assert (sight.alarm is not None) == (step <= last + 12)
+    assert last == n_steps  # where the picture came back
+
+
+def test_a_picture_repeated_behind_several_control_steps_stood_still_for_all_of_them() -> None:
+    sight = NOTHING_SEEN
+    for seen in observed([PLAIN[0], PLAIN[0]]):
+        sight = DEFAULT.see(sight, seen, n_steps=4)
+    assert sight.looks["wrist"].view.n_frozen == 4
+    assert sight.alarm is Alarm.FROZEN
+
+
 @pytest.mark.parametrize("sigma", [2.0, 5.0, 10.0, 25.0])
 def test_the_noise_estimate_is_the_noise(sigma: float) -> None:
     ramp = np.add.outer(np.linspace(60, 120, 128), np.linspace(0, 60, 128))[:, :, None] * np.ones(3)
@@ -139,7 +158,7 @@ def test_the_noise_estimate_is_the_noise(sigma: float) -> None:
 
 def test_a_grey_picture_is_a_picture() -> None:
     colour = table_top(0)
-    assert look(colour[:, :, 1], None, has_moved=False).view == look(colour, None, has_moved=False).view
+    assert look(colour[:, :, 1], None, n_moved=0).view == look(colour, None, n_moved=0).view
 
 
 def test_edges_along_the_axes_are_no_noise() -> None:
@@ -150,44 +169,44 @@ def test_edges_along_the_axes_are_no_noise() -> None:
 
 
 def test_a_picture_says_how_it_differs_from_the_last_one() -> None:
-    first = look(table_top(0), None, has_moved=True)
+    first = look(table_top(0), None, n_moved=1)
     assert (first.view.peak, first.view.change, first.view.n_frozen) == (1.0, 0.0, 0)
-    assert look(table_top(0), first, has_moved=True).view.n_frozen == 1
-    slow = look(table_top(4), first, has_moved=True).view
+    assert look(table_top(0), first, n_moved=1).view.n_frozen == 1
+    slow = look(table_top(4), first, n_moved=1).view
     assert (slow.peak, slow.n_frozen) == (1.0, 0), "next to nothing changed: not looked at"
     assert 0.0 < slow.change < STILL_CHANGE
-    fast = look(table_top(30), first, has_moved=True).view
+    fast = look(table_top(30), first, n_moved=1).view
     assert 0.2 < fast.peak < 1.0
     assert fast.change > STILL_CHANGE
     for axis in (0, 1):
-        assert look(np.roll(table_top(0), 2, axis), first, has_moved=True).view.change > STILL_CHANGE
+        assert look(np.roll(table_top(0), 2, axis), first, n_moved=1).view.change > STILL_CHANGE
     dim, bright = (picture(level + 0.5 * texture(3, 128)) for level in (0.2, 0.3))
-    brighter = look(bright, look(dim, None, has_moved=False), has_moved=True)
+    brighter = look(bright, look(dim, None, n_moved=0), n_moved=1)
     assert brighter.view.change == pytest.approx(0.1, abs=0.01)
     assert brighter.view.peak > 0.9
-    assert look(table_top(0, side=64), first, has_moved=True).view.n_frozen == 0
-    other_size = look(np.zeros((16, 16, 3), np.uint8), first, has_moved=True)
+    assert look(table_top(0, side=64), first, n_moved=1).view.n_frozen == 0
+    other_size = look(np.zeros((16, 16, 3), np.uint8), first, n_moved=1)
     assert other_size.view.peak == 1.0  # nothing to compare it with
 
 
 def test_more_pixels_than_are_looked_at_are_sampled() -> None:
     large = noisy(np.kron(table_top(0), np.ones((4, 4, 1), np.uint8)), 3.0, 0)
-    sampled = look(large[::4, ::4], None, has_moved=False)
-    np.testing.assert_array_equal(look(large, None, has_moved=False).scene.grey, sampled.scene.grey)
+    sampled = look(large[::4, ::4], None, n_moved=0)
+    np.testing.assert_array_equal(look(large, None, n_moved=0).scene.grey, sampled.scene.grey)
     unseen = large.copy()
     unseen[4::32] = 0  # between the bands
-    first = look(large, None, has_moved=True)
-    assert look(large, first, has_moved=True).view.n_frozen == 1
+    first = look(large, None, n_moved=1)
+    assert look(large, first, n_moved=1).view.n_frozen == 1
     unseen_by_all = large.copy()
     unseen_by_all[5, 5] += 1  # a camera that shows it is not frozen
-    assert look(unseen_by_all, first, has_moved=True).view.n_frozen == 0
+    assert look(unseen_by_all, first, n_moved=1).view.n_frozen == 0
     assert pixel_noise(unseen) == pixel_noise(large)
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 3), (64, 64, 4), (2, 64, 64, 3)])
 def test_what_is_no_picture_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(BadInput, match=r"a picture is|a scene is"):
-        look(np.zeros(shape, np.uint8), None, has_moved=False)
+        look(np.zeros(shape, np.uint8), None, n_moved=0)
 
 
 @pytest.mark.parametrize("reading", ["contrast", "noise", "peak", "change"])

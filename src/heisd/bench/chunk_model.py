@@ -75,7 +75,7 @@ class ChunkCosts:
 
 
 def _routing_ms(stages: Mapping[str, Any]) -> float:
-    """Of a round, which encodes once: the looks at pictures while its actions are in hand are part of it."""
+    """Of a round, which encodes once."""
     return float(stages["route"]["mean"] * stages["route"]["n"] / stages["encode"]["n"]) + _acting_ms(stages)
 
 

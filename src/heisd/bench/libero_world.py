@@ -20,7 +20,7 @@ from heisd.policies.identity import policy_format
 from heisd.policies.manifest import FLOW_FORMAT, FORMAT, sha256_of
 from heisd.presets import PRESETS, builder
 from heisd.sim.protocols import base_suite, parse_protocol
-from heisd.sim.rendering import parse_rendering
+from heisd.sim.rendering import draw, parse_rendering
 from heisd.sim.shifts import parse_shifts
 from heisd.sim.suites import suite_info
 from heisd.sim.targets import require_carriable
@@ -145,6 +145,7 @@ class LiberoWorld:
                 protocol=parse_protocol(self._config.protocol),
                 image_size=self._config.image_size,
                 rendering=parse_rendering(self._config.rendering),
+                draws_late=not self._config.timing,  # timed, all that was seen is replayed
             )
             self._played = self._env if not self._shifts else ChangedEnv(self._env, self._shifts)
         return self._played
@@ -251,6 +252,8 @@ class EngineAgent:
         return key
 
     def act(self, observation: Observation) -> tuple[Action, StepRecord]:
-        """One action and the record of the step that made it."""
+        """One action and the record of the step that made it. No clock of the engine's sees a picture being drawn."""
+        if self._engine.will_look:
+            draw(observation.images)
         action: Action = self._engine.act(observation)
         return action, self._sink.records.pop()

@@ -95,12 +95,12 @@ class ChunkWitness:
         self._history, self._sight = History.empty(self._codec.length), NOTHING_SEEN
         self._step, self._prefix = 0, _NOTHING_CACHED
         self._age_steps = self._age_rounds = 0
+        self._n_actions = 1  # of the round before
         self._rng = np.random.default_rng(SEED)
 
     def act(self, observation: Observation) -> tuple[Action, StepRecord]:
         """The driver's action; its row is written."""
         self._history = self._history.observed(observation.proprio)
-        self._sight = DEFAULT.see(self._sight, observation)
         action, record = self._driver.act(observation)
         row: dict[str, Any] = {"similarity": None, "guesses": {}, "cases": {}}
         if record.round is not None:
@@ -110,7 +110,6 @@ class ChunkWitness:
             "proprio": flatten_proprio(observation.proprio).tolist(),
             "action": action.values.tolist(),
             "tokens": action.tokens.tolist(),
-            "views": {camera: asdict(seen.view) for camera, seen in self._sight.looks.items()},
             **row,
         })  # fmt: skip
         self._history = self._history.acted(action)
@@ -118,14 +117,19 @@ class ChunkWitness:
         return action, record
 
     def _at_round(self, observation: Observation) -> dict[str, Any]:
-        """What a round that speculates would have seen; nothing where there was no prefix or no draft."""
+        """What a round that speculates would have seen; no draft's part where there was no prefix or no draft."""
+        came = self._ear.heard
+        assert came is not None, "the driver has just finished a round"
+        self._sight = DEFAULT.see(self._sight, observation, n_steps=self._n_actions)
+        self._n_actions = came.record.n_actions
+        views = {camera: asdict(look.view) for camera, look in self._sight.looks.items()}
         context = self._shadow.encode(observation)
         drafts = self._panel.propose(context, self._history)
-        seen: dict[str, Any] = {}
+        seen: dict[str, Any] = {"views": views}
         glanced = self._glanced(observation, context)
         if self._prefix is not None and drafts:
             truth = self._truth(observation)
-            seen = {
+            seen |= {
                 "round": self._verified(context, drafts, truth),
                 "guesses": {draft.source: self._guess(draft, truth) for draft in drafts},
                 "cases": self._cases(context, drafts, glanced, truth),
@@ -134,8 +138,6 @@ class ChunkWitness:
         if self._prefix is None or self._age_rounds >= HYBRID_ROUNDS:
             self._prefix = self._shadow.prefill(context)
             self._age_steps = self._age_rounds = 0
-        came = self._ear.heard
-        assert came is not None, "the driver has just finished a round"
         self._panel.observe(came)
         self._age_steps += came.record.n_actions
         self._age_rounds += 1

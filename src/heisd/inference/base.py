@@ -47,6 +47,11 @@ class Inference(Protocol[ContextT_contra]):
         """Begin an episode; the panel is reset by the engine."""
         ...
 
+    @property
+    def has_in_hand(self) -> bool:
+        """Whether an earlier step has settled the next one's action."""
+        ...
+
     def in_hand(self) -> Answer | None:
         """The action of this step if an earlier one has settled it."""
         ...

@@ -114,9 +114,14 @@ class ChunkInference(Generic[ChunkContextT, PrefixT]):
         self._last_gripper = 0.0  # normalised, of the action executed last (FLASH begins with 0)
         self._rng: np.random.Generator | None = None
 
+    @property
+    def has_in_hand(self) -> bool:
+        """Whether actions of the chunk are left that come before the next round."""
+        return len(self._queue) > self._delay_steps
+
     def in_hand(self) -> ChunkAnswer | None:
         """The next action of the chunk, if any is left of those that come before the next round."""
-        return ChunkAnswer(self._queue.popleft()) if len(self._queue) > self._delay_steps else None
+        return ChunkAnswer(self._queue.popleft()) if self.has_in_hand else None
 
     def answer(
         self, context: ChunkContextT, plan: Plan, route: Route, drafts: Sequence[ChunkDraft], history: History

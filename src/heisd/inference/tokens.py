@@ -47,6 +47,11 @@ class TokenInference(Generic[ContextT, CacheT]):
     def reset(self) -> None:
         """Nothing outlives a control step."""
 
+    @property
+    def has_in_hand(self) -> bool:
+        """Never."""
+        return False
+
     def in_hand(self) -> PartialAction | None:
         """An action is one control step's; nothing is left of earlier ones."""
         return None

@@ -107,6 +107,7 @@ class RoundMemory:
     n_since_full: int = 0  # rounds without a full one
     age_steps: int = 0  # control steps since the observation behind the cached prefix
     is_due: bool = False  # the last round asked for a full one
+    n_actions: int = 1  # control steps that the last round's actions took
 
 
 @dataclass(frozen=True, slots=True)

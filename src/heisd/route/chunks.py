@@ -4,7 +4,7 @@ Speculation reads keys and values of an earlier picture, so what ages or changes
 and of control steps since they were computed, a picture unlike theirs (a camera that went dark among them), a gripper
 that has just moved. Rejection needs no rule: a rejected round is a full one already.
 
-Two looks at the pictures do not replace each other. The watch compares each with the one a control step before, and
+Two looks at the pictures do not replace each other. The watch compares a round's with those of the round before, and
 finds faults of a camera; a scene that has slowly become another one raises no alarm. ``Fallbacks.min_similarity``
 compares with the picture behind the cached prefix, which is what a verification reads.
 """
@@ -120,13 +120,14 @@ class Rounds(Watching):
         came, rounds = outcome.round, memory.rounds
         assert came is not None, "only chunk policies are routed here"
         if came.n_prefills:
-            rounds = RoundMemory(has_prefix=True, age_steps=came.n_actions)
+            rounds = RoundMemory(has_prefix=True, age_steps=came.n_actions, n_actions=came.n_actions)
         else:
             rounds = replace(
                 rounds,
                 n_since_full=rounds.n_since_full + 1,
                 age_steps=rounds.age_steps + came.n_actions,
                 is_due=came.stop == StopReason.GRIPPER,
+                n_actions=came.n_actions,
             )
         is_rejected = came.n_accepted < came.n_judged if came.n_chunks else memory.is_rejected
         return replace(counted(self.noted(memory, outcome), outcome), rounds=rounds, is_rejected=is_rejected)

@@ -12,7 +12,7 @@ from heisd.watch import Alarm, Watch
 
 
 class Watching:
-    """Base of rules that look at every control step's pictures, actions in hand included; without a watch at none."""
+    """Base of rules that look at the pictures of every decision; without a watch at none."""
 
     __slots__ = ()
 
@@ -20,7 +20,10 @@ class Watching:
 
     def see(self, observation: Observation, memory: Memory) -> Memory:
         """Whether the cameras can be believed."""
-        return memory if self.watch is None else replace(memory, sight=self.watch.see(memory.sight, observation))
+        if self.watch is None:
+            return memory
+        sight = self.watch.see(memory.sight, observation, n_steps=memory.rounds.n_actions)
+        return replace(memory, sight=sight)
 
     def noted(self, memory: Memory, outcome: Outcome) -> Memory:
         """What memory did not know withdraws as an alarm of the pictures does."""

@@ -7,6 +7,7 @@ from typing import Any
 from heisd.sim.faults import FAULTS, Disturbance
 from heisd.sim.lighting import Lamps, Lighting
 from heisd.sim.nudge import Nudge
+from heisd.sim.rendering import draw
 from heisd.sim.shifts import Shift
 from heisd.sim.splits import EpisodeStart
 from heisd.types import FloatArray, Observation
@@ -74,6 +75,7 @@ class ChangedEnv:
             disturbance.prepare(self._step)
 
     def _shown(self, observation: Observation) -> Observation:
+        draw(observation.images)  # as the world is now, lamps included
         images = observation.images
         for disturbance in self._disturbances:
             images = disturbance.show(images, self._step)

@@ -48,7 +48,12 @@ class LiberoEnv:
         cameras: Sequence[str] = ("agentview", "wrist"),
         image_size: int = 128,
         rendering: Rendering = FAST,
+        draws_late: bool = False,
     ) -> None:
+        """With ``draws_late`` a picture is drawn when it is first read: for policies that do not look at every step.
+
+        Whoever times a policy reads the pictures before (:func:`heisd.sim.rendering.draw`), or draws inside its clock.
+        """
         self.task = suite_info(suite).task(task_index)
         self.suite, self.protocol, self.rendering = suite, protocol, rendering
         self.horizon = protocol.horizon(suite)
@@ -59,7 +64,7 @@ class LiberoEnv:
         self._jitter, self._belt = TargetJitter(self._env), Belt(self._env)
         self._sensors = _Sensors(self._env)
         self._renderer = make_renderer(rendering, backend, self._env.sim, tuple(cameras), image_size)
-        self._draws = False
+        self._draws, self._draws_late = False, draws_late
         self._images: Mapping[str, ImageArray] = {}
         self._proprio = self._sensors.read()
         self._step = 0
@@ -177,7 +182,7 @@ class LiberoEnv:
         """Called by robosuite's sensor clock, once per control period."""
         self._proprio = self._sensors.read()
         if self._draws and self._renderer is not None:
-            self._images = self._renderer.render()
+            self._images = self._renderer.late() if self._draws_late else self._renderer.render()
 
     def _outcome(self, success: bool) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         self._step += 1

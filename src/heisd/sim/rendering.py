@@ -1,12 +1,12 @@
 """Pictures of a robosuite simulation: as published, or several times faster from the same poses."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Protocol
 
 import numpy as np
 
-from heisd.errors import UnknownName
+from heisd.errors import BadInput, UnknownName
 from heisd.sim.gl import GlBackend
 from heisd.sim.light_model import light_copy
 from heisd.types import ImageArray
@@ -15,6 +15,8 @@ CAMERAS: dict[str, str] = {"agentview": "agentview", "wrist": "robot0_eye_in_han
 
 
 _SUPERSAMPLING = 2  # smooth edges for less than multisampling costs in software OpenGL
+# All that a picture depends on and that moves: what MuJoCo's mjv_updateScene reads of mjData here.
+_MOVING = ("geom_xpos", "geom_xmat", "site_xpos", "site_xmat", "cam_xpos", "cam_xmat", "light_xpos", "light_xdir")
 
 
 class Rendering(StrEnum):
@@ -36,11 +38,44 @@ def parse_rendering(name: str) -> Rendering:
         raise UnknownName("rendering", name, [r.value for r in Rendering]) from None
 
 
+class LatePictures(Mapping[str, ImageArray]):
+    """Pictures of one instant that are drawn when they are first read; sent to another process they are drawn ones."""
+
+    def __init__(self, cameras: Sequence[str], draw: Callable[[str], ImageArray]) -> None:
+        self._cameras, self._draw = tuple(cameras), draw
+        self._drawn: dict[str, ImageArray] = {}
+
+    def __getitem__(self, camera: str) -> ImageArray:
+        if camera not in self._drawn:
+            if camera not in self._cameras:
+                raise KeyError(camera)
+            self._drawn[camera] = self._draw(camera)
+        return self._drawn[camera]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._cameras)
+
+    def __len__(self) -> int:
+        return len(self._cameras)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+
+def draw(images: Mapping[str, ImageArray]) -> None:
+    """Draw what has not been drawn yet: before a clock starts that is not the renderer's."""
+    if isinstance(images, LatePictures):
+        dict(images)
+
+
 class Renderer(Protocol):
     """Draws the current state of one simulation."""
 
     def render(self) -> Mapping[str, ImageArray]:
         """Camera name -> (size, size, 3) u8 RGB, rotated by 180 degrees as OpenVLA feeds them."""
+
+    def late(self) -> Mapping[str, ImageArray]:
+        """The same pictures, drawn when they are read."""
 
     def close(self) -> None:
         """Free the OpenGL resources."""
@@ -59,6 +94,10 @@ class StockRenderer:
             name: _upright(self._sim.render(self._size, self._size, camera_name=CAMERAS[name]))
             for name in self._cameras
         }
+
+    def late(self) -> dict[str, ImageArray]:
+        """Drawn at once: robosuite draws what its simulation is in."""
+        return self.render()
 
     def close(self) -> None:
         """Nothing to free: the context belongs to the simulation."""
@@ -89,17 +128,31 @@ class FastRenderer:
         self._viewport = mujoco.MjrRect(0, 0, drawn, drawn)
         self._camera_ids = {name: self._model.camera(CAMERAS[name]).id for name in cameras}
         self._pixels = np.empty((drawn, drawn, 3), dtype=np.uint8)
+        self._posed = mujoco.MjData(self._live_model)  # an earlier instant, to be drawn late
+        self._is_open = True
 
     def render(self) -> dict[str, ImageArray]:
         """See :class:`Renderer`."""
-        self._gl.make_current()
-        return {name: self._draw(camera_id) for name, camera_id in self._camera_ids.items()}
+        return {name: self._draw(name, self._data) for name in self._camera_ids}
 
-    def _draw(self, camera_id: int) -> ImageArray:
+    def late(self) -> LatePictures:
+        """See :class:`Renderer`; the instant is kept (some tens of kilobytes), whatever the simulation does next."""
+        instant = [getattr(self._data, name).copy() for name in _MOVING]
+        return LatePictures(tuple(self._camera_ids), lambda camera: self._draw_of(instant, camera))
+
+    def _draw_of(self, instant: Sequence[np.ndarray[Any, Any]], camera: str) -> ImageArray:
+        if not self._is_open:
+            raise BadInput("a picture was to be drawn after its environment was closed: read observation.images before")
+        for name, values in zip(_MOVING, instant, strict=True):
+            getattr(self._posed, name)[:] = values
+        return self._draw(camera, self._posed)
+
+    def _draw(self, camera: str, data: Any) -> ImageArray:
         mujoco = self._mujoco
-        self._camera.fixedcamid = camera_id
+        self._gl.make_current()
+        self._camera.fixedcamid = self._camera_ids[camera]
         mujoco.mjv_updateScene(
-            self._live_model, self._data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
+            self._live_model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
         )
         mujoco.mjr_render(self._viewport, self._scene, self._context)
         mujoco.mjr_readPixels(self._pixels, None, self._viewport, self._context)
@@ -107,6 +160,7 @@ class FastRenderer:
 
     def close(self) -> None:
         """Free the context; the renderer cannot be used afterwards."""
+        self._is_open = False
         self._gl.make_current()
         self._context.free()
         self._gl.free()
