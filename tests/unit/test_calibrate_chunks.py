@@ -316,7 +316,9 @@ def test_full_drives_and_the_rows_say_what_would_have_been_seen(tmp_path: Path, 
     assert ages[0] == 0
     assert set(ages) == {0, 1, 2}  # looks one, two and three rounds old
     assert not episode.steps[4].cases
-    assert all(step.views for step in episode.steps)
+    looked = {i for i, step in enumerate(episode.steps) if step.views}  # where a round begins
+    assert looked == {0, *rounds}
+    assert all(view.n_frozen == 0 for i in looked for view in episode.steps[i].views.values())
     again = ChunkWitness(FakeFlowAssets(), flows.policy(), ("draft_head", "tail"), ("flow_hybrid",), writer.write)
     before = (tmp_path / "toy_1.jsonl").read_bytes()
     writer.begin("toy/1")
