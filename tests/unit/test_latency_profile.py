@@ -149,8 +149,11 @@ def test_families_are_not_mixed_and_no_stage_is_forgotten() -> None:
         chunks.require_priced(["ar", "exact"])
     with pytest.raises(BadInput, match="is of a policy that decodes tokens, and method 'flash' runs a flow-matching"):
         profile().require_priced(["flash"])
-    with pytest.raises(BadInput, match="no latency for draft, which method 'flow_hybrid'"):
+    with pytest.raises(BadInput, match="no latency for draft, verify, which method 'flow_hybrid'"):
         chunks.require_priced(["full", "flow_hybrid"])
+    chunks.require_priced(["full", "full_naive", "full_longer", "full_rtc"])
+    with pytest.raises(BadInput, match="no latency for verify, which method 'tail_2to1'"):  # its drafts are free
+        chunks.require_priced(["tail_2to1"])
     for step_of, missing in ((ran("encode", "euler"), "euler"), (ran("encode", asked="draft_head"), "draft"),
                              (ran("encode", "prefill", "decode"), "decode")):  # fmt: skip
         with pytest.raises(BadInput, match=rf"no latency for the stage\(s\) {missing}"):

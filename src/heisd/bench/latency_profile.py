@@ -123,8 +123,7 @@ class LatencyProfile(BaseModel):
         if self.is_instant:
             return 0.0
         ms = {name: stage.ms for name, stage in self.stages.items()}
-        asked = [stage for proposer in proposers_of(method) for stage in ASKED_CHUNK_STAGES[proposer]]
-        checked = [*asked, "verify"] if asked else []
+        checked = _priced_stages(Family.CHUNKS, method)
         inpaint_ms = ms.get("inpaint", INPAINT_DENOISES * ms["denoise"])
         return ms["encode"] + ms["prefill"] + inpaint_ms + sum(ms.get(stage, 0.0) for stage in checked)
 
@@ -139,7 +138,7 @@ class LatencyProfile(BaseModel):
         return TokenMeter(self) if self.family is Family.TOKENS else ChunkMeter(self)
 
     def require_priced(self, methods: Collection[str]) -> None:
-        """BadInput for a method of another family, or one that asks a proposer whose latency is not known."""
+        """BadInput for a method of another family, or one with a stage whose latency is not known."""
         if self.is_instant:
             return
         mine = _FORMATS[self.family]
@@ -149,14 +148,21 @@ class LatencyProfile(BaseModel):
                     f"latency profile {self.name!r} is of {KINDS[mine]}, and method {method!r} runs {KINDS[other]}; "
                     "choose another (--latency-profile list)"
                 )
-        stages_of = ASKED_STAGES if self.family is Family.TOKENS else ASKED_CHUNK_STAGES
         for method in methods:
-            asked = [stage for proposer in proposers_of(method) for stage in stages_of[proposer]]
-            if missing := [stage for stage in asked if stage not in self.stages]:
+            if missing := [stage for stage in _priced_stages(self.family, method) if stage not in self.stages]:
                 raise BadInput(
                     f"latency profile {self.name!r} has no latency for {', '.join(missing)}, which method {method!r} "
                     "takes time for; add it to the file, or choose another profile (--latency-profile list)"
                 )
+
+
+def _priced_stages(family: Family, method: str) -> list[str]:
+    """What a method takes time for beside plain inference and in-painting."""
+    if family is Family.TOKENS:
+        return [stage for proposer in proposers_of(method) for stage in ASKED_STAGES[proposer]]
+    checks = method in PRESETS and not PRESETS[method].is_plain
+    asked = [stage for proposer in proposers_of(method) for stage in ASKED_CHUNK_STAGES[proposer]]
+    return [*asked, "verify"] if checks else asked
 
 
 class InstantMeter:

@@ -20,6 +20,7 @@ class Preset:
     needs: tuple[str, ...] = ()
     may_use: tuple[str, ...] = ()  # of the same, where it is there
     is_exact: bool = False  # speculates, and promises plain decoding's tokens
+    is_plain: bool = False  # guesses nothing and checks nothing
     policy: str = FORMAT  # the kind of policy it runs, by the format of its bundle
     options: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the function
     ablates: str = ""  # of an ablation: the preset that it is but for one part
@@ -38,7 +39,7 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "ar": Preset("heisd.presets.plain:ar"),
+    "ar": Preset("heisd.presets.plain:ar", is_plain=True),
     "exact": Preset("heisd.presets.ours:exact", ("parallel",), ("calibration",), is_exact=True),
     "hybrid": Preset("heisd.presets.ours:hybrid", ("parallel", "store", "calibration")),
     "coast": Preset("heisd.presets.ours:coast", ("parallel", "calibration")),
@@ -53,9 +54,9 @@ PRESETS: dict[str, Preset] = {
     "heisd_code": Preset("heisd.presets.heisd:code", ("store", "eagle", "calibration")),
     "hold_2to1": Preset("heisd.presets.heisd:hold", ("eagle", "calibration")),
     "hold_calibrated": Preset("heisd.presets.ours:hold", ("parallel", "calibration")),
-    "full": Preset("heisd.presets.flow:full", policy=FLOW_FORMAT),
-    "full_naive": Preset("heisd.presets.flow:full_naive", policy=FLOW_FORMAT),
-    "full_longer": Preset("heisd.presets.flow:full_longer", policy=FLOW_FORMAT),
+    "full": Preset("heisd.presets.flow:full", is_plain=True, policy=FLOW_FORMAT),
+    "full_naive": Preset("heisd.presets.flow:full_naive", is_plain=True, policy=FLOW_FORMAT),
+    "full_longer": Preset("heisd.presets.flow:full_longer", is_plain=True, policy=FLOW_FORMAT),
     "flash": Preset("heisd.presets.flash:flash", ("draft_head",), policy=FLOW_FORMAT),
     "flash_retrieval": Preset("heisd.presets.flash:flash_retrieval", ("store",), policy=FLOW_FORMAT),
     "tail_2to1": Preset("heisd.presets.flash:tail_2to1", policy=FLOW_FORMAT),
