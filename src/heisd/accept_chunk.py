@@ -141,13 +141,22 @@ def first_crossing(gripper: FloatArray, before: float) -> int | None:
     return int(changes[0]) if len(changes) else None
 
 
-def deviation_bins(chunks: FloatArray, truth: FloatArray) -> FloatArray:
-    """(…, H) largest distance over an action's six motion numbers, in bins: 256 of them make up [-1, 1]."""
+def path_bins(chunks: FloatArray, truth: FloatArray) -> FloatArray:
+    """(…, n) how far a chunk's actions have led from where the true one's had by then, in bins per action of the chunk.
+
+    Motion numbers are displacements, so differences add up, or cancel: the largest sum in any motion number up to an
+    action, divided by n, of (…, n, T) normalised actions. 256 bins make up [-1, 1], and beyond them nothing moves.
+    """
     gap = np.clip(chunks[..., :GRIPPER], -1.0, 1.0) - np.clip(truth[..., :GRIPPER], -1.0, 1.0)
-    return np.asarray(np.abs(gap).max(axis=-1) * (N_BINS - 1) / 2)
+    apart = np.abs(np.cumsum(gap, axis=-2)).max(axis=-1) / gap.shape[-2]
+    return np.asarray(np.maximum.accumulate(apart, axis=-1) * (N_BINS - 1) / 2)
 
 
 def good_actions(chunks: FloatArray, truth: FloatArray, max_bins: float = GOOD_BINS) -> npt.NDArray[np.bool_]:
-    """(…, H) whether executing an action in place of the true one is right: every motion number near, gripper equal."""
-    is_near = deviation_bins(chunks, truth) <= max_bins
-    return np.asarray(is_near & ((chunks[..., GRIPPER] >= 0.0) == (truth[..., GRIPPER] >= 0.0)))
+    """(…, n) whether executing a chunk in place of the true one is right, up to each of its actions.
+
+    The path stays within what n skipped token actions could lead astray, each at most ``max_bins`` off, and the gripper
+    is equal. ``n`` is the number of actions that would be executed.
+    """
+    has_same_gripper = (chunks[..., GRIPPER] >= 0.0) == (truth[..., GRIPPER] >= 0.0)
+    return np.asarray((path_bins(chunks, truth) <= max_bins) & has_same_gripper)

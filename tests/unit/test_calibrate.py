@@ -262,7 +262,7 @@ def test_no_rung_is_played_for_a_score_that_is_never_high_enough(tmp_path, polic
         fitted.model_copy(update={"skips": {"hold_calibrated": changed}}).save(plan.fit_path)
         return changed
 
-    assert reached_share(with_curve((lowest - 0.1, 995), (lowest, 5))) == 0.005
+    assert reached_share(with_curve((lowest - 0.1, 995), (lowest, 5)), LADDER) == 0.005
     result = calibrated(plan, policy, place, play, ("ladder",))
     assert not [name for name in play.played if name.startswith("ladder")]
     chosen = load(place).skip_setting("hold_calibrated")

@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 import tiny_flows as flows
 import tiny_policies as tiny
 from heisd import cli
-from heisd.accept_chunk import EndpointTest, deviation_bins, good_actions
+from heisd.accept_chunk import EndpointTest, good_actions, path_bins
 from heisd.bench.calibrate import STAGES, run
 from heisd.bench.calibration_plan import CalibrationPlan
 from heisd.bench.chunk_fit import RESIDUALS, allowed_deviation, fit_acceptance, judge_all, preset_rates, rates
-from heisd.bench.ladder import LADDER, judge
+from heisd.bench.ladder import CHUNK_LADDER, judge
 from heisd.bench.observe_chunks import ChunkWitness
 from heisd.bench.observed import ObservedRound, RowWriter, read_episode
 from heisd.bench.speculation import SpeculationCounts
@@ -50,18 +50,24 @@ N = 4  # executed actions
 # --- what good means --------------------------------------------------------------------------------------------------
 
 
-def test_an_action_is_good_within_fifteen_bins_and_with_the_same_gripper() -> None:
-    truth = chunk(0.1)
-    near, far, closed, wild = chunk(0.1 + 14.9 * BIN), chunk(0.1 + 15.1 * BIN), chunk(0.1, 0.2), chunk(np.nan)
+def test_a_chunk_is_good_as_long_as_it_leads_nowhere_else_and_has_the_same_gripper() -> None:
+    truth = chunk(0.1)[:N]
+    near, far = chunk(0.1 + 14.9 * BIN)[:N], chunk(0.1 + 15.1 * BIN)[:N]
     assert good_actions(near, truth).all()
-    assert not good_actions(far, truth).any()
-    assert not good_actions(closed, truth).any()
-    assert not good_actions(wild, truth).any()
+    assert good_actions(far, truth).tolist() == [True, True, True, False]  # 15.1 bins an action, on the whole
+    assert not good_actions(chunk(0.1, 0.2)[:N], truth).any()
+    assert not good_actions(chunk(np.nan)[:N], truth).any()
     one_axis = truth.copy()
-    one_axis[2, 4] += 20 * BIN
-    np.testing.assert_allclose(deviation_bins(one_axis, truth), [0, 0, 20, 0, 0, 0], atol=1e-4)
+    one_axis[1, 4] += 40 * BIN
+    np.testing.assert_allclose(path_bins(one_axis, truth), [0, 10, 10, 10], atol=1e-4)
+    one_axis[2, 4] -= 40 * BIN  # led back: what it was away for stays
+    np.testing.assert_allclose(path_bins(one_axis, truth), [0, 10, 10, 10], atol=1e-4)
+    one_axis[3, 0] -= 60 * BIN  # another number, the other way: the largest counts
+    np.testing.assert_allclose(path_bins(one_axis, truth), [0, 10, 10, 15], atol=1e-4)
     # Beyond the range everything is executed as its end.
-    assert good_actions(chunk(3.0), chunk(1.0)).all()
+    assert good_actions(chunk(3.0)[:N], chunk(1.0)[:N]).all()
+    stacked = path_bins(np.stack([near, far]), truth)
+    np.testing.assert_allclose(stacked, [path_bins(near, truth), path_bins(far, truth)])
 
 
 # --- the rule ---------------------------------------------------------------------------------------------------------
@@ -183,7 +189,7 @@ def test_a_rung_counts_rounds_not_control_steps() -> None:
     counts.audits.update({"draft_head": 1})
     mine = [record(config, f"toy/{i}", speculation=counts.as_dict()) for i in range(4)]
     theirs = [record(plain, f"toy/{i}") for i in range(4)]
-    row = judge("flow_hybrid", "draft_head", LADDER[0], theirs, mine, plain="full")
+    row = judge("flow_hybrid", "draft_head", CHUNK_LADDER[0], theirs, mine, plain="full")
     assert (row["skip_share"], row["skips_per_episode"]) == (0.25, 1.0)
     assert (row["n_audits"], row["n_bad_audits"], row["passes"]) == (4, 0, True)
 
@@ -228,13 +234,13 @@ def test_no_bound_and_too_few_actions_accept_nothing() -> None:
 def test_false_accepts_and_rejects_by_hand() -> None:
     """Two actions accepted of four, one of them bad; of the three leading good ones, none behind the two is missed …"""
     seen = seen_round(0.0, 0.0, n=4)
-    seen.truth[1, 0] = 30 * BIN  # the second action is bad: one leading good action
+    seen.truth[1, 0] = 61 * BIN  # the second action is bad: one leading good action
     seen.endpoints[0, :, 2:, :6] += 1.0  # refused from the third on
     found = rates(judge_all(hybrid_rule(1.0), ("draft_head",), [seen]), SIZES)
     assert (found["n_judged"], found["n_accepted"], found["n_false_accepts"]) == (4, 2, 1)
     assert (found["false_accept_share"], found["n_leading_good"], found["false_reject_share"]) == (0.5, 1, 0.0)
-    assert found["deviation"]["bins"]["max"] == pytest.approx(30, abs=1e-3)
-    assert found["deviation"]["mm"]["max"] == pytest.approx(30 * 0.008 * 50.0, abs=1e-2)
+    assert found["deviation"]["bins"]["max"] == pytest.approx(61, abs=1e-3)
+    assert found["deviation"]["mm"]["max"] == pytest.approx(61 * 0.008 * 50.0, abs=1e-2)
     seen.truth[1, 0] = 0.0
     found = rates(judge_all(hybrid_rule(1.0), ("draft_head",), [seen]), SIZES)
     assert (found["n_false_accepts"], found["n_leading_good"], found["n_false_rejects"]) == (0, 4, 2)
@@ -307,7 +313,7 @@ def test_full_drives_and_the_rows_say_what_would_have_been_seen(tmp_path: Path, 
     np.testing.assert_allclose(first.truth, truth[:3], atol=1e-4)
     step = episode.steps[3]
     assert set(step.guesses) == {"draft_head", "tail"}
-    assert step.guesses["draft_head"].distance_bins == np.ceil(deviation_bins(chunk(0.1)[:3], truth[:3]).max())
+    assert step.guesses["draft_head"].distance_bins == np.ceil(path_bins(chunk(0.1)[:3], truth[:3])[-1])
     features = step.cases["flow_hybrid"].features
     assert features["age_steps"] == 3
     assert {"agreement_bins", "prefix_similarity", "fused", "speed_mm"} <= features.keys()
@@ -394,7 +400,7 @@ def test_all_stages_give_a_file_with_acceptance_and_skips(tmp_path: Path, policy
     assert made.acceptance.residual == 1.5  # 0.3 is good, 1.9 is not
     assert result["acceptance"]["residual"] == 1.5
     setting = made.skip_setting("flow_hybrid")
-    assert (setting.n_skips, setting.threshold) == (LADDER[1].n_skips, LADDER[1].threshold)
+    assert (setting.n_skips, setting.threshold) == (CHUNK_LADDER[1].n_skips, CHUNK_LADDER[1].threshold)
     assert set(setting.score.names) == {"agreement_bins", "prefix_similarity", "fused"} & set(setting.score.names)
     assert "agreement_bins" in setting.score.names
     assert setting.min_similarity is None

@@ -18,7 +18,7 @@ from typing import Any
 
 from heisd.bench.calibration_plan import FIT_NAME, CalibrationPlan
 from heisd.bench.evaluate import Setting
-from heisd.bench.ladder import LADDER, Choice, Rung, climb
+from heisd.bench.ladder import CHUNK_LADDER, LADDER, Choice, Rung, climb
 from heisd.bench.observe import ObservingWorlds, observable, present_scouts
 from heisd.bench.observed import ObservedEpisode, read_episode
 from heisd.bench.provenance import checkout_root, git_commit, machine, versions
@@ -132,15 +132,16 @@ def run_ladder(plan: CalibrationPlan, target: Target, place: Path, play: Play) -
         )
     before = _existing(place, target.sha256)
     fitted = _with_table(fitted, before)  # tried is what will run, pauses included
-    chosen = {}
+    chosen, ladder = {}, CHUNK_LADDER if plan.family is CHUNKS else LADDER
     for preset in presets:
         setting = fitted.skips[preset]
-        rungs = LADDER if reached_share(setting) >= MIN_REACHED else ()
+        reached = reached_share(setting, ladder)
+        rungs = ladder if reached >= MIN_REACHED else ()
         choice = climb(
             preset, plan.family.skippers[preset].source, partial(_decode_plainly, plan, play),
             partial(_try_rung, plan, fitted, preset, play), ladder=rungs, plain=plan.family.baseline,
         )  # fmt: skip
-        chosen[preset] = _settled(setting, choice)
+        chosen[preset] = _settled(setting, choice, reached)
     is_same = before is not None and before.motion_code == fitted.motion_code  # the scores' F is then the same too
     kept = before.skips if before is not None and is_same else {}
     made_before = [] if before is None or kept.keys() <= chosen.keys() else before.command.split(AND)
@@ -150,9 +151,9 @@ def run_ladder(plan: CalibrationPlan, target: Target, place: Path, play: Play) -
     return final
 
 
-def reached_share(setting: SkipSetting) -> float:
+def reached_share(setting: SkipSetting, ladder: Sequence[Rung]) -> float:
     """Of the held-out steps at which only the score forbids a skip: how many reach the ladder's lowest threshold."""
-    lowest = min(rung.threshold for rung in LADDER)
+    lowest = min(rung.threshold for rung in ladder)
     rows = setting.evidence.get("curve")
     if rows is None:
         raise BadArtifact("a fitted setting has no held-out curve: run heisd calibrate --stage fit again")
@@ -183,14 +184,14 @@ def _played(runs: dict[Path, EvalConfig], play: Play) -> list[EpisodeRecord]:
     return [record for out, config in runs.items() for record in play(config, out, lambda setting: setting)]
 
 
-def _settled(setting: SkipSetting, choice: Choice) -> SkipSetting:
+def _settled(setting: SkipSetting, choice: Choice, reached: float) -> SkipSetting:
     return setting.model_copy(
         update={
             "n_skips": 0 if choice.rung is None else choice.rung.n_skips,
             "threshold": setting.threshold if choice.rung is None else choice.rung.threshold,
             "evidence": {
                 **setting.evidence,
-                "reached_share": reached_share(setting),
+                "reached_share": reached,
                 "rungs": choice.rungs,
                 "chosen": choice.kept,
             },

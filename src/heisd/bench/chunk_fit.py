@@ -1,8 +1,8 @@
 """From observed rounds to the acceptance of a chunk policy: how near is near enough, and what passes all the same.
 
 An acceptance test is self-consistency near the clean end and no certificate, so it is held against the chunk that the
-same policy denoises in full, from zero noise, on the same observation (:mod:`heisd.bench.observe_chunks`): an action
-is good within 15 bins of that chunk's in every motion number, with the same gripper. The rules that are judged are the
+same policy denoises in full, from zero noise, on the same observation (:mod:`heisd.bench.observe_chunks`): actions are
+good as long as they lead nowhere else (:func:`heisd.accept_chunk.good_actions`). The rules that are judged are the
 presets' own, on the drafts, endpoints and ages of prefix that they would have seen.
 """
 

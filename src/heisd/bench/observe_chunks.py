@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from heisd.accept_chunk import deviation_bins, good_actions
+from heisd.accept_chunk import good_actions, path_bins
 from heisd.bench.glances import Glance, Glances
 from heisd.bench.libero_world import EngineAgent, LiberoWorld, load_assets
 from heisd.bench.observe import ObservingWorld, ObservingWorlds
@@ -168,11 +168,11 @@ class ChunkWitness:
         }
 
     def _guess(self, draft: ChunkDraft, truth: FloatArray) -> dict[str, Any]:
-        """A proposer's best guess beside the truth: the furthest of all actions that would be executed counts."""
+        """A proposer's best guess beside the truth, over the actions that would be executed."""
         mine = draft.chunks[0, : len(truth)]
         return {
             "tokens": self._codec.encode(self._codec.denormalise_chunk(mine[:1]))[0].tolist(),
-            "distance_bins": int(np.ceil(np.max(deviation_bins(mine, truth)))),
+            "distance_bins": int(np.ceil(path_bins(mine, truth)[-1])),
             "has_same_gripper": bool(good_actions(mine, truth, np.inf).all()),
         }
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from heisd.accept import SPEC_VLA_TOLERANCE_BINS
-from heisd.bench.ladder import LADDER
+from heisd.bench.ladder import STRICTEST
 from heisd.bench.observed import GOOD_BINS, ObservedEpisode, ObservedStep
 from heisd.bench.rollout import DEG_PER_UNIT, MM_PER_UNIT
 from heisd.bench.skip_fit import adaptive_similarity, fit_score, quality
@@ -89,7 +89,8 @@ def good_action(sizes: FloatArray) -> dict[str, Any]:
         "mm": [round(float(size) * GOOD_BINS * MM_PER_UNIT, 3) for size in sizes[:3]],
         "deg": [round(float(size) * GOOD_BINS * DEG_PER_UNIT, 3) for size in sizes[3:MOTION_TOKENS]],
         "definition": "every motion token at most so many bins from the target's own, and the gripper equal; of a "
-        "chunk, every action that would be executed, beside the chunk denoised from zero noise",
+        "chunk, so many bins an action between where it leads and where the chunk denoised from zero noise does, at "
+        "every action that would be executed",
     }
 
 
@@ -134,7 +135,7 @@ def _setting(
     found = quality(promised, theirs.is_good)
     return SkipSetting(
         score=score,
-        threshold=LADDER[0].threshold,
+        threshold=STRICTEST,
         n_skips=0,
         min_similarity=_least_similarity([*fitted_to, *held_out]) if "similarity" in names else None,
         evidence={

@@ -10,9 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
-from heisd.accept_chunk import deviation_bins
+from heisd.accept_chunk import path_bins
 from heisd.codec import GRIPPER
 from heisd.kinematics import MotionRanges, PhaseSignal
 from heisd.policies.protocol import ChunkContext
@@ -148,14 +146,14 @@ def chunk_features(
 ) -> Mapping[str, float]:  # fmt: skip
     """What the score may weigh, as far as the first ``n_actions`` go.
 
-    ``agreement_bins`` is the largest distance between the guess and any other proposer's best, over all motion numbers
-    of all actions; ``prefix_similarity`` and ``age_steps`` tell how far the picture behind the cached prefix is,
-    ``n_skips`` for how many rounds nobody may have looked; the rest is kinematics and what proposers know
-    (``similarity``).
+    ``agreement_bins`` is how far the guess leads from any other proposer's best, per action
+    (:func:`heisd.accept_chunk.path_bins`); ``prefix_similarity`` and ``age_steps`` tell how far the picture behind the
+    cached prefix is, ``n_skips`` for how many rounds nobody may have looked; the rest is kinematics and what proposers
+    know (``similarity``).
     """
     mine = guess.chunks[0, :n_actions]
     others = [draft.chunks[0, :n_actions] for draft in drafts if draft is not guess]
-    apart = [float(np.max(deviation_bins(mine, other))) for other in others]
+    apart = [float(path_bins(mine, other)[-1]) for other in others]
     return {
         **{name: value for draft in drafts for name, value in draft.evidence.items()},
         "agreement_bins": max(apart, default=0.0),
