@@ -200,7 +200,7 @@ def test_a_rung_counts_rounds_not_control_steps() -> None:
 def seen_round(
     residual: float, off_bins: float, *, age: int = 4, source: str = "draft_head", n: int = 8
 ) -> ObservedRound:
-    """A draft whose endpoints leave ``residual`` at both levels, and which is ``off_bins`` from the truth."""
+    """A draft whose endpoints leave ``residual`` at both levels, and every action of which is ``off_bins`` from the truth."""
     draft = chunk(0.0)[0][None].repeat(n, 0)
     truth = draft.copy()
     truth[:, 0] += off_bins * BIN
@@ -211,7 +211,7 @@ def seen_round(
 
 
 def test_the_loosest_bound_that_keeps_its_word_is_chosen() -> None:
-    rounds = [seen_round(0.9, 3.0) for _ in range(20)] + [seen_round(1.4, 40.0) for _ in range(20)]
+    rounds = [seen_round(0.9, 3.0) for _ in range(20)] + [seen_round(1.4, 125.0) for _ in range(20)]
     made = fit_acceptance(rounds, SIZES)
     assert made.residual == 1.0
     tried = made.evidence["tried"]
@@ -223,7 +223,7 @@ def test_the_loosest_bound_that_keeps_its_word_is_chosen() -> None:
 
 
 def test_no_bound_and_too_few_actions_accept_nothing() -> None:
-    assert fit_acceptance([seen_round(0.2, 40.0) for _ in range(20)], SIZES).residual == 0.0
+    assert fit_acceptance([seen_round(0.2, 125.0) for _ in range(20)], SIZES).residual == 0.0
     few = fit_acceptance([seen_round(0.2, 0.0, n=4)], SIZES)
     assert (few.residual, few.evidence["tried"]) == (0.0, [])
     assert fit_acceptance([seen_round(0.2, 0.0) for _ in range(20)], SIZES).residual == RESIDUALS[-1]
@@ -356,7 +356,7 @@ def chunk_rows(seed: int) -> list[dict[str, Any]]:
         row |= {"guesses": {}, "cases": {}, "similarity": None}
         if row["step"] and row["step"] % 8 == 0:
             is_good = bool(rng.random() < 0.5)
-            seen = seen_round(0.3 if is_good else 1.9, 3.0 if is_good else 40.0)
+            seen = seen_round(0.3 if is_good else 1.9, 3.0 if is_good else 125.0)
             row["round"] = {
                 "age_steps": 8, "last_gripper": -1.0, "levels": list(LEVELS), "sources": ["draft_head"],
                 **{name: getattr(seen, name).tolist() for name in ("truth", "drafts", "endpoints")},

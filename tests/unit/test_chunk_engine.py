@@ -48,7 +48,7 @@ def test_a_chunk_is_executed_until_the_next_round() -> None:
     assert all(r.origins == {"decoded": 7} for r in records)
     first, second = records[0], records[1]
     assert list(first.stage_ms) == ["route", "encode", "propose", "prefill", "denoise", "act", "record"]
-    assert list(second.stage_ms) == ["route", "act", "record"]
+    assert list(second.stage_ms) == ["act", "record"]
     assert second.round is None
     assert first.round is not None
     assert (first.round.n_actions, first.round.n_prefills, first.round.n_expert_passes) == (4, 1, 3)
