@@ -100,8 +100,8 @@ def decided(rule: Rounds, found: list[ChunkDraft], memory: Memory = PREFIXED, ph
 def test_a_round_is_skipped_where_nothing_speaks_against_it() -> None:
     rule = router()
     assert decided(rule, drafts()) == ("skip", "tolerant motion")
-    assert decided(rule, drafts(9.0)) == ("speculate", "score below threshold")
-    assert decided(rule, drafts(np.nan)) == ("speculate", "score below threshold")  # a feature that is missing
+    assert decided(rule, drafts(9.0)) == ("full", "score below threshold")
+    assert decided(rule, drafts(np.nan)) == ("full", "score below threshold")  # a feature that is missing
     assert decided(rule, drafts()[1:]) == ("speculate", "no guess")
     assert decided(rule, drafts(gripper=1.0)) == ("speculate", "gripper event near")
     assert decided(rule, drafts(other=1.0)) == ("speculate", "gripper event near")
@@ -109,7 +109,7 @@ def test_a_round_is_skipped_where_nothing_speaks_against_it() -> None:
     late[0].chunks[0, N:, 6] = 1.0
     assert decided(rule, late) == ("skip", "tolerant motion")  # behind what is executed
     assert decided(rule, drafts(), replace(PREFIXED, n_skips=2)) == ("speculate", "enough skips in a row")
-    assert decided(rule, drafts(), replace(PREFIXED, is_rejected=True)) == ("speculate", "rejected before")
+    assert decided(rule, drafts(), replace(PREFIXED, is_rejected=True)) == ("full", "rejected before")
     moved = fakes.phase(gripper=GripperState(False, 3, 0.04, 0.0, False))
     assert decided(rule, drafts(), phase=moved) == ("speculate", "gripper event near")
     unknown = fakes.phase(gripper=GripperState(None, None, 0.04, 0.0, False))
@@ -143,12 +143,14 @@ def test_an_audit_is_a_full_round_of_what_could_have_been_skipped() -> None:
     assert ("full", "audit") not in [decided(rule, drafts(9.0), replace(PREFIXED, step=i)) for i in range(1009)]
 
 
-def test_only_a_whole_acceptance_gives_the_right_to_skip_back() -> None:
+def test_a_full_round_or_a_whole_acceptance_gives_the_right_to_skip_back() -> None:
     rule, memory = router(), PREFIXED
     partly = RoundRecord(3, n_chunks=2, n_judged=4, n_accepted=3)
     whole = replace(partly, n_actions=4, n_accepted=4)
     full, skipped = RoundRecord(4, n_prefills=1), RoundRecord(4)
-    for came, is_rejected in ((partly, True), (full, True), (whole, False), (skipped, False)):
+    in_vain = replace(partly, n_actions=4, n_accepted=0, n_prefills=1)  # refused, and full in the same call
+    turns = ((partly, True), (skipped, True), (full, False), (partly, True), (whole, False), (in_vain, False))
+    for came, is_rejected in (*turns, (skipped, False)):
         route = Route(RouteKind.SPECULATE, Reason.ALWAYS)
         memory = rule.remember(memory, Outcome(route, (), (), (), round=came))
         assert memory.is_rejected is is_rejected
@@ -200,7 +202,7 @@ def test_a_rung_counts_rounds_not_control_steps() -> None:
 def seen_round(
     residual: float, off_bins: float, *, age: int = 4, source: str = "draft_head", n: int = 8
 ) -> ObservedRound:
-    """A draft whose endpoints leave ``residual`` at both levels, and every action of which is ``off_bins`` from the truth."""
+    """A draft whose endpoints leave ``residual`` at both levels; all its actions are ``off_bins`` from the truth."""
     draft = chunk(0.0)[0][None].repeat(n, 0)
     truth = draft.copy()
     truth[:, 0] += off_bins * BIN

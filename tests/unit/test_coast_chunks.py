@@ -46,7 +46,9 @@ class Tolerant(Rounds):
         return fakes.phase(gripper=STILL)
 
 
-def robot(policy: FakeChunkPolicy, *, looks: bool = False, **changes: Any) -> ChunkEngine[Any, Any]:
+def robot(
+    policy: FakeChunkPolicy, *, looks: bool = False, gripper: float = -1.0, **changes: Any
+) -> ChunkEngine[Any, Any]:
     rule: dict[str, Any] = {"score": SURE, "audited_share": 0.0, "n_skips": 2} | changes
     skip = CalibratedChunkSkip(
         threshold=0.5, source="draft_head", scouts=("draft_head",), n_actions=2, looks=looks, **rule
@@ -54,7 +56,7 @@ def robot(policy: FakeChunkPolicy, *, looks: bool = False, **changes: Any) -> Ch
     return ChunkEngine(
         policy,
         sampling=SamplingConfig(euler_steps=3, executed=2),
-        proposers={"draft_head": Scripted(chunk(0.25), source="draft_head")},
+        proposers={"draft_head": Scripted(chunk(0.25, gripper), source="draft_head")},
         rule=EndpointTest.uniform((0.1,), 0.15),
         router=Tolerant(("draft_head",), Fallbacks(), fakes.ranges(), skip),
         sink=MemorySink(),
@@ -74,13 +76,19 @@ def test_a_skipped_round_does_not_look_and_whatever_is_not_skipped_looks_first()
     ]  # fmt: skip
 
 
-def test_a_refused_skip_asks_again_behind_a_look_and_is_what_it_had_been_with_one() -> None:
-    coasting, looking = robot(Looking(), score=UNSURE), robot(FakeChunkPolicy(), score=UNSURE, looks=True)
+@pytest.mark.parametrize(
+    ("why", "n_asked"),
+    [({"score": UNSURE}, 1), ({"gripper": 0.9}, 2)],  # full at once; checked, by a draft that has seen the picture
+    ids=["unsure", "gripper"],
+)
+def test_a_refused_skip_looks_and_is_what_it_had_been_with_a_look(why: dict[str, Any], n_asked: int) -> None:
+    coasting, looking = robot(Looking(), **why), robot(FakeChunkPolicy(), looks=True, **why)
     for each in observations(8):
         np.testing.assert_array_equal(coasting.act(each).values, looking.act(each).values)
     kinds = [[(r.route, r.reason, r.looked) for r in loop.sink.records] for loop in (coasting, looking)]
     assert kinds[0] == kinds[1]
-    assert [record.asked.get("draft_head") for record in coasting.sink.records if record.round] == [None, 2, 2, 2]
+    asked = [record.asked.get("draft_head") for record in coasting.sink.records if record.round]
+    assert asked[:2] == [None, n_asked]
 
 
 def test_an_audit_of_a_skip_looks_and_makes_the_full_chunk() -> None:

@@ -118,12 +118,13 @@ class CalibratedChunkSkip:
         guess = guess_of(self.source, drafts)
         ruled_out = self.ruled_out(phase, memory)
         if ruled_out is not None or guess is None:
-            return Route(RouteKind.SPECULATE, ruled_out or Reason.NO_GUESS)
+            kind = RouteKind.FULL if ruled_out is Reason.REJECTED else RouteKind.SPECULATE
+            return Route(kind, ruled_out or Reason.NO_GUESS)
         score = self.score(chunk_features(guess, drafts, phase, context, memory, self.n_actions))
         if not all(leaves_gripper(draft, phase, self.n_actions) for draft in drafts if draft.source in self.scouts):
             return Route(RouteKind.SPECULATE, Reason.GRIPPER, score=score)
         if score < self.threshold or score == 0.0:  # 0 is a feature that is missing, whatever the threshold
-            return Route(RouteKind.SPECULATE, Reason.UNSURE, score=score)
+            return Route(RouteKind.FULL, Reason.UNSURE, score=score)  # checked, it would be refused too often to pay
         if is_audited(memory.step, self.audited_share):
             return Route(RouteKind.FULL, Reason.AUDIT, chunk=guess, score=score)
         return Route(RouteKind.SKIP, Reason.TOLERANT, chunk=guess, score=score)

@@ -129,7 +129,8 @@ class Rounds(Watching):
                 is_due=came.stop == StopReason.GRIPPER,
                 n_actions=came.n_actions,
             )
-        is_rejected = came.n_accepted < came.n_judged if came.n_chunks else memory.is_rejected
+        is_refused = came.n_accepted < came.n_judged if came.n_chunks else memory.is_rejected
+        is_rejected = is_refused and not came.n_prefills  # a full round is the policy's own answer
         return replace(counted(self.noted(memory, outcome), outcome), rounds=rounds, is_rejected=is_rejected)
 
     def _full(self, phase: PhaseSignal | None, memory: Memory) -> Reason | None:
