@@ -200,6 +200,6 @@ def is_gripper_near(
     return phase.gripper.changed_within(margin_steps)
 
 
-def is_audited(step: int, share: float) -> bool:
-    """Whether an eligible step is verified all the same: a fixed, spread-out ``share`` of all step numbers."""
-    return (step * _AUDIT_FACTOR + _AUDIT_FACTOR // 2) % _AUDIT_PERIOD < share * _AUDIT_PERIOD
+def is_audited(number: int, share: float) -> bool:
+    """Whether an eligible step is verified all the same: a fixed, spread-out ``share`` of all (step) numbers."""
+    return (number * _AUDIT_FACTOR + _AUDIT_FACTOR // 2) % _AUDIT_PERIOD < share * _AUDIT_PERIOD

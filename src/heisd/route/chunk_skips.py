@@ -6,6 +6,7 @@ Shapes: H horizon, T numbers of an action.
 """
 
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -92,7 +93,8 @@ class CalibratedChunkSkip:
     """The best guess of ``source`` when its score reaches ``threshold``; one eligible round in twenty is audited.
 
     An audit is a full round: a verification is no certificate, the policy's own chunk is what a skip would have been
-    measured by. ``n_actions`` of a chunk are executed, and looked at.
+    measured by. Which rounds are audited follows from the guess's digits: an episode has too few of them for a choice
+    by their number. ``n_actions`` of a chunk are executed, and looked at.
     """
 
     score: SkipScore
@@ -125,7 +127,7 @@ class CalibratedChunkSkip:
             return Route(RouteKind.SPECULATE, Reason.GRIPPER, score=score)
         if score < self.threshold or score == 0.0:  # 0 is a feature that is missing, whatever the threshold
             return Route(RouteKind.FULL, Reason.UNSURE, score=score)  # checked, it would be refused too often to pay
-        if is_audited(memory.step, self.audited_share):
+        if is_audited(zlib.crc32(guess.chunks.tobytes()), self.audited_share):
             return Route(RouteKind.FULL, Reason.AUDIT, chunk=guess, score=score)
         return Route(RouteKind.SKIP, Reason.TOLERANT, chunk=guess, score=score)
 
