@@ -53,7 +53,7 @@ FLOW_QUESTIONS: Mapping[str, tuple[str, ...]] = {
         "flow_hybrid",
     ),
     "who drafts": (
-        "flow_hybrid_draft_head", "flow_hybrid_tail", "flow_hybrid_persistence", "flow_hybrid_retrieval",
+        "flow_hybrid_with_tail", "flow_hybrid_tail", "flow_hybrid_persistence", "flow_hybrid_retrieval",
         "flow_hybrid_all_drafts", "flow_hybrid_no_skip",
     ),
     "skips": ("flow_hybrid_no_skip", "flow_hybrid_2to1", "flow_hybrid"),

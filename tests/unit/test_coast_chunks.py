@@ -76,19 +76,23 @@ def test_a_skipped_round_does_not_look_and_whatever_is_not_skipped_looks_first()
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("why", "n_asked"),
-    [({"score": UNSURE}, 1), ({"gripper": 0.9}, 2)],  # full at once; checked, by a draft that has seen the picture
-    ids=["unsure", "gripper"],
-)
-def test_a_refused_skip_looks_and_is_what_it_had_been_with_a_look(why: dict[str, Any], n_asked: int) -> None:
+@pytest.mark.parametrize("why", [{"score": UNSURE}, {"gripper": 0.9}], ids=["unsure", "gripper"])
+def test_a_refused_skip_looks_and_is_what_it_had_been_with_a_look(why: dict[str, Any]) -> None:
     coasting, looking = robot(Looking(), **why), robot(FakeChunkPolicy(), looks=True, **why)
     for each in observations(8):
         np.testing.assert_array_equal(coasting.act(each).values, looking.act(each).values)
     kinds = [[(r.route, r.reason, r.looked) for r in loop.sink.records] for loop in (coasting, looking)]
     assert kinds[0] == kinds[1]
-    asked = [record.asked.get("draft_head") for record in coasting.sink.records if record.round]
-    assert asked[:2] == [None, n_asked]
+    assert [r.asked.get("draft_head") for r in coasting.sink.records if r.round] == [None, 1, 1, 1]  # full: not again
+
+
+def test_a_draft_that_is_checked_has_seen_the_picture() -> None:
+    loop = robot(Looking(), n_skips=0)
+    for each in observations(6):
+        loop.act(each)
+    assert [r.route for r in loop.sink.records if r.round] == ["full", "speculate", "speculate"]
+    assert all(r.looked for r in loop.sink.records if r.round)
+    assert not [call for call in loop.target.calls if call.startswith("refresh")]
 
 
 def test_an_audit_of_a_skip_looks_and_makes_the_full_chunk() -> None:

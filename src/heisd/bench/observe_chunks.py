@@ -213,7 +213,7 @@ class ChunkWitness:
         is_near = phase.gripper.changed_within(GRIPPER_MARGIN_STEPS)
         return {
             "features": {name: float(value) if np.isfinite(value) else None for name, value in features.items()},
-            "is_gripper_near": is_near or not all(leaves_gripper(draft, phase, n) for draft in mine),
+            "is_gripper_near": is_near or not all(leaves_gripper(draft, phase) for draft in mine),
         }
 
 

@@ -141,7 +141,7 @@ ABLATIONS: dict[str, Preset] = (
         "flow_hybrid_2to1": _ablation(
             "flow_hybrid", "two_to_one", "two skips, one check wherever the guards allow; no score"
         ),
-        "flow_hybrid_draft_head": _drafted("the draft head alone", "draft_head"),
+        "flow_hybrid_with_tail": _drafted("the draft head and the last chunk's rest", "draft_head", "tail"),
         "flow_hybrid_tail": _drafted("the last chunk's rest alone", "tail"),
         "flow_hybrid_persistence": _drafted("the last action alone", "persistence"),
         "flow_hybrid_retrieval": _drafted("memory alone", "retrieval"),

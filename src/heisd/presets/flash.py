@@ -17,7 +17,8 @@ from heisd.watch import DEFAULT
 LEVELS, TOLERANCE = (0.10, 0.05), 0.15  # FLASH's main table
 RETRIEVAL_TOLERANCE, RETRIEVAL_SKIPS = 0.3, 2  # the fork's defaults
 HYBRID_LEVEL, HYBRID_RESIDUAL = 0.10, 1.5  # as strict as FLASH's pair, whose larger level decides, at half the rows
-HYBRID_SOURCES = ("draft_head", "tail")
+# Not the tail: behind the prefix that it was made from it agrees with itself.
+HYBRID_SOURCES = ("draft_head",)
 HYBRID_ROUNDS = 3  # the prefix may be so many rounds old
 HYBRID_GRIPPER_STEPS = 3  # after a gripper command nothing is drafted
 HYBRID_SIMILARITY = 0.1  # to the prefix's picture: less than motion leaves of it, more than a dark camera does
@@ -72,7 +73,7 @@ def tail_2to1(assets: FlowAssets, sink: Sink | None = None) -> ChunkEngine[Any, 
 
 
 def flow_hybrid(assets: FlowAssets, sink: Sink | None = None, *, is_delayed: bool = False) -> ChunkEngine[Any, Any]:
-    """One rule for all suites: the draft head or what is left of the last chunk, whichever the expert prefers.
+    """One rule for all suites, for the draft head's chunks.
 
     One level with a bound on the velocity's residual; full rounds after gripper commands, once the prefix is older than
     three rounds, when a camera's picture is unlike the prefix's, and while an alarm of the watch holds. The bound, what

@@ -83,7 +83,7 @@ class TwoToOne:
         guess = guess_of(self.source, drafts)
         if guess is None:
             return Route(RouteKind.SPECULATE, Reason.NO_GUESS, score=fused)
-        if not leaves_gripper(guess, phase, guess.chunks.shape[1]):  # it is about to move, or nobody knows
+        if not leaves_gripper(guess, phase):  # it is about to move, or nobody knows
             return Route(RouteKind.SPECULATE, Reason.GRIPPER, score=fused)
         return Route(RouteKind.SKIP, Reason.TOLERANT, chunk=guess, score=fused)
 
@@ -120,13 +120,13 @@ class CalibratedChunkSkip:
         guess = guess_of(self.source, drafts)
         ruled_out = self.ruled_out(phase, memory)
         if ruled_out is not None or guess is None:
-            kind = RouteKind.FULL if ruled_out is Reason.REJECTED else RouteKind.SPECULATE
-            return Route(kind, ruled_out or Reason.NO_GUESS)
+            is_doubtful = ruled_out in (Reason.GRIPPER, Reason.REJECTED)  # a check would refuse too often to pay
+            return Route(RouteKind.FULL if is_doubtful else RouteKind.SPECULATE, ruled_out or Reason.NO_GUESS)
         score = self.score(chunk_features(guess, drafts, phase, context, memory, self.n_actions))
-        if not all(leaves_gripper(draft, phase, self.n_actions) for draft in drafts if draft.source in self.scouts):
-            return Route(RouteKind.SPECULATE, Reason.GRIPPER, score=score)
+        if not all(leaves_gripper(draft, phase) for draft in drafts if draft.source in self.scouts):
+            return Route(RouteKind.FULL, Reason.GRIPPER, score=score)
         if score < self.threshold or score == 0.0:  # 0 is a feature that is missing, whatever the threshold
-            return Route(RouteKind.FULL, Reason.UNSURE, score=score)  # checked, it would be refused too often to pay
+            return Route(RouteKind.FULL, Reason.UNSURE, score=score)
         if is_audited(zlib.crc32(guess.chunks.tobytes()), self.audited_share):
             return Route(RouteKind.FULL, Reason.AUDIT, chunk=guess, score=score)
         return Route(RouteKind.SKIP, Reason.TOLERANT, chunk=guess, score=score)
@@ -137,9 +137,13 @@ def guess_of(source: str, drafts: Sequence[ChunkDraft]) -> ChunkDraft | None:
     return next((draft for draft in drafts if draft.source == source), None)
 
 
-def leaves_gripper(draft: ChunkDraft, phase: PhaseSignal, n_actions: int) -> bool:
-    """Whether a proposer's best guess keeps the gripper as it was commanded last; not if nobody knows how that was."""
-    closes = draft.chunks[0, :n_actions, GRIPPER] >= 0.0
+def leaves_gripper(draft: ChunkDraft, phase: PhaseSignal) -> bool:
+    """Whether a proposer's best guess keeps the gripper as it was commanded last; not if nobody knows how that was.
+
+    The whole horizon counts, not what would be executed alone: where a grasp or a release comes next, the last few
+    millimetres matter.
+    """
+    closes = draft.chunks[0, :, GRIPPER] >= 0.0
     return bool(closes.tolist() == [phase.gripper.is_commanded_closed] * len(closes))
 
 
