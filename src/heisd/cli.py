@@ -194,6 +194,9 @@ def collect(
     driver: Annotated[
         str | None, typer.Option(help="A policy (name or directory) that drives first; the expert takes over.")
     ] = None,
+    driver_noise: Annotated[
+        float, typer.Option(help="Bins by which a driver strays from its actions, for 8 steps at a time.")
+    ] = 0.0,
     condition: Annotated[
         str, typer.Option(help="shipped, or moving2 to moving12 (targets carried, cm/s).")
     ] = "shipped",
@@ -207,7 +210,9 @@ def collect(
     result = (
         cli_run.check(check)
         if check
-        else cli_run.collect(suite, episodes, out, workers, seed, _indices(tasks), driver, parse_condition(condition))
+        else cli_run.collect(
+            suite, episodes, out, workers, seed, _indices(tasks), driver, driver_noise, parse_condition(condition)
+        )
     )
     _emit(result, json, lambda: cli_run.show_mapping(result))
     if not result.get("is_ok", True):

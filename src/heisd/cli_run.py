@@ -231,6 +231,7 @@ def collect(
     seed: int,
     tasks: tuple[int, ...] | None,
     driver: str | None = None,
+    driver_noise_bins: float = 0.0,
     condition: Condition = Condition.SHIPPED,
 ) -> dict[str, Any]:
     """Collect demonstrations."""
@@ -239,8 +240,9 @@ def collect(
     from heisd.sim.collect import collect as run_collection
 
     return run_collection(
-        suite, episodes, out, workers=workers, seed=seed, tasks=tasks, driver=driver, condition=condition
-    ).as_dict()
+        suite, episodes, out, workers=workers, seed=seed, tasks=tasks, driver=driver,
+        driver_noise_bins=driver_noise_bins, condition=condition,
+    ).as_dict()  # fmt: skip
 
 
 def check(path: Path) -> dict[str, Any]:

@@ -12,7 +12,16 @@ from heisd.errors import BadInput, DatasetError, UnknownName
 from heisd.sim import collect as collecting
 from heisd.sim.collect import CollectSummary, collect
 from heisd.sim.dataset import read_entries
-from heisd.sim.demonstrate import FAILED, RETRIED, Attempt, AttemptResult, draw_start, is_stalled
+from heisd.sim.demonstrate import (
+    FAILED,
+    NOISE_HOLD_STEPS,
+    RETRIED,
+    Attempt,
+    AttemptResult,
+    _drive,
+    draw_start,
+    is_stalled,
+)
 from heisd.sim.demos import check
 from heisd.sim.splits import Split
 from heisd.sim.task_queue import UNUSUAL_LENGTH, TaskQueue
@@ -151,6 +160,58 @@ def test_attempts_differ_by_seed_suite_task_and_number() -> None:
     draws = [tuple(attempt.rngs(2)[1].random(3)) for attempt in (base, *others)]
     assert len(set(draws)) == 5
     assert tuple(base.rngs(2)[1].random(3)) == draws[0]
+
+
+class Table:
+    """Keeps what it is commanded."""
+
+    def __init__(self) -> None:
+        self.commanded: list[np.ndarray] = []
+
+    def step(self, values: np.ndarray) -> tuple[None, float, bool, bool, dict[str, object]]:
+        self.commanded.append(values)
+        return None, 0.0, False, False, {}
+
+
+class Driver:
+    """Always commands the same; its bins are 0.01 in every number, and 0.02 in the third."""
+
+    target = SimpleNamespace(codec=SimpleNamespace(q01=(0.0,) * 7, q99=(2.55, 2.55, 5.1, 2.55, 2.55, 2.55, 2.55)))
+    action = SimpleNamespace(values=np.full(7, 0.5))
+
+    def reset(self) -> None: ...
+
+    def act(self, _: object) -> SimpleNamespace:
+        return self.action
+
+
+def test_a_driver_strays_in_one_direction_for_some_steps_and_leaves_its_gripper_and_its_own_actions_alone() -> None:
+    table, strays = Table(), np.arange(18.0).reshape(3, 6)
+    _drive(table, Driver(), None, 2 * NOISE_HOLD_STEPS + 3, strays)
+    away = np.array(table.commanded) - 0.5
+    for step, row in enumerate(away):
+        expected = strays[step // NOISE_HOLD_STEPS] * [0.01, 0.01, 0.02, 0.01, 0.01, 0.01]
+        np.testing.assert_allclose(row, [*expected, 0.0], atol=1e-12)
+    np.testing.assert_array_equal(Driver.action.values, np.full(7, 0.5))
+
+
+def test_who_strays_and_by_how_much_is_part_of_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Attempt] = []
+
+    def watched(attempts: Sequence[Attempt]) -> Iterator[tuple[Attempt, AttemptResult]]:
+        seen.extend(attempts)
+        return serial(attempts)
+
+    monkeypatch.setattr(collecting, "resolve_weights", lambda *_: tmp_path / "policy")
+    monkeypatch.setattr(collecting, "describe_weights", lambda _: {"sha256": "0" * 64})
+    out = tmp_path / "data"
+    collect(SUITE, 2, out, execute=watched, image_size=16, driver="policy", driver_noise_bins=10.0)
+    assert {attempt.driver_noise_bins for attempt in seen} == {10.0}
+    with pytest.raises(DatasetError, match="driver_noise_bins"):
+        collect(SUITE, 4, out, execute=serial, image_size=16, driver="policy")
+    for wrong in ({"driver_noise_bins": 3.0}, {"driver": "policy", "driver_noise_bins": -1.0}):
+        with pytest.raises(BadInput, match="a driver strays by --driver-noise, 0 or more bins"):
+            collect(SUITE, 2, tmp_path / "other", execute=serial, image_size=16, **wrong)
 
 
 def test_stall_is_a_long_rest_of_hand_and_fingers() -> None:

@@ -83,13 +83,15 @@ def collect(
     rendering: str = "fast",
     protocol: str = "openvla",
     driver: Path | str | None = None,
+    driver_noise_bins: float = 0.0,
     condition: Condition = Condition.SHIPPED,
     execute: Execute | None = None,
 ) -> CollectSummary:
     """Fill ``out`` up to ``n_episodes`` demonstrations, evenly over ``tasks`` (all of the suite by default).
 
     Run again with the same arguments, it goes on where it stopped. With ``driver``, the name or directory of a
-    policy, that policy drives first and the expert takes over wherever it is then (DAgger, with whole corrections).
+    policy, that policy drives first and the expert takes over wherever it is then (DAgger, with whole corrections);
+    ``driver_noise_bins`` is the standard deviation of what strays from its actions, constant over some steps.
     ``condition`` is that of every start; a belt's directions are drawn anew for every attempt.
     ``execute`` replaces the pool of ``workers`` processes (0: this process). Raises UnknownName, IncompleteSuite or
     BadInput for bad arguments, DatasetError for an unusable directory, a full disk or a task the expert cannot do.
@@ -108,11 +110,18 @@ def collect(
     if driver is not None:
         driver = str(resolve_weights(str(driver), suite))
         settings["driver"] = describe_weights(Path(driver))["sha256"]
+    if driver_noise_bins:
+        if driver is None or not 0 < driver_noise_bins < math.inf:
+            raise BadInput(
+                f"a driver strays by --driver-noise, 0 or more bins; got {driver_noise_bins:g} with --driver {driver}"
+            )
+        settings["driver_noise_bins"] = driver_noise_bins
     spec = DatasetSpec(suite, tuple(t.instruction for t in info.tasks), tuple(cameras), image_size, settings)
 
     def attempt(task_index: int, number: int) -> Attempt:
         return Attempt(suite, task_index, number, seed, cameras=tuple(cameras), image_size=image_size,
-                       rendering=rendering, protocol=protocol, condition=condition, driver=driver)  # fmt: skip
+                       rendering=rendering, protocol=protocol, condition=condition, driver=driver,
+                       driver_noise_bins=driver_noise_bins)  # fmt: skip
 
     with DatasetWriter(out, spec) as writer:
         return Collector(writer, chosen, n_episodes, attempt, execute or _pool(workers)).run()

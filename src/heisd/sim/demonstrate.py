@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from heisd.codec import GRIPPER as MOTION  # numbers before the gripper's
+from heisd.kinematics import bin_sizes
 from heisd.sim.dataset import Episode, Provenance, flatten_proprio
 from heisd.sim.experts import Expert, Style, build_expert, start_displacement
 from heisd.sim.lerobot_format import encode_jpeg
@@ -25,6 +27,7 @@ STALL_STEPS = 25  # control steps without motion of hand or fingers that make a 
 STALL_HAND_M, STALL_FINGERS_M = 5e-4, 1e-4  # motion per step below which the robot stands still
 FAILED, RETRIED, STALLED, SOLVED = "failed", "retried", "stalled", "solved by the driver"
 DRIVER_STEPS = (10, 110)  # control steps a driving policy gets before the expert takes over
+NOISE_HOLD_STEPS = 8  # control steps for which a driver strays in one direction
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class Attempt:
     protocol: str = "openvla"
     condition: Condition = Condition.SHIPPED
     driver: str | None = None  # directory of a policy that drives first, so that its own mistakes are recovered from
+    driver_noise_bins: float = 0.0  # standard deviation of what strays from its actions: see :func:`_drive`
 
     def rngs(self, n: int) -> list[np.random.Generator]:
         """``n`` independent generators that belong to this attempt."""
@@ -102,7 +106,7 @@ def draw_start(attempt: Attempt, rng: np.random.Generator) -> EpisodeStart:
 
 def run_attempt(attempt: Attempt) -> AttemptResult:
     """Demonstrate once. Pool workers call this; the environment is kept until another task is asked for."""
-    start_rng, jitter_rng, move_rng, style_rng, expert_rng = attempt.rngs(5)
+    start_rng, jitter_rng, move_rng, style_rng, expert_rng, noise_rng = attempt.rngs(6)
     env = _environment(attempt)
     start = draw_start(attempt, start_rng)
     jitter_m = attempt.jitter_m if start_rng.random() < attempt.jitter_share else 0.0
@@ -112,7 +116,9 @@ def run_attempt(attempt: Attempt) -> AttemptResult:
             observation, *_ = env.step(action)
     else:
         n_driven = int(move_rng.integers(*DRIVER_STEPS))
-        driven = _drive(env, _engine(attempt.driver), observation, n_driven)
+        n_strays = DRIVER_STEPS[1] // NOISE_HOLD_STEPS + 1
+        strays = noise_rng.normal(0.0, attempt.driver_noise_bins, (n_strays, MOTION))
+        driven = _drive(env, _engine(attempt.driver), observation, n_driven, strays)
         if driven is None:
             return AttemptResult(None, SOLVED, n_driven)
         observation = driven
@@ -128,11 +134,21 @@ def run_attempt(attempt: Attempt) -> AttemptResult:
     return AttemptResult(recording.episode(provenance), "", len(proprio))
 
 
-def _drive(env: LiberoEnv, engine: Any, observation: Observation, n_steps: int) -> Observation | None:
-    """What is seen after a policy has driven for some steps; None when it solved the task on the way."""
+def _drive(
+    env: LiberoEnv, engine: Any, observation: Observation, n_steps: int, strays: FloatArray
+) -> Observation | None:
+    """What is seen after a policy has driven for some steps; None when it solved the task on the way.
+
+    ``strays`` (n, 6) [bins] are added to its motion, one row for every :data:`NOISE_HOLD_STEPS`: an accelerated
+    policy's unverified actions stray like that, and corrections are to begin where those lead.
+    """
     engine.reset()
-    for _ in range(n_steps):
-        observation, _, is_solved, _, _ = env.step(engine.act(observation).values)
+    codec = engine.target.codec
+    bins = bin_sizes(codec.q01, codec.q99)[:MOTION]
+    for step in range(n_steps):
+        values = engine.act(observation).values.copy()
+        values[:MOTION] += strays[step // NOISE_HOLD_STEPS] * bins
+        observation, _, is_solved, _, _ = env.step(values)
         if is_solved:
             return None
     return observation
@@ -196,5 +212,6 @@ def _environment(attempt: Attempt) -> LiberoEnv:
             cameras=attempt.cameras,
             image_size=attempt.image_size,
             rendering=parse_rendering(attempt.rendering),
+            draws_late=True,  # of a driver's steps, the pictures of its rounds
         )
     return _kept[key]
