@@ -23,7 +23,7 @@ from heisd.policies.protocol import ChunkContextT, ChunkPolicy, PrefixT
 from heisd.propose import registry
 from heisd.route.chunks import Fallbacks, Rounds
 from heisd.telemetry import Sink
-from heisd.watch import DEFAULT
+from heisd.watch import ROUNDS
 
 CHUNK_CALLS = ("encode", "prefill", "denoise", "endpoints")
 MOST_EXECUTED = 8  # of a chunk, where nothing else is asked for
@@ -113,7 +113,7 @@ def accelerate_chunks(
         sampling=sampling,
         proposers={name: make(name, given) for name, given in chosen.proposers.items()},
         rule=chosen.rule.bind(),
-        router=Rounds(tuple(chosen.proposers), fallbacks, LIBERO, watch=DEFAULT if chosen.watches else None),
+        router=Rounds(tuple(chosen.proposers), fallbacks, LIBERO, watch=ROUNDS if chosen.watches else None),
         delay_steps=delay_steps,
         sink=sink,
     )

@@ -99,15 +99,18 @@ class Sight:
 
 NOTHING_SEEN = Sight()
 USUAL = ViewLimits()
+# Several control steps apart two pictures may have nothing in common: no change between them is unmistakable.
+APART = ViewLimits(min_peak=0.0, max_change=1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Watch:
     """The limits of every camera, and how long an alarm holds."""
 
-    cameras: Mapping[str, ViewLimits] = field(default_factory=dict)  # those without an entry: ViewLimits()
+    cameras: Mapping[str, ViewLimits] = field(default_factory=dict)
     min_similarity: float | None = None  # of the nearest remembered key; below it the scene is not in memory
     hold_steps: int = HOLD_STEPS  # control steps behind the last alarm
+    others: ViewLimits = USUAL  # of cameras without limits of their own
 
     def __post_init__(self) -> None:
         if self.hold_steps < 0 or not math.isfinite(self.min_similarity or 0.0):
@@ -121,7 +124,7 @@ class Watch:
             camera: look(picture, sight.looks.get(camera), n_moved=n_steps if has_moved else 0)
             for camera, picture in observation.images.items()
         }
-        alarms = {self.cameras.get(camera, USUAL).alarm(seen.view) for camera, seen in looks.items()}
+        alarms = {self.cameras.get(camera, self.others).alarm(seen.view) for camera, seen in looks.items()}
         alarm = next((alarm for alarm in Alarm if alarm in alarms), None)
         if alarm is not None:
             return Sight(looks, position_m, alarm, self.hold_steps)
@@ -139,6 +142,7 @@ class Watch:
 
 
 DEFAULT = Watch()
+ROUNDS = Watch(others=APART)  # of a chunk policy, which looks where rounds begin
 
 
 def look(picture: ImageArray, before: Look | None, *, n_moved: int) -> Look:

@@ -34,7 +34,7 @@ from heisd.route.calibrated import SkipScore
 from heisd.sim.rendering import LatePictures
 from heisd.telemetry import MemorySink
 from heisd.types import Observation, StepRecord
-from heisd.watch import DEFAULT, Watch
+from heisd.watch import ROUNDS, Watch
 
 FLOW_METHODS = [name for name, preset in PRESETS.items() if preset.policy == FLOW_FORMAT and not preset.ablates]
 FLOW_ABLATIONS = [name for name, preset in ABLATIONS.items() if preset.policy == FLOW_FORMAT]
@@ -161,8 +161,8 @@ def test_one_setting_for_all_suites_is_ours(home: Path) -> None:
     assert fallbacks.max_age_steps == 3 * 4
     assert fallbacks.min_similarity > 0
     assert fallbacks.gripper_margin_steps > 0
-    assert engines[0]._router.watch == DEFAULT
-    assert DEFAULT.hold_steps > 12  # more than a chunk's executed actions: the round behind an alarm cannot miss it
+    assert engines[0]._router.watch == ROUNDS
+    assert ROUNDS.hold_steps > 12  # more than a chunk's executed actions: the round behind an alarm cannot miss it
 
 
 def calibrated(home: Path, directory: Path, **changes: Any) -> Path:

@@ -15,7 +15,19 @@ from scene_fakes import observed, picture, table_top, texture
 import heisd.watch
 from heisd.errors import BadInput
 from heisd.types import ImageArray, Observation
-from heisd.watch import DEFAULT, NOTHING_SEEN, STILL_CHANGE, Alarm, Sight, View, ViewLimits, Watch, look, pixel_noise
+from heisd.watch import (
+    DEFAULT,
+    NOTHING_SEEN,
+    ROUNDS,
+    STILL_CHANGE,
+    Alarm,
+    Sight,
+    View,
+    ViewLimits,
+    Watch,
+    look,
+    pixel_noise,
+)
 
 ONSET, N_STEPS = 6, 12
 BRIEF = Watch(hold_steps=2)
@@ -137,6 +149,13 @@ def test_an_alarm_holds_for_control_steps_however_many_lie_between_two_looks(n_s
             last = step if sight.n_left == watch.hold_steps else last
             assert (sight.alarm is not None) == (step <= last + 12)
     assert last == n_steps  # where the picture came back
+
+
+def test_a_round_apart_another_picture_is_no_alarm_and_one_that_shows_nothing_is() -> None:
+    elsewhere, dark = picture(texture(8, 128)), np.zeros_like(PLAIN[0])
+    assert alarms([PLAIN[0], elsewhere], ROUNDS) == [None, None]
+    assert alarms([PLAIN[0], elsewhere], DEFAULT) == [None, Alarm.JUMP]
+    assert alarms([PLAIN[0], dark], ROUNDS) == [None, Alarm.DARK]
 
 
 def test_a_picture_repeated_behind_several_control_steps_stood_still_for_all_of_them() -> None:

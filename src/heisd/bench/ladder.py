@@ -36,7 +36,6 @@ class Rung:
 LADDER: tuple[Rung, ...] = tuple(Rung(*values) for values in ((1, 0.9), (2, 0.9), (4, 0.9), (6, 0.8)))
 # Of rounds: a chunk is harder to foretell than an action, so scores are lower; behind three a prefix is too old.
 CHUNK_LADDER: tuple[Rung, ...] = tuple(Rung(*values) for values in ((1, 0.9), (2, 0.8), (3, 0.7), (3, 0.5)))
-STRICTEST = 0.9  # threshold of a setting that has not been tried
 
 FIRST, SECOND = 1, 2  # looks at a rung, each on starts of its own
 Baseline = Callable[[int], Sequence[EpisodeRecord]]  # look -> plain decoding's episodes on its starts

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from heisd.accept import SPEC_VLA_TOLERANCE_BINS
-from heisd.bench.ladder import STRICTEST
+from heisd.bench.ladder import LADDER
 from heisd.bench.observed import GOOD_BINS, ObservedEpisode, ObservedStep
 from heisd.bench.rollout import DEG_PER_UNIT, MM_PER_UNIT
 from heisd.bench.skip_fit import adaptive_similarity, fit_score, quality
@@ -135,7 +135,7 @@ def _setting(
     found = quality(promised, theirs.is_good)
     return SkipSetting(
         score=score,
-        threshold=STRICTEST,
+        threshold=LADDER[0].threshold,
         n_skips=0,
         min_similarity=_least_similarity([*fitted_to, *held_out]) if "similarity" in names else None,
         evidence={

@@ -12,7 +12,7 @@ from heisd.presets.skippers import CHUNKS
 from heisd.route.chunk_skips import CalibratedChunkSkip, TwoToOne
 from heisd.route.chunks import Fallbacks, Rounds
 from heisd.telemetry import Sink
-from heisd.watch import DEFAULT
+from heisd.watch import ROUNDS
 
 LEVELS, TOLERANCE = (0.10, 0.05), 0.15  # FLASH's main table
 RETRIEVAL_TOLERANCE, RETRIEVAL_SKIPS = 0.3, 2  # the fork's defaults
@@ -102,7 +102,7 @@ def hybrid_parts(assets: FlowAssets, *, is_delayed: bool = False) -> tuple[Round
         min_similarity=HYBRID_SIMILARITY,
         gripper_margin_steps=HYBRID_GRIPPER_STEPS,
     )
-    router, residual = Rounds(HYBRID_SOURCES, fallbacks, LIBERO, watch=DEFAULT), HYBRID_RESIDUAL
+    router, residual = Rounds(HYBRID_SOURCES, fallbacks, LIBERO, watch=ROUNDS), HYBRID_RESIDUAL
     if assets.has_calibration:
         router, residual = _calibrated(router, assets, assets.delay(is_delayed))
     return router, hybrid_rule(residual)
