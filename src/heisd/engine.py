@@ -97,6 +97,7 @@ class ControlLoop:
             action, outcome = answer.action(), answer.outcome()
             self._history = self._history.acted(action, self._deviation(action, outcome))
             if outcome is not None:
+                outcome = outcome if self._has_looked else replace(outcome, looked=False)
                 self._memory = self._router.remember(self._memory, outcome)
         with clock("record"):  # known once it is over: in stage_ms behind the sink, not in what a sink writes at once
             record = answer.record(self._step, clock.stop(), clock.stage_ms, self._panel.asked)

@@ -34,8 +34,8 @@ class Rung:
 # Most steps that may be skipped at all score above 0.9, and there the score keeps its word best: first more of them in
 # a row, only then lower scores.
 LADDER: tuple[Rung, ...] = tuple(Rung(*values) for values in ((1, 0.9), (2, 0.9), (4, 0.9), (6, 0.8)))
-# Of rounds: a chunk is harder to foretell than an action, so scores are lower; behind three a prefix is too old.
-CHUNK_LADDER: tuple[Rung, ...] = tuple(Rung(*values) for values in ((1, 0.9), (2, 0.8), (3, 0.7), (3, 0.5)))
+# Of rounds: a chunk is harder to foretell than an action, so scores are lower; an episode has some fifteen of them.
+CHUNK_LADDER: tuple[Rung, ...] = tuple(Rung(*values) for values in ((2, 0.9), (3, 0.8), (6, 0.7), (12, 0.5)))
 
 FIRST, SECOND = 1, 2  # looks at a rung, each on starts of its own
 Baseline = Callable[[int], Sequence[EpisodeRecord]]  # look -> plain decoding's episodes on its starts

@@ -6,7 +6,7 @@ to as many rounds old as ``flow_hybrid`` allows, in turn. Rows are those of :mod
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,6 @@ from heisd.presets.flash import HYBRID_ROUNDS, LEVELS
 from heisd.presets.skippers import CHUNKS, MEMORY, Skipper
 from heisd.propose.base import History, Stateless, check_chunk_draft, past_actions
 from heisd.propose.panel import Panel
-from heisd.route.base import Memory, RoundMemory
 from heisd.route.calibrated import GRIPPER_MARGIN_STEPS
 from heisd.route.chunk_skips import chunk_features, guess_of, leaves_gripper
 from heisd.route.motion import read_motion
@@ -81,7 +80,8 @@ class ChunkWitness:
         if not sources or not isinstance(self._shadow, Refreshing):
             return None
         (source,) = sources
-        return Glances(self._shadow, assets.proposer(source, **CHUNKS.scouts[source].options), HYBRID_ROUNDS)
+        oldest = max(CHUNKS.skippers[name].n_unseen for name in self._presets)
+        return Glances(self._shadow, assets.proposer(source, **CHUNKS.scouts[source].options), oldest + 1)
 
     def _engine(self, assets: Any, sink: Sink | None = None) -> ChunkEngine[Any, Any]:
         return ChunkEngine(assets.target, sampling=assets.sampling, proposers={"ear": self._ear}, sink=sink)
@@ -132,7 +132,7 @@ class ChunkWitness:
             seen |= {
                 "round": self._verified(context, drafts, truth),
                 "guesses": {draft.source: self._guess(draft, truth) for draft in drafts},
-                "cases": self._cases(context, drafts, glanced, truth),
+                "cases": self._cases(drafts, glanced, truth),
                 **_similarity(drafts),
             }
         if self._prefix is None or self._age_rounds >= HYBRID_ROUNDS:
@@ -177,39 +177,37 @@ class ChunkWitness:
         }
 
     def _glanced(self, observation: Observation, context: Any) -> Glance[ChunkDraft] | None:
-        """The guess of presets that skip without looking; this round's look is kept for later ones."""
+        """The guess of presets that skip without looking, from a look of this round or of an earlier one, by turns."""
         if self._glances is None:
             return None
-        glance = self._glances.guess(observation, self._history)
         self._glances.looked(context)
-        return glance
+        return self._glances.guess(observation, self._history)
 
     def _cases(
-        self, context: Any, drafts: Sequence[ChunkDraft], glance: Glance[ChunkDraft] | None, truth: FloatArray
+        self, drafts: Sequence[ChunkDraft], glance: Glance[ChunkDraft] | None, truth: FloatArray
     ) -> dict[str, Any]:
         """What the presets' rules would have seen, each from the look that it would have had."""
         phase = read_motion(self._history, ONLOOKER)
-        memory = Memory(rounds=RoundMemory(has_prefix=True, age_steps=self._age_steps))
         found = {}
         for name in self._presets:
             skipper = CHUNKS.skippers[name]
             if skipper.looks:
-                found[name] = self._case(skipper, context, drafts, phase, memory)
+                found[name] = self._case(skipper, drafts, phase, 0)
             elif glance is not None:
                 mine = (glance.draft, *(draft for draft in drafts if draft.source != skipper.source))
-                case = self._case(skipper, context, mine, phase, replace(memory, n_skips=glance.n_skips))
+                case = self._case(skipper, mine, phase, glance.n_skips * self._sampling.executed)
                 found[name] = case and case | {"guess": self._guess(glance.draft, truth)}
         return {name: case for name, case in found.items() if case is not None}
 
     def _case(
-        self, skipper: Skipper, context: Any, drafts: Sequence[ChunkDraft], phase: PhaseSignal, memory: Memory
+        self, skipper: Skipper, drafts: Sequence[ChunkDraft], phase: PhaseSignal, age_steps: int
     ) -> dict[str, Any] | None:
         """What a preset's rule would have seen; None where it would have had no guess."""
         mine, n = [draft for draft in drafts if draft.source in skipper.scouts], self._sampling.executed
         guess = guess_of(skipper.source, mine)
         if guess is None:
             return None
-        features = chunk_features(guess, mine, phase, context, memory, n)
+        features = chunk_features(guess, mine, phase, age_steps, n)
         is_near = phase.gripper.changed_within(GRIPPER_MARGIN_STEPS)
         return {
             "features": {name: float(value) if np.isfinite(value) else None for name, value in features.items()},

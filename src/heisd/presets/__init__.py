@@ -81,6 +81,7 @@ def _drafted(who: str, *sources: str) -> Preset:
     return replace(preset, needs=tuple(kept[source] for source in sources if source in kept))
 
 
+NEVER_LOOKS = 1_000  # rounds; no episode has so many
 STORE_PERCENT = (10, 25, 50)  # beside the whole store
 # Each is its parent but for one part (docs/ablations.md). They are methods like any other, and listed apart.
 ABLATIONS: dict[str, Preset] = (
@@ -129,7 +130,8 @@ ABLATIONS: dict[str, Preset] = (
         "flash_no_post_cut": _ablation("flash", "guarded", "post-cut off", post_cut=False),
         "flash_period_4": _ablation("flash", "periodic", "every fifth round is full at the latest", period=4),
         "flash_no_period": _ablation("flash", "periodic", "no round is full for the count alone", period=0),
-        "flow_hybrid_no_age": _ablation("flow_hybrid", "without", "a prefix of any age", fallback="max_age_steps"),
+        "flow_hybrid_looking": _ablation("flow_hybrid", "seeing", "every skip looks", n_unseen=0),
+        "flow_hybrid_blind": _ablation("flow_hybrid", "seeing", "no skip looks", n_unseen=NEVER_LOOKS),
         "flow_hybrid_no_similarity": _ablation(
             "flow_hybrid", "without", "no look at how far the prefix's picture is", fallback="min_similarity"
         ),
@@ -139,7 +141,7 @@ ABLATIONS: dict[str, Preset] = (
         "flow_hybrid_no_watch": _ablation("flow_hybrid", "unwatched", "no watch over the cameras"),
         "flow_hybrid_no_skip": _ablation("flow_hybrid", "unskipping", "no skips"),
         "flow_hybrid_2to1": _ablation(
-            "flow_hybrid", "two_to_one", "two skips, one check wherever the guards allow; no score"
+            "flow_hybrid", "two_to_one", "two skips, one full round wherever the guards allow; no score"
         ),
         "flow_hybrid_with_tail": _drafted("the draft head and the last chunk's rest", "draft_head", "tail"),
         "flow_hybrid_tail": _drafted("the last chunk's rest alone", "tail"),

@@ -60,6 +60,14 @@ def unwatched(assets: FlowAssets, sink: Sink | None = None) -> ChunkEngine[Any, 
     return flash.engine(assets, rule, replace(router, watch=None), sink)
 
 
+def seeing(assets: FlowAssets, sink: Sink | None = None, *, n_unseen: int) -> ChunkEngine[Any, Any]:
+    """``flow_hybrid`` whose skips look more or less often; itself without a calibration, which skips nothing."""
+    router, rule = flash.hybrid_parts(assets)
+    if isinstance(router.skip, CalibratedChunkSkip):
+        router = replace(router, skip=replace(router.skip, n_unseen=n_unseen))
+    return flash.engine(assets, rule, router, sink)
+
+
 def unskipping(
     assets: FlowAssets, sink: Sink | None = None, *, sources: tuple[str, ...] | None = None
 ) -> ChunkEngine[Any, Any]:
@@ -68,7 +76,8 @@ def unskipping(
     What is skipped is the draft head's chunk, whoever drafts for verifications: sources are compared without skips.
     """
     router, rule = flash.hybrid_parts(assets)
-    return flash.engine(assets, rule, replace(router, skip=None, sources=sources or router.sources), sink)
+    who, fallbacks = sources or flash.HYBRID_SOURCES, flash.hybrid_fallbacks(assets)
+    return flash.engine(assets, rule, replace(router, skip=None, sources=who, fallbacks=fallbacks), sink)
 
 
 def two_to_one(assets: FlowAssets, sink: Sink | None = None) -> ChunkEngine[Any, Any]:
@@ -79,7 +88,7 @@ def two_to_one(assets: FlowAssets, sink: Sink | None = None) -> ChunkEngine[Any,
     router, rule = flash.hybrid_parts(assets)
     skipper = CHUNKS.skippers["flow_hybrid"]
     executed, n_skips = assets.sampling.executed, flash.RETRIEVAL_SKIPS
-    skip = CalibratedChunkSkip(ALWAYS_SURE, 0.0, skipper.source, skipper.scouts, executed, n_skips, looks=skipper.looks)
+    skip = CalibratedChunkSkip(ALWAYS_SURE, 0.0, skipper.source, skipper.scouts, executed, n_skips, skipper.n_unseen)
     return flash.engine(assets, rule, replace(router, skip=skip), sink)
 
 

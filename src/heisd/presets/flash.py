@@ -1,5 +1,6 @@
 """FLASH (arXiv 2605.13778), its fork with retrieved drafts, and this project's one setting for all suites."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,10 +76,11 @@ def tail_2to1(assets: FlowAssets, sink: Sink | None = None) -> ChunkEngine[Any, 
 def flow_hybrid(assets: FlowAssets, sink: Sink | None = None, *, is_delayed: bool = False) -> ChunkEngine[Any, Any]:
     """One rule for all suites, for the draft head's chunks.
 
-    One level with a bound on the velocity's residual; full rounds after gripper commands, once the prefix is older than
-    three rounds, when a camera's picture is unlike the prefix's, and while an alarm of the watch holds. The bound, what
-    may be skipped and the watch's limits are the suite's calibration's; without one a first guess, nothing, and what is
-    unmistakable.
+    With a calibration that skips: the draft head's chunk, unverified, wherever its score and the guards allow, two
+    rounds in a row on the same look and the third on a new one; else a full round. Without: one level with a bound on
+    the velocity's residual, behind a prefix of three rounds at most. Full rounds after gripper commands, when a
+    camera's picture is unlike the prefix's, and while an alarm of the watch holds. The bound, what may be skipped and
+    the watch's limits are the suite's calibration's; without one a first guess, nothing, and what is unmistakable.
     """
     router, rule = hybrid_parts(assets, is_delayed=is_delayed)
     return engine(assets, rule, router, sink, is_delayed=is_delayed)
@@ -97,15 +99,20 @@ def flash_rule(suite: str, tolerance: float = TOLERANCE) -> EndpointTest:
 
 def hybrid_parts(assets: FlowAssets, *, is_delayed: bool = False) -> tuple[Rounds, EndpointTest]:
     """The decisions and the test of ``flow_hybrid``, calibrated where there is a calibration; ablations change one."""
-    fallbacks = Fallbacks(
+    router = Rounds(HYBRID_SOURCES, hybrid_fallbacks(assets), LIBERO, watch=ROUNDS)
+    residual = HYBRID_RESIDUAL
+    if assets.has_calibration:
+        router, residual = _calibrated(router, assets, assets.delay(is_delayed))
+    return router, hybrid_rule(residual)
+
+
+def hybrid_fallbacks(assets: FlowAssets) -> Fallbacks:
+    """What makes a round of ``flow_hybrid`` a full one, as long as drafts are verified."""
+    return Fallbacks(
         max_age_steps=HYBRID_ROUNDS * assets.sampling.executed,
         min_similarity=HYBRID_SIMILARITY,
         gripper_margin_steps=HYBRID_GRIPPER_STEPS,
     )
-    router, residual = Rounds(HYBRID_SOURCES, fallbacks, LIBERO, watch=ROUNDS), HYBRID_RESIDUAL
-    if assets.has_calibration:
-        router, residual = _calibrated(router, assets, assets.delay(is_delayed))
-    return router, hybrid_rule(residual)
 
 
 def hybrid_rule(residual: float) -> EndpointTest:
@@ -126,10 +133,12 @@ def _calibrated(router: Rounds, assets: FlowAssets, delay_steps: int) -> tuple[R
             skipper.scouts,
             n_actions,
             setting.n_skips,
-            looks=skipper.looks,
+            skipper.n_unseen,
         )
+        router = replace(router, fallbacks=replace(router.fallbacks, max_age_steps=math.inf))  # the prefix is not read
     residual = HYBRID_RESIDUAL if calibration.acceptance is None else calibration.acceptance.residual
-    sources = router.sources if residual else ()  # nothing would pass: nobody is asked
+    # Either skipped or verified: behind skips a check costs more success than it saves time.
+    sources = router.sources if residual and skip is None else ()
     return replace(
         router, sources=sources, ranges=calibration.code_ranges(), skip=skip, watch=calibration.watch
     ), residual

@@ -29,6 +29,7 @@ class Skipper:
     drafters: tuple[str, ...] = ()  # for every check, beside the source
     later: tuple[str, ...] = ()  # behind what a check has settled
     looks: bool = True  # False: skips rest on the last pictures encoded, and the vision towers rest, too
+    n_unseen: int = 0  # of chunk policies: skips in a row that rest on one look; the next one looks
 
 
 SCOUTS: dict[str, Scout] = {
@@ -60,7 +61,7 @@ TOKENS = Family("ar", SCOUTS, SKIPPERS)
 CHUNKS = Family(
     "full",
     {"draft_head": Scout("draft_head"), "tail": Scout(), MEMORY: Scout("store")},
-    {"flow_hybrid": Skipper("draft_head", ("draft_head", "tail"), looks=False)},
+    {"flow_hybrid": Skipper("draft_head", ("draft_head", "tail"), looks=False, n_unseen=2)},
 )
 ALL_SKIPPERS: Mapping[str, Skipper] = {**TOKENS.skippers, **CHUNKS.skippers}
 

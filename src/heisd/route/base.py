@@ -106,6 +106,8 @@ class RoundMemory:
     has_prefix: bool = False  # keys and values of this episode are cached
     n_since_full: int = 0  # rounds without a full one
     age_steps: int = 0  # control steps since the observation behind the cached prefix
+    n_unseen: int = 0  # rounds in a row, up to now, whose pictures nobody encoded
+    unseen_steps: int = 0  # control steps since the last pictures encoded
     is_due: bool = False  # the last round asked for a full one
     n_actions: int = 1  # control steps that the last round's actions took
 
@@ -139,6 +141,7 @@ class Outcome:
     is_redone: bool = False  # the guesses came to nothing: decoded again, plainly, with a prefill of its own
     drafters: tuple[str, ...] = ()  # asked for the first check alone, behind the decision
     round: RoundRecord | None = None  # of a chunk policy
+    looked: bool = True  # its pictures were encoded
 
     @property
     def deviation_bins(self) -> list[int]:

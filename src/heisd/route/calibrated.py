@@ -28,7 +28,7 @@ GRIPPER_MARGIN_STEPS = 3  # before and after a gripper event
 # What a score may weigh, of :func:`skip_features`.
 FEATURES = (
     "similarity", "spread_bins", "agreement_bins", "change_bins", "confidence", "fused", "speed_mm", "n_skips",
-    "prefix_similarity", "age_steps",  # of chunk policies (heisd.route.chunk_skips)
+    "age_steps",  # of chunk policies (heisd.route.chunk_skips)
 )  # fmt: skip
 AUDITED_SHARE = 0.05  # of the eligible steps are verified all the same
 _AUDIT_PERIOD, _AUDIT_FACTOR = 1009, 613  # primes: a fixed permutation spreads the audits over an episode

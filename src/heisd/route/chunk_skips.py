@@ -1,7 +1,9 @@
 """When a round of a chunk policy executes a guess unverified, once no fallback asks for a full round.
 
 :class:`TwoToOne` is the composite pattern of HeiSD's authors. :class:`CalibratedChunkSkip` is this project's rule for
-tokens on chunks: the same score, margins, refusals and audits (:mod:`heisd.route.calibrated`), whose steps are rounds.
+tokens on chunks: the same score, margins and audits (:mod:`heisd.route.calibrated`), whose steps are rounds; what is
+not skipped is a full round. A guess rests on pictures that were encoded, with the state of now: on those of the last
+look for some rounds, then on new ones. What goes stale is the picture; the cached prefix is read by nobody.
 Shapes: H horizon, T numbers of an action.
 """
 
@@ -28,8 +30,7 @@ class SkipRule(Protocol):
         """Who is asked before the decision."""
         ...
 
-    @property
-    def looks(self) -> bool:
+    def looks(self, memory: Memory) -> bool:
         """Whether the pictures of now are encoded before the decision."""
         ...
 
@@ -58,8 +59,7 @@ class TwoToOne:
         """The source alone."""
         return (self.source,)
 
-    @property
-    def looks(self) -> bool:
+    def looks(self, memory: Memory) -> bool:  # noqa: ARG002 (the protocol's)
         """As published."""
         return True
 
@@ -92,9 +92,11 @@ class TwoToOne:
 class CalibratedChunkSkip:
     """The best guess of ``source`` when its score reaches ``threshold``; one eligible round in twenty is audited.
 
-    An audit is a full round: a verification is no certificate, the policy's own chunk is what a skip would have been
-    measured by. Which rounds are audited follows from the guess's digits: an episode has too few of them for a choice
-    by their number. ``n_actions`` of a chunk are executed, and looked at.
+    ``n_actions`` of a chunk are executed, and looked at. Up to ``n_unseen`` skips in a row rest on one look, the next
+    one encodes the pictures of now: a third of a full round's time. Nothing is verified: a check costs two thirds of a
+    full round, and is no certificate. An audit is a full round, too: the policy's own chunk is what a skip would have
+    been measured by. Which rounds are audited follows from the guess's digits: an episode has too few of them for a
+    choice by their number.
     """
 
     score: SkipScore
@@ -103,26 +105,34 @@ class CalibratedChunkSkip:
     scouts: tuple[str, ...]
     n_actions: int
     n_skips: int  # rounds in a row, at most
+    n_unseen: int = 0  # … that rest on one look; 0: every one looks
     gripper_margin_steps: int = GRIPPER_MARGIN_STEPS
     audited_share: float = AUDITED_SHARE
-    looks: bool = True  # False: decided on the pictures encoded last, and today's proprioception
+
+    def looks(self, memory: Memory) -> bool:
+        """Once so many rounds in a row have not."""
+        return memory.rounds.n_unseen >= self.n_unseen
 
     def ruled_out(self, phase: PhaseSignal | None, memory: Memory) -> Reason | None:
-        """A gripper that has just moved, a verification that refused something, enough skips in a row."""
+        """A gripper that has just moved, enough skips in a row."""
         if phase is not None and phase.gripper.changed_within(self.gripper_margin_steps):
             return Reason.GRIPPER
-        if memory.is_rejected:
-            return Reason.REJECTED
         return Reason.ENOUGH_SKIPS if memory.n_skips >= self.n_skips else None
 
-    def judge(self, context: ChunkContext, phase: PhaseSignal, drafts: Sequence[ChunkDraft], memory: Memory) -> Route:
+    def judge(
+        self,
+        context: ChunkContext,  # noqa: ARG002 (the protocol's)
+        phase: PhaseSignal,
+        drafts: Sequence[ChunkDraft],
+        memory: Memory,
+    ) -> Route:
         """Skip if nothing speaks against it; the audit comes last, so that it samples eligible rounds."""
         guess = guess_of(self.source, drafts)
         ruled_out = self.ruled_out(phase, memory)
         if ruled_out is not None or guess is None:
-            is_doubtful = ruled_out in (Reason.GRIPPER, Reason.REJECTED)  # a check would refuse too often to pay
-            return Route(RouteKind.FULL if is_doubtful else RouteKind.SPECULATE, ruled_out or Reason.NO_GUESS)
-        score = self.score(chunk_features(guess, drafts, phase, context, memory, self.n_actions))
+            return Route(RouteKind.FULL, ruled_out or Reason.NO_GUESS)
+        age_steps = 0 if self.looks(memory) else memory.rounds.unseen_steps
+        score = self.score(chunk_features(guess, drafts, phase, age_steps, self.n_actions))
         if not all(leaves_gripper(draft, phase) for draft in drafts if draft.source in self.scouts):
             return Route(RouteKind.FULL, Reason.GRIPPER, score=score)
         if score < self.threshold or score == 0.0:  # 0 is a feature that is missing, whatever the threshold
@@ -148,15 +158,13 @@ def leaves_gripper(draft: ChunkDraft, phase: PhaseSignal) -> bool:
 
 
 def chunk_features(
-    guess: ChunkDraft, drafts: Sequence[ChunkDraft], phase: PhaseSignal, context: ChunkContext, memory: Memory,
-    n_actions: int,
-) -> Mapping[str, float]:  # fmt: skip
+    guess: ChunkDraft, drafts: Sequence[ChunkDraft], phase: PhaseSignal, age_steps: int, n_actions: int
+) -> Mapping[str, float]:
     """What the score may weigh, as far as the first ``n_actions`` go.
 
     ``agreement_bins`` is how far the guess leads from any other proposer's best, per action
-    (:func:`heisd.accept_chunk.path_bins`); ``prefix_similarity`` and ``age_steps`` tell how far the picture behind the
-    cached prefix is, ``n_skips`` for how many rounds nobody may have looked; the rest is kinematics and what proposers
-    know (``similarity``).
+    (:func:`heisd.accept_chunk.path_bins`); ``age_steps`` is that of the pictures that it rests on; the rest is
+    kinematics and what proposers know (``similarity``).
     """
     mine = guess.chunks[0, :n_actions]
     others = [draft.chunks[0, :n_actions] for draft in drafts if draft is not guess]
@@ -166,7 +174,5 @@ def chunk_features(
         "agreement_bins": max(apart, default=0.0),
         "fused": 0.0 if math.isnan(phase.fused) else phase.fused,
         "speed_mm": 0.0 if math.isnan(phase.speed_mm) else phase.speed_mm,
-        "prefix_similarity": context.prefix_similarity,
-        "age_steps": float(memory.rounds.age_steps),
-        "n_skips": float(memory.n_skips),
+        "age_steps": float(age_steps),
     }

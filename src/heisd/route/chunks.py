@@ -101,8 +101,9 @@ class Rounds(Watching):
             return Plan(())
         if self.skip is None or self.skip.ruled_out(phase, memory) is not None:
             return Plan((), drafters=self.sources)
-        asked = self.skip.scouts if self.skip.looks else ()  # behind a look everybody is asked anew
-        return Plan(self.skip.scouts, tuple(s for s in self.sources if s not in asked), looks=self.skip.looks)
+        looks = self.skip.looks(memory)
+        asked = self.skip.scouts if looks else ()  # behind a look everybody is asked anew
+        return Plan(self.skip.scouts, tuple(s for s in self.sources if s not in asked), looks=looks)
 
     def decide(
         self, context: ChunkContext, phase: PhaseSignal | None, drafts: Sequence[ChunkDraft], memory: Memory
@@ -120,12 +121,15 @@ class Rounds(Watching):
         came, rounds = outcome.round, memory.rounds
         assert came is not None, "only chunk policies are routed here"
         if came.n_prefills:
-            rounds = RoundMemory(has_prefix=True, age_steps=came.n_actions, n_actions=came.n_actions)
+            n = came.n_actions
+            rounds = RoundMemory(has_prefix=True, age_steps=n, unseen_steps=n, n_actions=n)
         else:
             rounds = replace(
                 rounds,
                 n_since_full=rounds.n_since_full + 1,
                 age_steps=rounds.age_steps + came.n_actions,
+                n_unseen=0 if outcome.looked else rounds.n_unseen + 1,
+                unseen_steps=came.n_actions + (0 if outcome.looked else rounds.unseen_steps),
                 is_due=came.stop == StopReason.GRIPPER,
                 n_actions=came.n_actions,
             )
