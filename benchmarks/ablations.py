@@ -49,14 +49,15 @@ FLOW_QUESTIONS: Mapping[str, tuple[str, ...]] = {
         "flash_no_verify_stop", "flash_no_post_cut", "flash_guarded", "flash_no_period", "flash_period_4", "flash",
     ),
     "fallbacks, ours": (
-        "flow_hybrid_no_age", "flow_hybrid_no_similarity", "flow_hybrid_no_margin", "flow_hybrid_no_watch",
-        "flow_hybrid",
+        "flow_hybrid_no_similarity", "flow_hybrid_no_margin", "flow_hybrid_no_watch", "flow_hybrid",
     ),
     "who drafts": (
         "flow_hybrid_with_tail", "flow_hybrid_tail", "flow_hybrid_persistence", "flow_hybrid_retrieval",
         "flow_hybrid_all_drafts", "flow_hybrid_no_skip",
     ),
-    "skips": ("flow_hybrid_no_skip", "flow_hybrid_2to1", "flow_hybrid"),
+    "skips": (
+        "flow_hybrid_no_skip", "flow_hybrid_2to1", "flow_hybrid_looking", "flow_hybrid_blind", "flow_hybrid",
+    ),
     "cheaper than speculation": ("full_longer", "tail_2to1", "flash_retrieval", "flash", "flow_hybrid"),
 }  # fmt: skip
 # Where a suite's published setting is what the ablation sets, it is its parent, and not played.

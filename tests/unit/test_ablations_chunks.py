@@ -80,7 +80,8 @@ def differing(mine: dict[str, Any], other: dict[str, Any]) -> set[str]:
 
 
 SKIP = {"is.skip", *(f"skip.{name}" for name in ("score", "threshold", "source", "scouts", "n_actions", "n_skips",
-                                                 "gripper_margin_steps", "audited_share", "looks"))}  # fmt: skip
+                                                 "gripper_margin_steps", "audited_share", "n_unseen"))}  # fmt: skip
+VERIFIES = {*SKIP, "router.sources", "fallbacks.max_age_steps"}  # where the parent skips, and asks for no check
 # ablation -> what differs from its parent on a suite and with a calibration that have the part, and nothing else
 DIFFERS: dict[str, set[str]] = {
     "flash_at_05": {"rule.levels", "rule.tolerances"},
@@ -96,17 +97,18 @@ DIFFERS: dict[str, set[str]] = {
     "flash_no_post_cut": {"rule.post_cut"},
     "flash_period_4": {"fallbacks.period"},
     "flash_no_period": {"fallbacks.period"},
-    "flow_hybrid_no_age": {"fallbacks.max_age_steps"},
+    "flow_hybrid_looking": {"skip.n_unseen"},
+    "flow_hybrid_blind": {"skip.n_unseen"},
     "flow_hybrid_no_similarity": {"fallbacks.min_similarity"},
     "flow_hybrid_no_margin": {"fallbacks.gripper_margin_steps"},
     "flow_hybrid_no_watch": {"router.watch"},
-    "flow_hybrid_no_skip": SKIP,
+    "flow_hybrid_no_skip": VERIFIES,
     "flow_hybrid_2to1": {"skip.score", "skip.threshold", "skip.n_skips"},
-    "flow_hybrid_with_tail": {*SKIP, "router.sources"},
-    "flow_hybrid_tail": {*SKIP, "router.sources", "proposers.draft_head"},
-    "flow_hybrid_persistence": {*SKIP, "router.sources", "proposers.draft_head", "proposers.persistence"},
-    "flow_hybrid_retrieval": {*SKIP, "router.sources", "proposers.draft_head", "proposers.retrieval"},
-    "flow_hybrid_all_drafts": {*SKIP, "router.sources", "proposers.persistence", "proposers.retrieval"},
+    "flow_hybrid_with_tail": VERIFIES,
+    "flow_hybrid_tail": {*VERIFIES, "proposers.draft_head"},
+    "flow_hybrid_persistence": {*VERIFIES, "proposers.draft_head", "proposers.persistence"},
+    "flow_hybrid_retrieval": {*VERIFIES, "proposers.draft_head", "proposers.retrieval"},
+    "flow_hybrid_all_drafts": {*VERIFIES, "proposers.persistence", "proposers.retrieval"},
 }  # fmt: skip
 WHERE = {"flash_guarded": "libero_object", "flash_period_4": "libero_object"}  # elsewhere it is the parent's own
 FLOW_ABLATIONS = [name for name, preset in ABLATIONS.items() if preset.policy == FLOW_FORMAT]
@@ -120,9 +122,12 @@ def test_every_one_is_known() -> None:
 def test_an_ablation_is_its_parent_but_for_the_part_it_names(name: str) -> None:
     parent, suite = ABLATIONS[name].ablates, WHERE.get(name, "libero_goal")
     assert differing(parts(name, suite), parts(parent, suite)) == DIFFERS[name]
-    # Without a calibration nothing is skipped, so what takes skips away takes nothing.
+    # Without a calibration nothing is skipped, so what takes skips away takes nothing but the choice of who drafts.
     bare = differing(parts(name, suite, has_calibration=False), parts(parent, suite, has_calibration=False))
-    assert bare == (SKIP if name == "flow_hybrid_2to1" else DIFFERS[name] - SKIP)
+    kept = DIFFERS[name] - SKIP - {"fallbacks.max_age_steps"}
+    if name == "flow_hybrid_no_skip":
+        kept = set()
+    assert bare == (SKIP if name == "flow_hybrid_2to1" else kept)
 
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -150,13 +155,23 @@ def test_what_the_parts_become() -> None:
     assert parts("flash_no_period")["fallbacks.period"] == 0
     assert parts("flash_period_4", "libero_object")["fallbacks.period"] == 4
     assert parts("flash_guarded", "libero_object")["rule.verify_stop"]
-    assert parts("flow_hybrid_no_age")["fallbacks.max_age_steps"] == float("inf")
+    assert parts("flow_hybrid_looking")["skip.n_unseen"] == 0
+    assert parts("flow_hybrid_blind")["skip.n_unseen"] > 520  # more than an episode has control steps, and so rounds
+    for name, n_unseen in (("flow_hybrid", 2), ("flow_hybrid_2to1", 2)):
+        assert parts(name)["skip.n_unseen"] == n_unseen
     assert parts("flow_hybrid_no_similarity")["fallbacks.min_similarity"] == float("-inf")
     assert parts("flow_hybrid_no_margin")["fallbacks.gripper_margin_steps"] == 0
     assert parts("flow_hybrid_no_watch")["router.watch"] is None
     assert (parts("flow_hybrid_2to1")["skip.n_skips"], parts("flow_hybrid_2to1")["skip.threshold"]) == (2, 0.0)
     assert parts("flow_hybrid_2to1")["skip.score"]({}) > 0.999
     assert parts("flow_hybrid_retrieval")["router.sources"] == ("retrieval",)
+    # Nothing is verified where something is skipped, so no prefix is too old; without skips both are back.
+    for name in ("flow_hybrid", "flow_hybrid_looking", "flow_hybrid_blind", "flow_hybrid_2to1"):
+        found = parts(name)
+        assert (found["router.sources"], found["fallbacks.max_age_steps"]) == ((), float("inf"))
+    unskipped = parts("flow_hybrid_no_skip")
+    executed = unskipped["sampling"].executed
+    assert (unskipped["router.sources"], unskipped["fallbacks.max_age_steps"]) == (("draft_head",), 3 * executed)
 
 
 def test_an_ablation_needs_whom_it_asks() -> None:

@@ -1,6 +1,7 @@
 """Calibration of chunk policies: rounds observed, tests fitted and held against the truth, skips by the same rule."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -34,7 +35,7 @@ from heisd.presets.flash import HYBRID_ROUNDS, LEVELS, hybrid_rule
 from heisd.presets.skippers import CHUNKS
 from heisd.propose.chunks import ShiftedTail
 from heisd.route.base import Memory, Outcome, Plan, Reason, RoundMemory, Route, RouteKind
-from heisd.route.calibrated import SkipScore
+from heisd.route.calibrated import FEATURES, SkipScore
 from heisd.route.chunk_skips import CalibratedChunkSkip
 from heisd.route.chunks import Fallbacks, Rounds
 from heisd.telemetry import MemorySink
@@ -80,7 +81,7 @@ def skip_rule(**changes: Any) -> CalibratedChunkSkip:
 
 
 def router(**changes: Any) -> Rounds:
-    return Rounds(("draft_head", "tail"), Fallbacks(), fakes.ranges(), skip_rule(**changes), watch=Watch())
+    return Rounds((), Fallbacks(), fakes.ranges(), skip_rule(**changes), watch=Watch())
 
 
 def drafts(apart_bins: float = 0.0, gripper: float = -1.0, other: float = -1.0) -> list[ChunkDraft]:
@@ -102,14 +103,14 @@ def test_a_round_is_skipped_where_nothing_speaks_against_it() -> None:
     assert decided(rule, drafts()) == ("skip", "tolerant motion")
     assert decided(rule, drafts(9.0)) == ("full", "score below threshold")
     assert decided(rule, drafts(np.nan)) == ("full", "score below threshold")  # a feature that is missing
-    assert decided(rule, drafts()[1:]) == ("speculate", "no guess")
+    assert decided(rule, drafts()[1:]) == ("full", "no guess")
     assert decided(rule, drafts(gripper=1.0)) == ("full", "gripper event near")
     assert decided(rule, drafts(other=1.0)) == ("full", "gripper event near")
     for late in (drafts(), drafts()[::-1]):
         late[0].chunks[0, -1, 6] = 1.0  # behind what is executed: a grasp comes next
         assert decided(rule, late) == ("full", "gripper event near")
-    assert decided(rule, drafts(), replace(PREFIXED, n_skips=2)) == ("speculate", "enough skips in a row")
-    assert decided(rule, drafts(), replace(PREFIXED, is_rejected=True)) == ("full", "rejected before")
+    assert decided(rule, drafts(), replace(PREFIXED, n_skips=2)) == ("full", "enough skips in a row")
+    assert decided(rule, drafts(), replace(PREFIXED, n_skips=1))[0] == "skip"
     moved = fakes.phase(gripper=GripperState(False, 3, 0.04, 0.0, False))
     assert decided(rule, drafts(), phase=moved) == ("full", "gripper event near")
     unknown = fakes.phase(gripper=GripperState(None, None, 0.04, 0.0, False))
@@ -124,14 +125,58 @@ def test_a_stricter_threshold_skips_a_subset() -> None:
 
 
 def test_witnesses_are_asked_only_where_a_skip_is_possible() -> None:
-    rule = router()
-    assert rule.plan(FREE, PREFIXED).scouts == ("draft_head", "tail")
-    assert rule.plan(FREE, PREFIXED).drafters == ()
-    for each in (rule, router(looks=False)):
-        refused = each.plan(FREE, replace(PREFIXED, is_rejected=True))
-        assert (refused.scouts, refused.drafters, refused.looks) == ((), ("draft_head", "tail"), True)
-    coasting = router(looks=False).plan(FREE, PREFIXED)
-    assert coasting == Plan(("draft_head", "tail"), ("draft_head", "tail"), looks=False)  # and again behind a look
+    moved = fakes.phase(gripper=GripperState(False, 3, 0.04, 0.0, False))
+    for rule in (router(), router(n_unseen=2)):
+        assert rule.plan(FREE, PREFIXED) == Plan(("draft_head", "tail"), looks=rule == router())
+        for refused in (rule.plan(FREE, replace(PREFIXED, n_skips=2)), rule.plan(moved, PREFIXED)):
+            assert refused == Plan(())  # and looks
+
+
+def unseen(n: int, steps: int) -> Memory:
+    return Memory(rounds=replace(PREFIXED.rounds, n_unseen=n, unseen_steps=steps))
+
+
+def test_a_skip_looks_once_so_many_in_a_row_have_not() -> None:
+    looks = [router(n_unseen=2).plan(FREE, unseen(n, 4 * (n + 1))).looks for n in range(5)]
+    assert looks == [False, False, True, True, True]
+    assert all(router(n_unseen=0).plan(FREE, unseen(n, 4 * (n + 1))).looks for n in range(5))
+
+
+@dataclass
+class Weighed:
+    """A score that remembers what it weighed."""
+
+    features: list[Mapping[str, float]] = field(default_factory=list)
+
+    def __call__(self, features: Mapping[str, float]) -> float:
+        self.features.append(features)
+        return 1.0
+
+
+def test_the_score_weighs_the_age_of_the_pictures_and_that_of_the_prefix_does_not_count() -> None:
+    score = Weighed()
+    rule = router(score=score, n_unseen=2)
+    for n, steps in ((0, 4), (1, 8), (2, 12), (3, 16)):
+        memory = unseen(n, steps)
+        decided(rule, drafts(), replace(memory, rounds=replace(memory.rounds, age_steps=40)))
+    assert [features["age_steps"] for features in score.features] == [4.0, 8.0, 0.0, 0.0]  # 0: behind a look
+    assert not {"prefix_similarity", "n_skips"} & set().union(*score.features)
+    assert set().union(*score.features) <= {*FEATURES}
+
+
+def test_what_decides_a_skip_ends_in_no_verification() -> None:
+    """Whatever the guesses, the counters and the score: a skip or a full round."""
+    found = {
+        decided(router(n_unseen=1, threshold=t), given, replace(unseen(n, 4), n_skips=n), phase)
+        for t in (0.0, 0.9, 1.1)
+        for given in (drafts(), drafts(9.0), drafts(gripper=1.0), drafts()[1:], [])
+        for n in range(4)
+        for phase in (FREE, fakes.phase(gripper=GripperState(False, 3, 0.04, 0.0, False)))
+    }
+    assert {kind for kind, _ in found} == {"skip", "full"}
+    assert {reason for kind, reason in found if kind == "full"} == {
+        "no guess", "enough skips in a row", "gripper event near", "score below threshold",
+    }  # fmt: skip
 
 
 def test_an_audit_is_a_full_round_of_what_could_have_been_skipped(rng: np.random.Generator) -> None:
@@ -150,7 +195,7 @@ def test_an_audit_is_a_full_round_of_what_could_have_been_skipped(rng: np.random
     assert ("full", "audit") not in [decided(rule, different(9.0)) for _ in range(1000)]
 
 
-def test_a_full_round_or_a_whole_acceptance_gives_the_right_to_skip_back() -> None:
+def test_a_refusal_is_remembered_until_a_full_round_or_a_whole_acceptance() -> None:
     rule, memory = router(), PREFIXED
     partly = RoundRecord(3, n_chunks=2, n_judged=4, n_accepted=3)
     whole = replace(partly, n_actions=4, n_accepted=4)
@@ -193,7 +238,7 @@ def test_a_rung_counts_rounds_not_control_steps() -> None:
     config, plain = EvalConfig(suite="toy", methods=("flow_hybrid",)), EvalConfig(suite="toy", methods=("full",))
     counts = SpeculationCounts()
     counts.n_steps = 16
-    counts.routes.update({"skip/tolerant motion": 1, "full/audit": 1, "speculate/always": 2})
+    counts.routes.update({"skip/tolerant motion": 1, "full/audit": 1, "full/score below threshold": 2})
     counts.routes["chunk/action in hand"] = 12
     counts.audits.update({"draft_head": 1})
     mine = [record(config, f"toy/{i}", speculation=counts.as_dict()) for i in range(4)]
@@ -282,16 +327,32 @@ def test_what_a_tolerance_allows_is_said_in_bins_millimetres_and_degrees() -> No
 
 @dataclass
 class FakeFlowAssets:
-    """A tiny policy with a scripted draft head."""
+    """A tiny policy with a scripted draft head. Each that is asked for is kept, in order."""
 
     target: Any = field(default_factory=flows.policy)
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(euler_steps=2, executed=3))
+    heads: list["Head"] = field(default_factory=list)
 
     def proposer(self, name: str, **options: Any) -> Any:
         assert options == {}
         if name == "tail":
             return ShiftedTail(self.target.codec, self.target.horizon)
-        return Scripted(chunk(0.1), source="draft_head")
+        self.heads.append(Head())
+        return self.heads[-1]
+
+
+class Head(Scripted):
+    """Keeps the pictures and states that it was asked on."""
+
+    def __init__(self) -> None:
+        super().__init__(chunk(0.1), source="draft_head")
+        self.keys: list[Any] = []
+        self.states: list[Any] = []
+
+    def propose(self, context: Any, history: Any) -> ChunkDraft | None:
+        self.keys.append(context.vision_key)
+        self.states.append(context.state)
+        return super().propose(context, history)
 
 
 def test_full_drives_and_the_rows_say_what_would_have_been_seen(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -324,12 +385,15 @@ def test_full_drives_and_the_rows_say_what_would_have_been_seen(tmp_path: Path, 
     assert set(step.guesses) == {"draft_head", "tail"}
     assert step.guesses["draft_head"].distance_bins == np.ceil(path_bins(chunk(0.1)[:3], truth[:3])[-1])
     features = step.cases["flow_hybrid"].features
-    assert features["age_steps"] == 3
-    assert {"agreement_bins", "prefix_similarity", "fused", "speed_mm"} <= features.keys()
+    assert features.keys() == {"agreement_bins", "age_steps", "fused", "speed_mm"}
     assert step.cases["flow_hybrid"].guess == step.guesses["draft_head"]  # scripted: the same whatever it sees
-    ages = [episode.steps[i].cases["flow_hybrid"].features["n_skips"] for i in rounds]
-    assert ages[0] == 0
-    assert set(ages) == {0, 1, 2}  # looks one, two and three rounds old
+    ages = {i: int(episode.steps[i].cases["flow_hybrid"].features["age_steps"]) for i in rounds}
+    n_unseen = CHUNKS.skippers["flow_hybrid"].n_unseen
+    assert set(ages.values()) == {3 * n for n in range(n_unseen + 1)}  # looks of now, and of so many rounds before
+    _, glancing = assets.heads  # one is asked on the pictures of now, the other on those of so many steps before
+    for key, state, (i, age) in zip(glancing.keys[1:], glancing.states[1:], ages.items(), strict=True):
+        np.testing.assert_array_equal(key, policy.encode(seen[i - age]).vision_key)
+        np.testing.assert_array_equal(state, policy.encode(seen[i]).state)
     assert not episode.steps[4].cases
     looked = {i for i, step in enumerate(episode.steps) if step.views}  # where a round begins
     assert looked == {0, *rounds}
@@ -373,8 +437,8 @@ def chunk_rows(seed: int) -> list[dict[str, Any]]:
             row["guesses"] = {
                 "draft_head": {"tokens": row["tokens"], "distance_bins": 3 if is_good else 40, "has_same_gripper": True}
             }
-            features = {"agreement_bins": 2.0 + 20 * (not is_good) + float(rng.uniform(0, 9)), "age_steps": 8.0,
-                        "fused": 0.0, "speed_mm": 4.0, "prefix_similarity": float(rng.uniform(0.5, 1))}  # fmt: skip
+            features = {"agreement_bins": 2.0 + 20 * (not is_good) + float(rng.uniform(0, 9)),
+                        "age_steps": float(rng.choice((0, 8, 16))), "fused": 0.0, "speed_mm": 4.0}  # fmt: skip
             row["cases"] = {"flow_hybrid": {"features": features, "is_gripper_near": False}}
     return made
 
@@ -410,8 +474,7 @@ def test_all_stages_give_a_file_with_acceptance_and_skips(tmp_path: Path, policy
     assert result["acceptance"]["residual"] == 1.5
     setting = made.skip_setting("flow_hybrid")
     assert (setting.n_skips, setting.threshold) == (CHUNK_LADDER[1].n_skips, CHUNK_LADDER[1].threshold)
-    assert set(setting.score.names) == {"agreement_bins", "prefix_similarity", "fused"} & set(setting.score.names)
-    assert "agreement_bins" in setting.score.names
+    assert set(setting.score.names) == {"agreement_bins", "age_steps", "fused"}  # what varies
     assert setting.min_similarity is None
     shares = result["evidence"]["verification"]
     assert shares["flow_hybrid"]["false_accept_share"] == 0.0

@@ -1,4 +1,4 @@
-"""Chunk policies that skip without looking: what is encoded, what the draft head goes by and what it learns from."""
+"""Chunk policies that skip without looking, and look again now and then: what is encoded, what the draft head goes by and what it learns from."""
 
 from dataclasses import replace
 from typing import Any
@@ -28,6 +28,7 @@ from heisd.train.draft_head_data import Lesson
 from heisd.types import Observation
 
 SURE, UNSURE = SkipScore((), (), (), (), 50.0), SkipScore((), (), (), (), -50.0)
+WHOLE = ["encode", "prefill", "denoise 3"]  # the calls of a full round
 STILL = GripperState(False, None, 0.08, 0.0, False)
 
 
@@ -47,18 +48,17 @@ class Tolerant(Rounds):
 
 
 def robot(
-    policy: FakeChunkPolicy, *, looks: bool = False, gripper: float = -1.0, **changes: Any
+    policy: FakeChunkPolicy, *, gripper: float = -1.0, sources: tuple[str, ...] = (), **changes: Any
 ) -> ChunkEngine[Any, Any]:
-    rule: dict[str, Any] = {"score": SURE, "audited_share": 0.0, "n_skips": 2} | changes
-    skip = CalibratedChunkSkip(
-        threshold=0.5, source="draft_head", scouts=("draft_head",), n_actions=2, looks=looks, **rule
-    )
+    """Two skips in a row, both without a look, unless ``changes`` of the rule say otherwise."""
+    rule: dict[str, Any] = {"score": SURE, "audited_share": 0.0, "n_skips": 2, "n_unseen": 2} | changes
+    skip = CalibratedChunkSkip(threshold=0.5, source="draft_head", scouts=("draft_head",), n_actions=2, **rule)
     return ChunkEngine(
         policy,
         sampling=SamplingConfig(euler_steps=3, executed=2),
         proposers={"draft_head": Scripted(chunk(0.25, gripper), source="draft_head")},
         rule=EndpointTest.uniform((0.1,), 0.15),
-        router=Tolerant(("draft_head",), Fallbacks(), fakes.ranges(), skip),
+        router=Tolerant(sources, Fallbacks(), fakes.ranges(), skip),
         sink=MemorySink(),
     )  # fmt: skip
 
@@ -69,16 +69,74 @@ def test_a_skipped_round_does_not_look_and_whatever_is_not_skipped_looks_first()
     for each in observations(10):
         loop.act(each)
     records = [record for record in loop.sink.records if record.round is not None]
-    assert [record.route for record in records] == ["full", "skip", "skip", "speculate", "skip"]
+    assert [record.route for record in records] == ["full", "skip", "skip", "full", "skip"]
     assert [record.looked for record in records] == [True, False, False, True, False]
-    assert policy.calls == [
-        "encode", "prefill", "denoise 3", "refresh 1", "refresh 1", "encode", "endpoints 1<-2 1x1", "refresh 2",
-    ]  # fmt: skip
+    assert policy.calls == [*WHOLE, "refresh 1", "refresh 1", *WHOLE, "refresh 2"]
+
+
+@pytest.mark.parametrize(
+    ("n_unseen", "looked", "calls"),
+    [
+        (0, [True] * 5, ["encode"] * 5),
+        (1, [False, True] * 2 + [False], ["refresh 1", "encode", "refresh 2", "encode", "refresh 3"]),
+        (2, [False, False, True, False, False], ["refresh 1", "refresh 1", "encode", "refresh 2", "refresh 2"]),
+        (9, [False] * 5, ["refresh 1"] * 5),
+    ],
+)
+def test_after_so_many_skips_without_a_look_the_next_one_looks(
+    n_unseen: int, looked: list[bool], calls: list[str]
+) -> None:
+    """A look is an encoding and nothing else: no prefill, no check, and one question to the draft head."""
+    policy = Looking()
+    loop = robot(policy, n_unseen=n_unseen, n_skips=5)
+    for each in observations(12):
+        loop.act(each)
+    full, *records = (record for record in loop.sink.records if record.round is not None)
+    assert full.route == "full"
+    assert [(record.route, record.looked, record.asked) for record in records] == [
+        ("skip", did, {"draft_head": 1}) for did in looked
+    ]
+    assert policy.calls == [*WHOLE, *calls]
+
+
+def test_the_draft_head_is_asked_on_what_the_look_saw() -> None:
+    loop, asked = robot(Looking(), n_skips=4), []
+    head = loop._inference.panel._proposers["draft_head"]
+    propose = head.propose
+    head.propose = lambda context, history: (asked.append(context.number), propose(context, history))[1]
+    for each in observations(10):
+        loop.act(each)
+    assert asked == [1, 1, 2, 2]  # the first look is the full round's
+
+
+@pytest.mark.parametrize("n_unseen", [0, 1, 2, 9])
+def test_the_engine_tells_the_rule_which_rounds_looked(n_unseen: int) -> None:
+    loop, found = robot(Looking(), n_unseen=n_unseen, n_skips=4), []
+    for each in observations(16):
+        loop.act(each)
+        record = loop.sink.records[-1]
+        if record.round is not None:
+            found.append((record.looked, loop._memory.rounds.n_unseen, loop._memory.rounds.unseen_steps))
+    n = steps = 0
+    for looked, n_unseen_now, unseen_steps in found:
+        n, steps = (0, 2) if looked else (n + 1, steps + 2)
+        assert (n_unseen_now, unseen_steps) == (n, steps)
+    assert max(n for _, n, _ in found) == min(n_unseen, 4)
+
+
+def test_a_policy_that_cannot_refresh_looks_in_every_round() -> None:
+    policy = FakeChunkPolicy()
+    loop = robot(policy)
+    for each in observations(6):
+        loop.act(each)
+    assert policy.calls == [*WHOLE, "encode", "encode"]
+    assert all(record.looked for record in loop.sink.records if record.round)
+    assert loop._memory.rounds.n_unseen == 0
 
 
 @pytest.mark.parametrize("why", [{"score": UNSURE}, {"gripper": 0.9}], ids=["unsure", "gripper"])
 def test_a_refused_skip_looks_and_is_what_it_had_been_with_a_look(why: dict[str, Any]) -> None:
-    coasting, looking = robot(Looking(), **why), robot(FakeChunkPolicy(), looks=True, **why)
+    coasting, looking = robot(Looking(), **why), robot(FakeChunkPolicy(), n_unseen=0, **why)
     for each in observations(8):
         np.testing.assert_array_equal(coasting.act(each).values, looking.act(each).values)
     kinds = [[(r.route, r.reason, r.looked) for r in loop.sink.records] for loop in (coasting, looking)]
@@ -86,13 +144,16 @@ def test_a_refused_skip_looks_and_is_what_it_had_been_with_a_look(why: dict[str,
     assert [r.asked.get("draft_head") for r in coasting.sink.records if r.round] == [None, 1, 1, 1]  # full: not again
 
 
-def test_a_draft_that_is_checked_has_seen_the_picture() -> None:
-    loop = robot(Looking(), n_skips=0)
+@pytest.mark.parametrize("sources", [(), ("draft_head",)])
+def test_a_round_that_may_not_be_skipped_is_full_and_asks_nobody(sources: tuple[str, ...]) -> None:
+    """Even where there is somebody to ask for a verification."""
+    loop = robot(Looking(), n_skips=0, sources=sources)
     for each in observations(6):
         loop.act(each)
-    assert [r.route for r in loop.sink.records if r.round] == ["full", "speculate", "speculate"]
-    assert all(r.looked for r in loop.sink.records if r.round)
-    assert not [call for call in loop.target.calls if call.startswith("refresh")]
+    records = [r for r in loop.sink.records if r.round]
+    assert [(r.route, r.looked, r.asked) for r in records] == [("full", True, {})] * 3
+    assert [r.reason for r in records[1:]] == ["enough skips in a row"] * 2
+    assert loop.target.calls == WHOLE * 3
 
 
 def test_an_audit_of_a_skip_looks_and_makes_the_full_chunk() -> None:
@@ -101,7 +162,7 @@ def test_an_audit_of_a_skip_looks_and_makes_the_full_chunk() -> None:
     for each in observations(4):
         loop.act(each)
     assert [r.reason for r in loop.sink.records if r.round] == ["no prefix yet", "audit"]
-    assert policy.calls[3:] == ["refresh 1", "encode", "prefill", "denoise 3"]
+    assert policy.calls[3:] == ["refresh 1", *WHOLE]
 
 
 def test_the_vision_towers_are_not_charged_where_they_rested() -> None:

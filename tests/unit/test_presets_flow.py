@@ -197,9 +197,15 @@ def test_the_calibration_says_what_is_accepted_skipped_and_withdrawn(
     assert router.watch.hold_steps == 33
     for _ in range(9):
         assert np.isfinite(engine.act(tiny.observation(rng)).values).all()
+    assert skip.n_unseen == 2
+    assert (router.sources, router.fallbacks.max_age_steps) == ((), np.inf)  # either skipped or full
+    assert router.fallbacks.min_similarity > 0
+    assert router.fallbacks.gripper_margin_steps > 0
     never = SkipSetting(score=skip.score, threshold=0.9, n_skips=0)
-    assert built(skips={"flow_hybrid": never})._router.skip is None
-    assert built(skips={})._router.skip is None
+    for skips in ({"flow_hybrid": never}, {}):
+        verifying = built(skips=skips)._router
+        assert verifying.skip is None
+        assert (verifying.sources, verifying.fallbacks.max_age_steps) == (("draft_head",), 3 * 4)
     assert built(acceptance=None)._inference._rule.tolerances == pytest.approx((0.15,))
     nothing = built(acceptance=Acceptance(residual=0.0), skips={})
     assert (nothing._router.sources, nothing._router.asked) == ((), ())

@@ -79,10 +79,34 @@ def test_a_period_counts_rounds_without_a_full_one() -> None:
 
 def test_age_counts_the_executed_control_steps() -> None:
     router = rounds(max_age_steps=14)
-    assert after(router, FULL, PARTLY).rounds == RoundMemory(True, 1, 11, False, n_actions=3)
+    assert after(router, FULL, PARTLY).rounds == RoundMemory(True, 1, 11, unseen_steps=3, n_actions=3)
     assert reason(router, after(router, FULL, PARTLY))[0] == "speculate"
     assert reason(router, after(router, FULL, ACCEPTED)) == ("full", "prefix too old")
     assert reason(router, after(router, FULL, ACCEPTED, FULL))[0] == "speculate"
+
+
+def test_rounds_and_control_steps_without_a_look_are_counted() -> None:
+    router = rounds()
+
+    def behind(*came: tuple[RoundRecord, bool]) -> RoundMemory:
+        memory, route = router.begin(), Route(RouteKind.SKIP, Reason.ALWAYS)
+        for record, looked in came:
+            memory = router.remember(memory, Outcome(route, (), (), (), round=record, looked=looked))
+        return memory.rounds
+
+    def counts(*came: tuple[RoundRecord, bool]) -> tuple[int, int]:
+        return behind(*came).n_unseen, behind(*came).unseen_steps
+
+    begun, blind, seen = (FULL, True), (SKIPPED, False), (SKIPPED, True)
+    assert counts() == (0, 0)
+    assert counts(begun) == (0, 8)  # the pictures are those of its first control step
+    assert counts(begun, blind) == (1, 16)
+    assert counts(begun, blind, (PARTLY, False)) == (2, 19)
+    assert counts(begun, blind, blind, seen) == (0, 8)  # a skip that looks
+    assert counts(begun, blind, blind, (PARTLY, True)) == (0, 3)  # a verification
+    assert counts(begun, blind, blind, begun) == (0, 8)  # a full round
+    assert counts(begun, blind, blind, seen, blind) == (1, 16)
+    assert behind(begun, blind, seen).age_steps == 24  # a look leaves the prefix as old as it is
 
 
 def test_a_picture_unlike_the_prefixs_is_looked_at_in_full() -> None:
