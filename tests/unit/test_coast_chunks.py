@@ -1,4 +1,7 @@
-"""Chunk policies that skip without looking, and look again now and then: what is encoded, what the draft head goes by and what it learns from."""
+"""Chunk policies that skip without looking, and now and then with a look.
+
+What is encoded, what the draft head goes by and what it learns from.
+"""
 
 from dataclasses import replace
 from typing import Any
