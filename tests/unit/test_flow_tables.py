@@ -134,7 +134,8 @@ def test_rounds_are_shown_by_kind_and_by_what_was_accepted(results):
 def test_what_a_calibration_has_found_is_shown_for_its_own_policy(results, tmp_path):
     import flow
 
-    found = {"flash": {"false_accept_share": 0.0312, "false_reject_share": 0.4}}
+    errors = {"false_accept_share": 0.0312, "false_reject_share": 0.4}
+    found = dict.fromkeys(("flash", "full"), errors)  # full has verified nothing
     calibration = {"policy_hash": POLICY, "evidence": {"verification": found}}
     (tmp_path / "toy.json").write_text(json.dumps(calibration))
     gains = flow.gains(groups_of(results), tmp_path)
