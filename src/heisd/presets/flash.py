@@ -137,7 +137,7 @@ def _calibrated(router: Rounds, assets: FlowAssets, delay_steps: int) -> tuple[R
         )
         router = replace(router, fallbacks=replace(router.fallbacks, max_age_steps=math.inf))  # the prefix is not read
     residual = HYBRID_RESIDUAL if calibration.acceptance is None else calibration.acceptance.residual
-    # Either skipped or verified: behind skips a check costs more success than it saves time.
+    # Either skipped or verified: with checks behind skips less was skipped and more lost (docs/flow.md, Calibration).
     sources = router.sources if residual and skip is None else ()
     return replace(
         router, sources=sources, ranges=calibration.code_ranges(), skip=skip, watch=calibration.watch

@@ -93,8 +93,8 @@ class CalibratedChunkSkip:
     """The best guess of ``source`` when its score reaches ``threshold``; one eligible round in twenty is audited.
 
     ``n_actions`` of a chunk are executed, and looked at. Up to ``n_unseen`` skips in a row rest on one look, the next
-    one encodes the pictures of now: a third of a full round's time. Nothing is verified: a check costs two thirds of a
-    full round, and is no certificate. An audit is a full round, too: the policy's own chunk is what a skip would have
+    one encodes the pictures of now. Nothing is verified: a check takes most of a full round's time (docs/flow.md, "What
+    the rounds were"), and is no certificate. An audit is a full round, too: the policy's own chunk is what a skip would have
     been measured by. Which rounds are audited follows from the guess's digits: an episode has too few of them for a
     choice by their number.
     """
