@@ -94,9 +94,9 @@ class CalibratedChunkSkip:
 
     ``n_actions`` of a chunk are executed, and looked at. Up to ``n_unseen`` skips in a row rest on one look, the next
     one encodes the pictures of now. Nothing is verified: a check takes most of a full round's time (docs/flow.md, "What
-    the rounds were"), and is no certificate. An audit is a full round, too: the policy's own chunk is what a skip would have
-    been measured by. Which rounds are audited follows from the guess's digits: an episode has too few of them for a
-    choice by their number.
+    the rounds were"), and is no certificate. An audit is a full round, too: the policy's own chunk is what a skip would
+    have been measured by. Which rounds are audited follows from the guess's digits: an episode has too few of them for
+    a choice by their number.
     """
 
     score: SkipScore
