@@ -34,7 +34,7 @@ from heisd.presets.calibration import Calibration
 from heisd.presets.flash import HYBRID_ROUNDS, LEVELS, hybrid_rule
 from heisd.presets.skippers import CHUNKS
 from heisd.propose.chunks import ShiftedTail
-from heisd.route.base import Memory, Outcome, Plan, Reason, RoundMemory, Route, RouteKind
+from heisd.route.base import Memory, Plan, RoundMemory
 from heisd.route.calibrated import FEATURES, SkipScore
 from heisd.route.chunk_skips import CalibratedChunkSkip
 from heisd.route.chunks import Fallbacks, Rounds
@@ -193,19 +193,6 @@ def test_an_audit_is_a_full_round_of_what_could_have_been_skipped(rng: np.random
     once = different()
     assert len({decided(rule, once, replace(PREFIXED, step=i)) for i in range(50)}) == 1  # a run repeats
     assert ("full", "audit") not in [decided(rule, different(9.0)) for _ in range(1000)]
-
-
-def test_a_refusal_is_remembered_until_a_full_round_or_a_whole_acceptance() -> None:
-    rule, memory = router(), PREFIXED
-    partly = RoundRecord(3, n_chunks=2, n_judged=4, n_accepted=3)
-    whole = replace(partly, n_actions=4, n_accepted=4)
-    full, skipped = RoundRecord(4, n_prefills=1), RoundRecord(4)
-    in_vain = replace(partly, n_actions=4, n_accepted=0, n_prefills=1)  # refused, and full in the same call
-    turns = ((partly, True), (skipped, True), (full, False), (partly, True), (whole, False), (in_vain, False))
-    for came, is_rejected in (*turns, (skipped, False)):
-        route = Route(RouteKind.SPECULATE, Reason.ALWAYS)
-        memory = rule.remember(memory, Outcome(route, (), (), (), round=came))
-        assert memory.is_rejected is is_rejected
 
 
 @pytest.mark.parametrize(("apart", "vouched"), [(0.0, "draft_head"), (14.0, "draft_head"), (16.0, "")])

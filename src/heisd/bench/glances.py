@@ -2,7 +2,7 @@
 
 Plain decoding looks at every step. So an earlier look is taken, by turns from one to so many control steps old as may
 be skipped in a row, with all else as it is now: what the engine makes of an observation that it does not encode. Of a
-chunk policy a step is a round.
+chunk policy a step is a round, and this round's own look is among them: there some skips look.
 """
 
 from collections import deque

@@ -16,7 +16,6 @@ from typing import Protocol
 from heisd.accept_chunk import path_bins
 from heisd.codec import GRIPPER
 from heisd.kinematics import MotionRanges, PhaseSignal
-from heisd.policies.protocol import ChunkContext
 from heisd.route.base import Memory, Reason, Route, RouteKind
 from heisd.route.calibrated import AUDITED_SHARE, GRIPPER_MARGIN_STEPS, SkipScore, is_audited
 from heisd.types import ChunkDraft
@@ -38,8 +37,8 @@ class SkipRule(Protocol):
         """What forbids a skip before anybody is asked."""
         ...
 
-    def judge(self, context: ChunkContext, phase: PhaseSignal, drafts: Sequence[ChunkDraft], memory: Memory) -> Route:
-        """Skip, verify, or audit."""
+    def judge(self, phase: PhaseSignal, drafts: Sequence[ChunkDraft], memory: Memory) -> Route:
+        """Skip, verify, or a full round."""
         ...
 
 
@@ -67,13 +66,7 @@ class TwoToOne:
         """Nothing: as published, memory is asked in every round."""
         return None
 
-    def judge(
-        self,
-        context: ChunkContext,  # noqa: ARG002 (the protocol's)
-        phase: PhaseSignal,
-        drafts: Sequence[ChunkDraft],
-        memory: Memory,
-    ) -> Route:
+    def judge(self, phase: PhaseSignal, drafts: Sequence[ChunkDraft], memory: Memory) -> Route:
         """Skip where the motion tolerates it."""
         fused = phase.fused
         if not fused > self.ranges.fused_threshold:  # NaN is not tolerant
@@ -119,13 +112,7 @@ class CalibratedChunkSkip:
             return Reason.GRIPPER
         return Reason.ENOUGH_SKIPS if memory.n_skips >= self.n_skips else None
 
-    def judge(
-        self,
-        context: ChunkContext,  # noqa: ARG002 (the protocol's)
-        phase: PhaseSignal,
-        drafts: Sequence[ChunkDraft],
-        memory: Memory,
-    ) -> Route:
+    def judge(self, phase: PhaseSignal, drafts: Sequence[ChunkDraft], memory: Memory) -> Route:
         """Skip if nothing speaks against it; the audit comes last, so that it samples eligible rounds."""
         guess = guess_of(self.source, drafts)
         ruled_out = self.ruled_out(phase, memory)

@@ -114,7 +114,7 @@ class Rounds(Watching):
             return Route(RouteKind.FULL, reason)
         if self.skip is None or phase is None:
             return Route(RouteKind.SPECULATE, Reason.ALWAYS)
-        return self.skip.judge(context, phase, drafts, memory)
+        return self.skip.judge(phase, drafts, memory)
 
     def remember(self, memory: Memory, outcome: Outcome) -> Memory:
         """Count rounds and control steps since the last prefill; note a gripper that is about to move."""
@@ -133,9 +133,7 @@ class Rounds(Watching):
                 is_due=came.stop == StopReason.GRIPPER,
                 n_actions=came.n_actions,
             )
-        is_refused = came.n_accepted < came.n_judged if came.n_chunks else memory.is_rejected
-        is_rejected = is_refused and not came.n_prefills  # a full round is the policy's own answer
-        return replace(counted(self.noted(memory, outcome), outcome), rounds=rounds, is_rejected=is_rejected)
+        return replace(counted(self.noted(memory, outcome), outcome), rounds=rounds)
 
     def _full(self, phase: PhaseSignal | None, memory: Memory) -> Reason | None:
         """What makes this round a full one, as far as it is known before anything is encoded."""
