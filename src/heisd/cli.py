@@ -197,6 +197,9 @@ def collect(
     driver_noise: Annotated[
         float, typer.Option(help="Bins by which a driver strays from its actions, for 8 steps at a time.")
     ] = 0.0,
+    unaided: Annotated[
+        bool, typer.Option("--unaided", help="No expert takes over: record the driver's own episodes, solved or not.")
+    ] = False,
     condition: Annotated[
         str, typer.Option(help="shipped, or moving2 to moving12 (targets carried, cm/s).")
     ] = "shipped",
@@ -211,7 +214,16 @@ def collect(
         cli_run.check(check)
         if check
         else cli_run.collect(
-            suite, episodes, out, workers, seed, _indices(tasks), driver, driver_noise, parse_condition(condition)
+            suite,
+            episodes,
+            out,
+            workers,
+            seed,
+            _indices(tasks),
+            driver,
+            driver_noise,
+            parse_condition(condition),
+            unaided,
         )
     )
     _emit(result, json, lambda: cli_run.show_mapping(result))

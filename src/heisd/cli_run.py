@@ -233,6 +233,7 @@ def collect(
     driver: str | None = None,
     driver_noise_bins: float = 0.0,
     condition: Condition = Condition.SHIPPED,
+    is_unaided: bool = False,
 ) -> dict[str, Any]:
     """Collect demonstrations."""
     if out is None:
@@ -241,7 +242,7 @@ def collect(
 
     return run_collection(
         suite, episodes, out, workers=workers, seed=seed, tasks=tasks, driver=driver,
-        driver_noise_bins=driver_noise_bins, condition=condition,
+        driver_noise_bins=driver_noise_bins, condition=condition, is_unaided=is_unaided,
     ).as_dict()  # fmt: skip
 
 

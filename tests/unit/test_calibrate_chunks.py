@@ -36,7 +36,7 @@ from heisd.presets.skippers import CHUNKS
 from heisd.propose.chunks import ShiftedTail
 from heisd.route.base import Memory, Plan, RoundMemory
 from heisd.route.calibrated import FEATURES, SkipScore
-from heisd.route.chunk_skips import CalibratedChunkSkip
+from heisd.route.chunk_skips import GRIPPER_AHEAD_STEPS, CalibratedChunkSkip
 from heisd.route.chunks import Fallbacks, Rounds
 from heisd.telemetry import MemorySink
 from heisd.types import ChunkDraft, RoundRecord, StepRecord
@@ -116,6 +116,16 @@ def test_a_round_is_skipped_where_nothing_speaks_against_it() -> None:
     unknown = fakes.phase(gripper=GripperState(None, None, 0.04, 0.0, False))
     assert decided(rule, drafts(), phase=unknown) == ("full", "gripper event near")
     assert decided(rule, drafts(), Memory()) == ("full", "no prefix yet")
+
+
+def test_a_gripper_move_counts_up_to_four_actions_behind_those_that_would_be_executed() -> None:
+    rule = router(n_actions=2)
+    found = [replace(draft, chunks=np.tile(draft.chunks[:, :1], (1, 16, 1))) for draft in drafts()]
+    for who in found:
+        for i, expected in ((2 + GRIPPER_AHEAD_STEPS - 1, "full"), (2 + GRIPPER_AHEAD_STEPS, "skip")):
+            closing = [replace(draft, chunks=draft.chunks.copy()) for draft in found]
+            next(draft for draft in closing if draft.source == who.source).chunks[0, i:, 6] = 1.0
+            assert decided(rule, closing)[0] == expected, (who.source, i)
 
 
 def test_a_stricter_threshold_skips_a_subset() -> None:

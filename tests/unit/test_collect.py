@@ -19,12 +19,15 @@ from heisd.sim.demonstrate import (
     Attempt,
     AttemptResult,
     _drive,
+    _Driver,
+    _play,
     draw_start,
     is_stalled,
 )
 from heisd.sim.demos import check
 from heisd.sim.splits import Split
 from heisd.sim.task_queue import UNUSUAL_LENGTH, TaskQueue
+from heisd.types import Proprioception
 
 
 @pytest.fixture(autouse=True)
@@ -163,17 +166,19 @@ def test_attempts_differ_by_seed_suite_task_and_number() -> None:
 
 
 class Table:
-    """Keeps what it is commanded."""
+    """Keeps what it is commanded; solved or over behind so many commands."""
 
-    def __init__(self) -> None:
+    def __init__(self, seen: object = None, *, solved_at: int = 0, late_at: int = 0) -> None:
         self.commanded: list[np.ndarray] = []
+        self.seen, self.solved_at, self.late_at = seen, solved_at, late_at
 
-    def step(self, values: np.ndarray) -> tuple[None, float, bool, bool, dict[str, object]]:
+    def step(self, values: np.ndarray) -> tuple[object, float, bool, bool, dict[str, object]]:
         self.commanded.append(values)
-        return None, 0.0, False, False, {}
+        n = len(self.commanded)
+        return self.seen, 0.0, n == self.solved_at, n == self.late_at, {}
 
 
-class Driver:
+class Policy:
     """Always commands the same; its bins are 0.01 in every number, and 0.02 in the third."""
 
     target = SimpleNamespace(codec=SimpleNamespace(q01=(0.0,) * 7, q99=(2.55, 2.55, 5.1, 2.55, 2.55, 2.55, 2.55)))
@@ -186,13 +191,36 @@ class Driver:
 
 
 def test_a_driver_strays_in_one_direction_for_some_steps_and_leaves_its_gripper_and_its_own_actions_alone() -> None:
-    table, strays = Table(), np.arange(18.0).reshape(3, 6)
-    _drive(table, Driver(), None, 2 * NOISE_HOLD_STEPS + 3, strays)
+    table, strays = Table(), np.random.default_rng(5).normal(0.0, 3.0, (3, 6))
+    _drive(table, _Driver(Policy(), 3.0, np.random.default_rng(5)), None, 2 * NOISE_HOLD_STEPS + 3)
     away = np.array(table.commanded) - 0.5
     for step, row in enumerate(away):
         expected = strays[step // NOISE_HOLD_STEPS] * [0.01, 0.01, 0.02, 0.01, 0.01, 0.01]
         np.testing.assert_allclose(row, [*expected, 0.0], atol=1e-12)
-    np.testing.assert_array_equal(Driver.action.values, np.full(7, 0.5))
+    np.testing.assert_array_equal(Policy.action.values, np.full(7, 0.5))
+
+
+def test_an_unaided_driver_is_recorded_to_the_end_with_what_it_wanted_and_what_was_done() -> None:
+    for end in ({"solved_at": 11}, {"late_at": 30}):
+        seen = SimpleNamespace(images={}, proprio=Proprioception(*(np.zeros(n) for n in (3, 4, 2, 2, 7, 7))))
+        table, driver = Table(seen, **end), _Driver(Policy(), 3.0, np.random.default_rng(5))
+        recording = _play(table, driver, seen, ())
+        assert len(recording) == len(table.commanded) == next(iter(end.values()))
+        np.testing.assert_allclose(recording.actions, 0.5)
+        np.testing.assert_allclose(recording.executed, np.clip(table.commanded, -1, 1), atol=1e-6)
+        assert recording.noise == pytest.approx(np.abs(np.array(table.commanded) - 0.5)[:, :6].mean(), rel=1e-5)
+
+
+def test_unaided_episodes_need_a_driver_and_are_a_data_set_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(BadInput, match="name it with --driver"):
+        collect(SUITE, 2, tmp_path / "none", execute=serial, image_size=16, is_unaided=True)
+    monkeypatch.setattr(collecting, "resolve_weights", lambda *_: tmp_path / "policy")
+    monkeypatch.setattr(collecting, "describe_weights", lambda _: {"sha256": "0" * 64})
+    collect(SUITE, 2, tmp_path / "data", execute=serial, image_size=16, driver="policy", is_unaided=True)
+    with pytest.raises(DatasetError, match="unaided"):
+        collect(SUITE, 4, tmp_path / "data", execute=serial, image_size=16, driver="policy")
 
 
 def test_who_strays_and_by_how_much_is_part_of_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,8 @@ from heisd.route.base import Memory, Reason, Route, RouteKind
 from heisd.route.calibrated import AUDITED_SHARE, GRIPPER_MARGIN_STEPS, SkipScore, is_audited
 from heisd.types import ChunkDraft
 
+GRIPPER_AHEAD_STEPS = 4  # behind what would be executed: where a grasp comes next, the last few millimetres matter
+
 
 class SkipRule(Protocol):
     """What decides a round that might be skipped."""
@@ -120,7 +122,8 @@ class CalibratedChunkSkip:
             return Route(RouteKind.FULL, ruled_out or Reason.NO_GUESS)
         age_steps = 0 if self.looks(memory) else memory.rounds.unseen_steps
         score = self.score(chunk_features(guess, drafts, phase, age_steps, self.n_actions))
-        if not all(leaves_gripper(draft, phase) for draft in drafts if draft.source in self.scouts):
+        n_seen = self.n_actions + GRIPPER_AHEAD_STEPS
+        if not all(leaves_gripper(draft, phase, n_seen) for draft in drafts if draft.source in self.scouts):
             return Route(RouteKind.FULL, Reason.GRIPPER, score=score)
         if score < self.threshold or score == 0.0:  # 0 is a feature that is missing, whatever the threshold
             return Route(RouteKind.FULL, Reason.UNSURE, score=score)
@@ -134,13 +137,12 @@ def guess_of(source: str, drafts: Sequence[ChunkDraft]) -> ChunkDraft | None:
     return next((draft for draft in drafts if draft.source == source), None)
 
 
-def leaves_gripper(draft: ChunkDraft, phase: PhaseSignal) -> bool:
-    """Whether a proposer's best guess keeps the gripper as it was commanded last; not if nobody knows how that was.
+def leaves_gripper(draft: ChunkDraft, phase: PhaseSignal, n_actions: int | None = None) -> bool:
+    """Whether the first ``n_actions`` (None: all) of a proposer's best guess keep the gripper as it was commanded last.
 
-    The whole horizon counts, not what would be executed alone: where a grasp or a release comes next, the last few
-    millimetres matter.
+    Not if nobody knows how that was.
     """
-    closes = draft.chunks[0, :, GRIPPER] >= 0.0
+    closes = draft.chunks[0, :n_actions, GRIPPER] >= 0.0
     return bool(closes.tolist() == [phase.gripper.is_commanded_closed] * len(closes))
 
 

@@ -84,6 +84,7 @@ def collect(
     protocol: str = "openvla",
     driver: Path | str | None = None,
     driver_noise_bins: float = 0.0,
+    is_unaided: bool = False,
     condition: Condition = Condition.SHIPPED,
     execute: Execute | None = None,
 ) -> CollectSummary:
@@ -92,6 +93,8 @@ def collect(
     Run again with the same arguments, it goes on where it stopped. With ``driver``, the name or directory of a
     policy, that policy drives first and the expert takes over wherever it is then (DAgger, with whole corrections);
     ``driver_noise_bins`` is the standard deviation of what strays from its actions, constant over some steps.
+    With ``is_unaided`` no expert takes over: the driver's own episodes are recorded, solved or not, for what learns
+    from a policy (a draft head) rather than from an expert.
     ``condition`` is that of every start; a belt's directions are drawn anew for every attempt.
     ``execute`` replaces the pool of ``workers`` processes (0: this process). Raises UnknownName, IncompleteSuite or
     BadInput for bad arguments, DatasetError for an unusable directory, a full disk or a task the expert cannot do.
@@ -116,12 +119,16 @@ def collect(
                 f"a driver strays by --driver-noise, 0 or more bins; got {driver_noise_bins:g} with --driver {driver}"
             )
         settings["driver_noise_bins"] = driver_noise_bins
+    if is_unaided:
+        if driver is None:
+            raise BadInput("--unaided records what a policy does by itself; name it with --driver")
+        settings["unaided"] = True
     spec = DatasetSpec(suite, tuple(t.instruction for t in info.tasks), tuple(cameras), image_size, settings)
 
     def attempt(task_index: int, number: int) -> Attempt:
         return Attempt(suite, task_index, number, seed, cameras=tuple(cameras), image_size=image_size,
                        rendering=rendering, protocol=protocol, condition=condition, driver=driver,
-                       driver_noise_bins=driver_noise_bins)  # fmt: skip
+                       driver_noise_bins=driver_noise_bins, is_unaided=is_unaided)  # fmt: skip
 
     with DatasetWriter(out, spec) as writer:
         return Collector(writer, chosen, n_episodes, attempt, execute or _pool(workers)).run()

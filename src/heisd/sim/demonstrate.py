@@ -47,7 +47,8 @@ class Attempt:
     protocol: str = "openvla"
     condition: Condition = Condition.SHIPPED
     driver: str | None = None  # directory of a policy that drives first, so that its own mistakes are recovered from
-    driver_noise_bins: float = 0.0  # standard deviation of what strays from its actions: see :func:`_drive`
+    driver_noise_bins: float = 0.0  # standard deviation of what strays from its actions: see :class:`_Driver`
+    is_unaided: bool = False  # the driver plays to the end, and its own steps are what is recorded
 
     def rngs(self, n: int) -> list[np.random.Generator]:
         """``n`` independent generators that belong to this attempt."""
@@ -86,6 +87,11 @@ class Recording:
     def __len__(self) -> int:
         return len(self.actions)
 
+    @property
+    def noise(self) -> float:
+        """Mean distance of what was executed from what was wanted, gripper apart."""
+        return float(np.abs(np.stack(self.executed) - np.stack(self.actions))[:, :MOTION].mean())
+
     def episode(self, provenance: Provenance) -> Episode:
         """The finished episode."""
         return Episode(self.jpegs, np.stack(self.proprio), np.stack(self.actions), np.stack(self.executed),
@@ -115,10 +121,13 @@ def run_attempt(attempt: Attempt) -> AttemptResult:
         for action in start_displacement(move_rng):
             observation, *_ = env.step(action)
     else:
+        driver = _Driver(_engine(attempt.driver), attempt.driver_noise_bins, noise_rng)
+        if attempt.is_unaided:
+            recording = _play(env, driver, observation, attempt.cameras)
+            origin = Provenance(start, env.instruction, attempt.number, jitter_m, {}, 0, recording.noise)
+            return AttemptResult(recording.episode(origin), "", len(recording))
         n_driven = int(move_rng.integers(*DRIVER_STEPS))
-        n_strays = DRIVER_STEPS[1] // NOISE_HOLD_STEPS + 1
-        strays = noise_rng.normal(0.0, attempt.driver_noise_bins, (n_strays, MOTION))
-        driven = _drive(env, _engine(attempt.driver), observation, n_driven, strays)
+        driven = _drive(env, driver, observation, n_driven)
         if driven is None:
             return AttemptResult(None, SOLVED, n_driven)
         observation = driven
@@ -129,29 +138,54 @@ def run_attempt(attempt: Attempt) -> AttemptResult:
     reason = FAILED if not succeeded else RETRIED if expert.n_retries else STALLED if is_stalled(proprio) else ""
     if reason:
         return AttemptResult(None, reason, len(proprio))
-    noise = float(np.abs(np.stack(recording.executed) - np.stack(recording.actions))[:, :6].mean())
-    provenance = Provenance(start, env.instruction, attempt.number, jitter_m, asdict(style), expert.n_retries, noise)
+    provenance = Provenance(
+        start, env.instruction, attempt.number, jitter_m, asdict(style), expert.n_retries, recording.noise
+    )
     return AttemptResult(recording.episode(provenance), "", len(proprio))
 
 
-def _drive(
-    env: LiberoEnv, engine: Any, observation: Observation, n_steps: int, strays: FloatArray
-) -> Observation | None:
-    """What is seen after a policy has driven for some steps; None when it solved the task on the way.
+class _Driver:
+    """A policy at the wheel, and what strays from its motion: one draw for :data:`NOISE_HOLD_STEPS` steps at a time.
 
-    ``strays`` (n, 6) [bins] are added to its motion, one row for every :data:`NOISE_HOLD_STEPS`: an accelerated
-    policy's unverified actions stray like that, and corrections are to begin where those lead.
+    An accelerated policy's unverified actions stray like that; corrections and lessons are to begin where those lead.
     """
-    engine.reset()
-    codec = engine.target.codec
-    bins = bin_sizes(codec.q01, codec.q99)[:MOTION]
-    for step in range(n_steps):
-        values = engine.act(observation).values.copy()
-        values[:MOTION] += strays[step // NOISE_HOLD_STEPS] * bins
-        observation, _, is_solved, _, _ = env.step(values)
+
+    def __init__(self, engine: Any, noise_bins: float, rng: np.random.Generator) -> None:
+        self._engine, self._noise_bins, self._rng = engine, noise_bins, rng
+        codec = engine.target.codec
+        self._bins = bin_sizes(codec.q01, codec.q99)[:MOTION]
+        self._n_steps = 0
+        engine.reset()
+
+    def act(self, observation: Observation) -> tuple[FloatArray, FloatArray]:
+        """What the policy wants, and what is executed: (7,) each, environment convention."""
+        if self._n_steps % NOISE_HOLD_STEPS == 0:
+            self._stray = self._rng.normal(0.0, self._noise_bins, MOTION) * self._bins
+        self._n_steps += 1
+        wanted = self._engine.act(observation).values
+        executed = wanted.copy()
+        executed[:MOTION] += self._stray
+        return wanted, executed
+
+
+def _drive(env: LiberoEnv, driver: _Driver, observation: Observation, n_steps: int) -> Observation | None:
+    """What is seen after a policy has driven for some steps; None when it solved the task on the way."""
+    for _ in range(n_steps):
+        observation, _, is_solved, _, _ = env.step(driver.act(observation)[1])
         if is_solved:
             return None
     return observation
+
+
+def _play(env: LiberoEnv, driver: _Driver, observation: Observation, cameras: tuple[str, ...]) -> Recording:
+    """A policy's own episode, solved or not: what is learnt from it is what the policy would say there."""
+    recording, is_over = Recording(cameras), False
+    while not is_over:
+        wanted, executed = driver.act(observation)
+        recording.add(observation, np.clip(wanted, -1, 1), np.clip(executed, -1, 1), 0)
+        observation, _, is_solved, is_late, _ = env.step(executed)
+        is_over = is_solved or is_late
+    return recording
 
 
 @lru_cache(maxsize=1)
