@@ -128,6 +128,17 @@ def test_a_gripper_move_counts_up_to_four_actions_behind_those_that_would_be_exe
             assert decided(rule, closing)[0] == expected, (who.source, i)
 
 
+def test_a_gripper_move_in_the_rest_of_the_last_chunk_is_full_before_anybody_is_asked() -> None:
+    rule = router(n_actions=2)
+    for steps, expected in ((0, "full"), (1 + GRIPPER_AHEAD_STEPS, "full"), (2 + GRIPPER_AHEAD_STEPS, "skip")):
+        memory = replace(PREFIXED, rounds=replace(PREFIXED.rounds, gripper_in_steps=steps))
+        assert decided(rule, drafts(), memory)[0] == expected
+        assert (rule.plan(FREE, memory) == Plan(())) is (expected == "full")
+    alone = router(n_actions=2, scouts=("draft_head",))  # nobody who guesses the rest: it is not asked for
+    memory = replace(PREFIXED, rounds=replace(PREFIXED.rounds, gripper_in_steps=0))
+    assert alone.plan(FREE, memory).scouts == ("draft_head",)
+
+
 def test_a_stricter_threshold_skips_a_subset() -> None:
     for apart in np.linspace(0, 15, 31):
         loose, strict = (decided(router(threshold=t), drafts(apart))[0] == "skip" for t in (0.6, 0.95))

@@ -4,31 +4,34 @@ What is encoded, what the draft head goes by and what it learns from.
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import route_fakes as fakes
 import torch
-from fake_chunks import FakeChunkPolicy, FakeContext, Scripted, chunk, observations
+from fake_chunks import HORIZON, FakeChunkPolicy, FakeContext, Scripted, chunk, observations
 
 import tiny_flows as flows
 import tiny_policies as tiny
 from heisd.accept_chunk import EndpointTest
 from heisd.bench.latency_profile import load_profile
+from heisd.codec import GRIPPER
 from heisd.engine import ChunkEngine
 from heisd.errors import BrokenContract
 from heisd.kinematics.gripper import GripperState
 from heisd.policies.config import SamplingConfig
 from heisd.policies.flow.draft_head import DraftHead, DraftHeadConfig, DraftHeadRuntime
 from heisd.policies.flow.policy import FlowContext
+from heisd.propose.chunks import ShiftedTail
+from heisd.route.base import Reason, Route, RouteKind
 from heisd.route.calibrated import SkipScore
 from heisd.route.chunk_skips import CalibratedChunkSkip
 from heisd.route.chunks import Fallbacks, Rounds
 from heisd.telemetry import MemorySink
 from heisd.testing import check_chunk_policy
 from heisd.train.draft_head_data import Lesson
-from heisd.types import Observation
+from heisd.types import Observation, Round, RoundRecord, TokenOrigin
 
 SURE, UNSURE = SkipScore((), (), (), (), 50.0), SkipScore((), (), (), (), -50.0)
 WHOLE = ["encode", "prefill", "denoise 3"]  # the calls of a full round
@@ -256,3 +259,22 @@ def test_the_contract_checker_knows_refreshed(rng: np.random.Generator) -> None:
     check_chunk_policy(flows.policy(), seen)
     with pytest.raises(BrokenContract, match="refreshed"):
         check_chunk_policy(Forgetful(flows.policy()), seen)
+
+
+@pytest.mark.parametrize("delay_steps", [0, 1])
+def test_the_rule_knows_when_the_rest_of_a_chunk_moves_the_gripper_as_the_tail_guesses_it(delay_steps: int) -> None:
+    """Whatever the delay and the route: what the tail would say at the next round, in steps from its begin."""
+    loop, rng = robot(Looking(), n_skips=3), np.random.default_rng(0)
+    inference, codec = loop._inference, loop.target.codec
+    inference._delay_steps = delay_steps
+    for _ in range(50):
+        made = rng.uniform(-1, 1, (HORIZON, codec.length)).astype(np.float32)
+        made[:, GRIPPER] = np.repeat(rng.choice([-0.5, 0.5], HORIZON // 2), 2)
+        tail = ShiftedTail(codec, HORIZON)
+        inference.reset()
+        came = Round(made, TokenOrigin.DECODED, RoundRecord(2))
+        tail.observe(came)
+        said = inference._take(came, Route(RouteKind.FULL, Reason.ALWAYS)).outcome().gripper_in_steps
+        guess = tail.propose(cast(Any, None), cast(Any, None)).chunks[0, :, GRIPPER] >= 0
+        moves = np.flatnonzero(guess != (made[1, GRIPPER] >= 0))
+        assert said == (moves[0] if len(moves) else None)

@@ -52,6 +52,7 @@ class ChunkAnswer:
     taken: Action
     route: Route = IN_HAND
     round: RoundRecord | None = None
+    gripper_in_steps: int | None = None  # behind that round
 
     def action(self) -> Action:
         """What is executed."""
@@ -62,7 +63,15 @@ class ChunkAnswer:
         if self.round is None:
             return None
         tokens = tuple(self.taken.tokens.tolist())
-        return Outcome(self.route, (), (), tokens, n_forwards=self.round.n_prefills, round=self.round)
+        return Outcome(
+            self.route,
+            (),
+            (),
+            tokens,
+            n_forwards=self.round.n_prefills,
+            round=self.round,
+            gripper_in_steps=self.gripper_in_steps,
+        )
 
     def record(
         self, step: int, latency_ms: float, stage_ms: Mapping[str, float], asked: Mapping[str, int]
@@ -228,7 +237,7 @@ class ChunkInference(Generic[ChunkContextT, PrefixT]):
         self._prefix_age_steps += n
         self._overlap = Overlap.of(came, self._delay_steps) if self._delay_steps else None
         self.panel.observe(came)
-        return ChunkAnswer(self._queue.popleft(), route, came.record)
+        return ChunkAnswer(self._queue.popleft(), route, came.record, _gripper_in_steps(came.chunk, n))
 
     def _noise(self, shape: tuple[int, ...]) -> FloatArray:
         assert self._rng is not None
@@ -236,6 +245,12 @@ class ChunkInference(Generic[ChunkContextT, PrefixT]):
 
     def _checked(self, draft: object, history: History) -> ChunkDraft:  # noqa: ARG002 (the panel's)
         return check_chunk_draft(draft, self._codec, self._target.horizon)
+
+
+def _gripper_in_steps(chunk: FloatArray, n_executed: int) -> int | None:
+    """How many actions behind the executed ones the (H, A) chunk moves the gripper; None where it leaves it."""
+    closes = (chunk[n_executed - 1 :, GRIPPER] >= 0.0).tolist()
+    return closes.index(not closes[0]) - 1 if (not closes[0]) in closes else None
 
 
 def _seed(now: Proprioception) -> int:

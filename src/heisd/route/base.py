@@ -110,6 +110,7 @@ class RoundMemory:
     unseen_steps: int = 0  # control steps since the last pictures encoded
     is_due: bool = False  # the last round asked for a full one
     n_actions: int = 1  # control steps that the last round's actions took
+    gripper_in_steps: int | None = None  # until the rest of the last chunk moves the gripper; None: it does not
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,7 @@ class Outcome:
     drafters: tuple[str, ...] = ()  # asked for the first check alone, behind the decision
     round: RoundRecord | None = None  # of a chunk policy
     looked: bool = True  # its pictures were encoded
+    gripper_in_steps: int | None = None  # of a chunk: until what is left of it moves the gripper; None: it does not
 
     @property
     def deviation_bins(self) -> list[int]:

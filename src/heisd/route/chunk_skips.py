@@ -20,6 +20,7 @@ from heisd.route.base import Memory, Reason, Route, RouteKind
 from heisd.route.calibrated import AUDITED_SHARE, GRIPPER_MARGIN_STEPS, SkipScore, is_audited
 from heisd.types import ChunkDraft
 
+TAIL = "tail"  # the scout that guesses the rest of the last chunk
 GRIPPER_AHEAD_STEPS = 4  # behind what would be executed: where a grasp comes next, the last few millimetres matter
 
 
@@ -109,8 +110,14 @@ class CalibratedChunkSkip:
         return memory.rounds.n_unseen >= self.n_unseen
 
     def ruled_out(self, phase: PhaseSignal | None, memory: Memory) -> Reason | None:
-        """A gripper that has just moved, enough skips in a row."""
+        """A gripper that has just moved, or soon does by the rest of the last chunk; enough skips in a row.
+
+        The rest is the tail's guess, known before anybody is asked.
+        """
         if phase is not None and phase.gripper.changed_within(self.gripper_margin_steps):
+            return Reason.GRIPPER
+        moves_in = memory.rounds.gripper_in_steps if TAIL in self.scouts else None
+        if moves_in is not None and moves_in < self.n_actions + GRIPPER_AHEAD_STEPS:
             return Reason.GRIPPER
         return Reason.ENOUGH_SKIPS if memory.n_skips >= self.n_skips else None
 

@@ -122,7 +122,9 @@ class Rounds(Watching):
         assert came is not None, "only chunk policies are routed here"
         if came.n_prefills:
             n = came.n_actions
-            rounds = RoundMemory(has_prefix=True, age_steps=n, unseen_steps=n, n_actions=n)
+            rounds = RoundMemory(
+                has_prefix=True, age_steps=n, unseen_steps=n, n_actions=n, gripper_in_steps=outcome.gripper_in_steps
+            )
         else:
             rounds = replace(
                 rounds,
@@ -132,6 +134,7 @@ class Rounds(Watching):
                 unseen_steps=came.n_actions + (0 if outcome.looked else rounds.unseen_steps),
                 is_due=came.stop == StopReason.GRIPPER,
                 n_actions=came.n_actions,
+                gripper_in_steps=outcome.gripper_in_steps,
             )
         return replace(counted(self.noted(memory, outcome), outcome), rounds=rounds)
 
