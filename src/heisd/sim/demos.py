@@ -116,6 +116,16 @@ def load_demos(
     )
 
 
+def require_experts(paths: Sequence[Path | str]) -> None:
+    """BadInput for a data set of a policy's own episodes: nobody who knows better has labelled it."""
+    for root in paths:
+        if (read_spec(Path(root)).settings or {}).get("unaided"):
+            raise BadInput(
+                f"{root} holds a policy's own episodes (heisd collect --unaided), from which a draft head learns; "
+                "a policy learns from an expert's: collect without --unaided"
+            )
+
+
 def check(path: Path | str) -> CheckReport:
     """Read everything back and compare: hashes, counts, shapes, pictures, statistics, splits.
 

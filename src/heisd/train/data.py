@@ -16,7 +16,7 @@ from heisd.policies.config import ConvTowerConfig, DecoderConfig, OpenVLAConfig,
 from heisd.policies.openvla import OpenVLA
 from heisd.policies.target import OpenVLAPolicy
 from heisd.policies.tokenizer import PromptTokenizer, WordTokenizer
-from heisd.sim.demos import Demos, load_demos
+from heisd.sim.demos import Demos, load_demos, require_experts
 from heisd.sim.suites import suite_info
 from heisd.train.augment import disturbed_bins, recoloured, shifted
 from heisd.train.config import CloningConfig, TrainConfig
@@ -132,7 +132,8 @@ class Samples(Frames[TrainConfig]):
 
     @classmethod
     def load(cls, paths: Sequence[Path], config: TrainConfig, base: OpenVLAPolicy | None = None) -> "Samples":
-        """Read data sets written by `heisd collect`; raises DatasetError and LeakError."""
+        """Read data sets written by `heisd collect`; raises DatasetError, LeakError and BadInput."""
+        require_experts(paths)
         return cls(load_demos(paths, ConvTowerConfig().image_size), config, base)
 
     def build_model(self) -> OpenVLA:

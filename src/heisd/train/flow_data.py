@@ -15,7 +15,7 @@ from heisd.policies.flow.config import ExpertConfig, FlowConfig
 from heisd.policies.flow.network import FlowNetwork
 from heisd.policies.flow.policy import FlowPolicy
 from heisd.policies.flow.schedule import sample_times
-from heisd.sim.demos import Demos, load_demos
+from heisd.sim.demos import Demos, load_demos, require_experts
 from heisd.train.config import FlowRecipe
 from heisd.train.data import Frames, build_tokenizer, decoder_config, proprio_scales, words_of
 from heisd.train.targets import action_quantiles, chunk_indices
@@ -62,7 +62,8 @@ class FlowSamples(Frames[FlowRecipe]):
 
     @classmethod
     def load(cls, paths: Sequence[Path], config: FlowRecipe, base: FlowPolicy | None = None) -> "FlowSamples":
-        """Read data sets written by `heisd collect`; raises DatasetError and LeakError."""
+        """Read data sets written by `heisd collect`; raises DatasetError, LeakError and BadInput."""
+        require_experts(paths)
         return cls(load_demos(paths, ConvTowerConfig().image_size), config, base)
 
     def build_model(self) -> FlowNetwork:
