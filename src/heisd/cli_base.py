@@ -35,7 +35,8 @@ Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Override the 
 Seed = Annotated[int | None, typer.Option("--seed", help="Override the recipe's seed.")]
 Blind = Annotated[bool, typer.Option("--blind", help="The baseline without cameras.")]
 Origin = Annotated[
-    Path | None, typer.Option("--from", help="Directory of a finished run whose weights this one starts with.")
+    str | None,
+    typer.Option("--from", help="A finished run's directory or a policy (name or directory): the first weights."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes.")]

@@ -15,6 +15,7 @@ from heisd.engine import ChunkEngine
 from heisd.errors import BadArtifact, BadInput, UnknownName
 from heisd.policies.bundle import load_policy
 from heisd.policies.flow.bundle import load_flow
+from heisd.policies.identity import describe_weights
 from heisd.testing import synthetic_observations
 from heisd.train.borrow import borrow
 from heisd.train.config import FlowRecipe, TrainConfig, load_flow_recipe
@@ -107,13 +108,20 @@ def test_a_finished_run_can_be_played_and_gone_on_with(tmp_path: Path, monkeypat
         assert np.isfinite(engine.act(seen).values).all()
     with pytest.raises(BadInput, match="already holds a run; add --resume"):
         run([], tmp_path / "one", TINY)
-    second = load_flow(run([], tmp_path / "two", TINY, origin=tmp_path / "one"))
+    second = load_flow(run([], tmp_path / "two", TINY, origin=str(tmp_path / "one")))
     assert second.codec == policy.codec
     assert second.config == policy.config
+    third, found = [], FlowTrainer.begin_as  # a policy by itself: its weights are the first, its hash the origin
+    monkeypatch.setattr(FlowTrainer, "begin_as", lambda self, *args: (found(self, *args), third.append(self))[0])
+    none = TINY.model_copy(update={"steps": 0})
+    again = load_flow(run([], tmp_path / "policy-alone", none, origin=str(tmp_path / "two" / "policy")))
+    assert third[0].origin == describe_weights(tmp_path / "two" / "policy")["sha256"]
+    for name, p in again.model.named_parameters():
+        torch.testing.assert_close(p, dict(second.model.named_parameters())[name], rtol=0, atol=0)
     with pytest.raises(UnknownName, match="policy"):
-        run([], tmp_path / "three", TINY, origin=tmp_path / "nothing")
+        run([], tmp_path / "three", TINY, origin=str(tmp_path / "nothing"))
     with pytest.raises(BadInput, match="seeing policy; the recipe asks for the other kind"):
-        run([], tmp_path / "four", TINY.model_copy(update={"blind": True}), origin=tmp_path / "one")
+        run([], tmp_path / "four", TINY.model_copy(update={"blind": True}), origin=str(tmp_path / "one"))
 
 
 def test_a_token_policys_eyes_are_a_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

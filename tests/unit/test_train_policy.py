@@ -141,13 +141,13 @@ def test_a_run_of_another_shape_is_no_origin(tmp_path: Path) -> None:
 
 def test_beginning_with_something_else_ends_in_an_error_that_says_so(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="policy"):
-        run([], tmp_path / "out", TINY, origin=tmp_path / "nothing")
+        run([], tmp_path / "out", TINY, origin=str(tmp_path / "nothing"))
     first = Trainer(TINY, Samples(fake_demos(), TINY), tmp_path)
     first.train_step()
     first.save()
     first.export(tmp_path / "policy", "test")
     with pytest.raises(BadInput, match=r"seeing policy.*other kind"):
-        run([], tmp_path / "out", TINY.model_copy(update={"blind": True}), origin=tmp_path)
+        run([], tmp_path / "out", TINY.model_copy(update={"blind": True}), origin=str(tmp_path))
     file = tmp_path / "checkpoint.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
     for damage in (lambda: None, file.unlink):

@@ -3,6 +3,7 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from heisd.config import EvalConfig
-from heisd.errors import BadInput
+from heisd.errors import BadArtifact, BadInput
+from heisd.policies.bundle import find_policy
+from heisd.policies.identity import describe_weights
 from heisd.policies.manifest import sha256_of
 from heisd.sim.splits import Split
 from heisd.train import checkpoint
@@ -59,6 +62,16 @@ class CloningTrainer(Loop[RecipeT], Generic[RecipeT]):
         checkpoint.load_average(path, self.learner)
         self.begin_here(sha256_of(path))
 
+    @torch.no_grad()
+    def begin_as(self, model: nn.Module, origin: str) -> None:
+        """Start from a policy's weights; the auxiliary head, which no policy carries, starts afresh."""
+        theirs = dict(model.named_parameters())
+        for name, p in self.learner["policy"].named_parameters():  # type: ignore[index]
+            if name not in theirs or theirs[name].shape != p.shape:
+                raise BadArtifact(f"the policy has no weights for {name} of shape {tuple(p.shape)}")
+            p.copy_(theirs[name])
+        self.begin_here(origin)
+
     def begin_here(self, origin: str) -> None:
         """Take the present weights, which have come from ``origin``, as the first."""
         self.ema = {name: p.detach().clone() for name, p in self.learner.named_parameters()}
@@ -80,6 +93,22 @@ class CloningTrainer(Loop[RecipeT], Generic[RecipeT]):
         return {"step": self.step, "held_out_demonstrations": self.holdout(), "validation": validation or {}}
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What ``--from`` names: a finished run, or a policy by name or directory."""
+
+    policy: Path  # directory of the bundle
+    checkpoint: Path | None  # of the run; None: the bundle's weights are what there is
+
+
+def find_origin(name: str) -> Origin:
+    """The run or policy called ``name``; UnknownName or BadArtifact where there is neither."""
+    run = Path(name)
+    if (run / "policy").exists():
+        return Origin(find_policy(run / "policy"), run / CHECKPOINT)
+    return Origin(find_policy(name), None)
+
+
 def open_run(out: Path, *, resume: bool) -> Path:
     """The checkpoint's place in ``out``, which is made; BadInput when a run is there and is not to be resumed."""
     out.mkdir(parents=True, exist_ok=True)
@@ -89,7 +118,7 @@ def open_run(out: Path, *, resume: bool) -> Path:
     return file
 
 
-def require_same_eyes(origin: Path, *, recipe_is_blind: bool, policy_is_blind: bool) -> None:
+def require_same_eyes(origin: str, *, recipe_is_blind: bool, policy_is_blind: bool) -> None:
     """BadInput for a blind recipe that would go on with a seeing policy, and the reverse."""
     if recipe_is_blind is not policy_is_blind:
         found = "blind" if policy_is_blind else "seeing"
@@ -97,17 +126,25 @@ def require_same_eyes(origin: Path, *, recipe_is_blind: bool, policy_is_blind: b
 
 
 def run_to_end(
-    make: Callable[[], CloningTrainer[Any]], out: Path, *, origin: Path | None, resume: bool, command: str
+    make: Callable[[], CloningTrainer[Any]],
+    out: Path,
+    *,
+    origin: Origin | None,
+    base: nn.Module | None,
+    resume: bool,
+    command: str,
 ) -> Path:
     """Make the trainer, train (or continue), validate and export to ``out/policy``; returns that directory.
 
-    ``origin`` is the directory of a finished run whose weights this one starts with. Raises BadInput when ``out`` holds
-    another run, BadArtifact when ``origin`` holds none that fits.
+    ``origin`` is what a run starts with whose weights are not fresh; ``base`` its network where there is no checkpoint.
+    Raises BadInput when ``out`` holds another run, BadArtifact when ``origin`` has no weights that fit.
     """
     file = open_run(out, resume=resume)
     trainer = make()
-    if origin is not None:
-        trainer.begin_with(origin / CHECKPOINT)
+    if origin is not None and origin.checkpoint is not None:
+        trainer.begin_with(origin.checkpoint)
+    elif origin is not None and base is not None:
+        trainer.begin_as(base, describe_weights(origin.policy)["sha256"])
     trainer.go_on(file)
     progress = Progress(trainer.config)
     fit(trainer, progress, lambda: progress.validation(trainer.step, validate(trainer, command)))

@@ -18,7 +18,7 @@ from heisd.policies.flow.schedule import euler_times, integrate, noised
 from heisd.policies.identity import describe_weights
 from heisd.policies.manifest import FLOW_FORMAT, FORMAT
 from heisd.train.borrow import borrow
-from heisd.train.cloning import CloningTrainer, require_same_eyes, run_to_end
+from heisd.train.cloning import CloningTrainer, find_origin, require_same_eyes, run_to_end
 from heisd.train.config import FlowRecipe
 from heisd.train.flow_data import FlowBatch, FlowSamples
 
@@ -114,31 +114,34 @@ def run(
     *,
     command: str = "",
     resume: bool = False,
-    origin: Path | None = None,
+    origin: str | None = None,
     eyes: str | None = None,
 ) -> Path:
     """Train (or continue) and write the bundle ``out/policy``; returns its directory.
 
-    Args: ``origin`` directory of a finished flow run whose weights this one starts with; ``eyes`` name or directory of
-    a token policy whose towers, projector and prefix layers a new run starts with.
+    Args: ``origin`` directory of a finished flow run, or name or directory of a flow policy, whose weights this one
+    starts with; ``eyes`` name or directory of a token policy whose towers, projector and prefix layers a new run starts
+    with.
 
     Raises BadInput when ``out`` holds another run, when both are given or when nothing of ``eyes`` fits, UnknownName or
     BadArtifact when there is no such policy, DatasetError and LeakError for the data.
     """
     if eyes is not None:
         require_policy(find_policy(eyes), FORMAT, "--eyes", "go on with it: --from RUN, the directory of its run")
-    if origin is not None:
-        require_policy(find_policy(origin / "policy"), FLOW_FORMAT, "--from", "begin with its towers: --eyes POLICY")
+    found = None if origin is None else find_origin(origin)
+    if found is not None:
+        require_policy(found.policy, FLOW_FORMAT, "--from", "begin with its towers: --eyes POLICY")
+    base = None if found is None else load_flow(found.policy)
+    if base is not None and origin is not None:
+        require_same_eyes(origin, recipe_is_blind=config.blind, policy_is_blind=not base.config.cameras)
     torch.set_num_threads(config.threads)
 
     def make() -> FlowTrainer:
-        base = None if origin is None else load_flow(origin / "policy")
-        if base is not None and origin is not None:
-            require_same_eyes(origin, recipe_is_blind=config.blind, policy_is_blind=not base.config.cameras)
         trainer = FlowTrainer(config, FlowSamples.load(data, config, base), out)
         if eyes is not None:
             borrow(trainer.model, eyes, trainer.samples.tokenizer)
             trainer.begin_here(describe_weights(find_policy(eyes))["sha256"])
         return trainer
 
-    return run_to_end(make, out, origin=origin, resume=resume, command=command)
+    model = None if base is None else base.model
+    return run_to_end(make, out, origin=found, base=model, resume=resume, command=command)

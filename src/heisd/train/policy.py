@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from heisd.bench.weights import require_policy
-from heisd.policies.bundle import find_policy, load_policy, save_policy
+from heisd.policies.bundle import load_policy, save_policy
 from heisd.policies.manifest import FORMAT
 from heisd.policies.openvla import OpenVLA
 from heisd.train.augment import bin_smoothing
-from heisd.train.cloning import CloningTrainer, require_same_eyes, run_to_end
+from heisd.train.cloning import CloningTrainer, find_origin, require_same_eyes, run_to_end
 from heisd.train.config import TrainConfig
 from heisd.train.data import Batch, Samples
 
@@ -98,23 +98,26 @@ def run(
     *,
     command: str = "",
     resume: bool = False,
-    origin: Path | None = None,
+    origin: str | None = None,
 ) -> Path:
     """Train (or continue) and write the bundle ``out/policy``; returns its directory.
 
-    ``origin`` is the directory of a finished run whose weights this one starts with.
+    ``origin`` is the directory of a finished run, or the name or directory of a policy, whose weights this one starts
+    with (a policy's head has been smoothed once already).
 
     Raises BadInput when ``out`` holds another run or ``origin`` another kind of policy, UnknownName or BadArtifact when
     ``origin`` holds none, DatasetError and LeakError for the data.
     """
-    if origin is not None:
-        require_policy(find_policy(origin / "policy"), FORMAT, "--from", "go on with it by heisd train flow")
+    found = None if origin is None else find_origin(origin)
+    if found is not None:
+        require_policy(found.policy, FORMAT, "--from", "go on with it by heisd train flow")
+    base = None if found is None else load_policy(found.policy)
+    if base is not None and origin is not None:
+        require_same_eyes(origin, recipe_is_blind=config.blind, policy_is_blind=not base.config.cameras)
     torch.set_num_threads(config.threads)
 
     def make() -> Trainer:
-        base = None if origin is None else load_policy(origin / "policy")
-        if base is not None and origin is not None:
-            require_same_eyes(origin, recipe_is_blind=config.blind, policy_is_blind=not base.config.cameras)
         return Trainer(config, Samples.load(data, config, base), out)
 
-    return run_to_end(make, out, origin=origin, resume=resume, command=command)
+    model = None if base is None else base.model
+    return run_to_end(make, out, origin=found, base=model, resume=resume, command=command)
