@@ -80,7 +80,7 @@ def differing(mine: dict[str, Any], other: dict[str, Any]) -> set[str]:
 
 
 SKIP = {"is.skip", *(f"skip.{name}" for name in ("score", "threshold", "source", "scouts", "n_actions", "n_skips",
-                                                 "gripper_margin_steps", "audited_share", "n_unseen"))}  # fmt: skip
+                                                 "gripper_margin_steps", "audited_share", "n_unseen", "passes_gripper"))}  # fmt: skip
 VERIFIES = {*SKIP, "router.sources", "fallbacks.max_age_steps"}  # where the parent skips, and asks for no check
 # ablation -> what differs from its parent on a suite and with a calibration that have the part, and nothing else
 DIFFERS: dict[str, set[str]] = {
@@ -97,6 +97,7 @@ DIFFERS: dict[str, set[str]] = {
     "flash_no_post_cut": {"rule.post_cut"},
     "flash_period_4": {"fallbacks.period"},
     "flash_no_period": {"fallbacks.period"},
+    "flow_hybrid_through": {"skip.passes_gripper", "fallbacks.gripper_margin_steps"},
     "flow_hybrid_looking": {"skip.n_unseen"},
     "flow_hybrid_blind": {"skip.n_unseen"},
     "flow_hybrid_no_similarity": {"fallbacks.min_similarity"},
@@ -125,7 +126,7 @@ def test_an_ablation_is_its_parent_but_for_the_part_it_names(name: str) -> None:
     # Without a calibration nothing is skipped, so what takes skips away takes nothing but the choice of who drafts.
     bare = differing(parts(name, suite, has_calibration=False), parts(parent, suite, has_calibration=False))
     kept = DIFFERS[name] - SKIP - {"fallbacks.max_age_steps"}
-    if name == "flow_hybrid_no_skip":
+    if name in ("flow_hybrid_no_skip", "flow_hybrid_through"):
         kept = set()
     assert bare == (SKIP if name == "flow_hybrid_2to1" else kept)
 

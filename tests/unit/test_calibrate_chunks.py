@@ -139,6 +139,18 @@ def test_a_gripper_move_in_the_rest_of_the_last_chunk_is_full_before_anybody_is_
     assert alone.plan(FREE, memory).scouts == ("draft_head",)
 
 
+def test_a_rule_that_passes_the_gripper_looks_there_and_skips_by_its_score() -> None:
+    rule = router(n_actions=2, n_unseen=2, passes_gripper=True)
+    moved = fakes.phase(gripper=GripperState(False, 3, 0.04, 0.0, False))
+    coming = replace(PREFIXED, rounds=replace(PREFIXED.rounds, gripper_in_steps=1))
+    for memory, phase in ((coming, FREE), (PREFIXED, moved)):
+        assert rule.plan(phase, memory) == Plan(("draft_head", "tail"), looks=True)
+        assert decided(rule, drafts(gripper=1.0), memory, phase)[0] == "skip"
+        assert decided(rule, drafts(9.0), memory, phase) == ("full", "score below threshold")
+    assert rule.plan(FREE, PREFIXED).looks is False  # nothing near: as without
+    assert decided(rule, drafts(gripper=1.0)) == ("full", "gripper event near")  # by an old picture alone
+
+
 def test_a_stricter_threshold_skips_a_subset() -> None:
     for apart in np.linspace(0, 15, 31):
         loose, strict = (decided(router(threshold=t), drafts(apart))[0] == "skip" for t in (0.6, 0.95))

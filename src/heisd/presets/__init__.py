@@ -130,6 +130,7 @@ ABLATIONS: dict[str, Preset] = (
         "flash_no_post_cut": _ablation("flash", "guarded", "post-cut off", post_cut=False),
         "flash_period_4": _ablation("flash", "periodic", "every fifth round is full at the latest", period=4),
         "flash_no_period": _ablation("flash", "periodic", "no round is full for the count alone", period=0),
+        "flow_hybrid_through": _ablation("flow_hybrid", "through_gripper", "a skip that looks may move the gripper"),
         "flow_hybrid_looking": _ablation("flow_hybrid", "seeing", "every skip looks", n_unseen=0),
         "flow_hybrid_blind": _ablation("flow_hybrid", "seeing", "no skip looks", n_unseen=NEVER_LOOKS),
         "flow_hybrid_no_similarity": _ablation(

@@ -68,6 +68,15 @@ def seeing(assets: FlowAssets, sink: Sink | None = None, *, n_unseen: int) -> Ch
     return flash.engine(assets, rule, router, sink)
 
 
+def through_gripper(assets: FlowAssets, sink: Sink | None = None) -> ChunkEngine[Any, Any]:
+    """``flow_hybrid`` that, behind a look, skips rounds in which the gripper moves, too; itself if uncalibrated."""
+    router, rule = flash.hybrid_parts(assets)
+    if isinstance(router.skip, CalibratedChunkSkip):
+        skip = replace(router.skip, passes_gripper=True)
+        router = replace(router, skip=skip, fallbacks=replace(router.fallbacks, gripper_margin_steps=0))
+    return flash.engine(assets, rule, router, sink)
+
+
 def unskipping(
     assets: FlowAssets, sink: Sink | None = None, *, sources: tuple[str, ...] | None = None
 ) -> ChunkEngine[Any, Any]:

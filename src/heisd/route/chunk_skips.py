@@ -32,7 +32,7 @@ class SkipRule(Protocol):
         """Who is asked before the decision."""
         ...
 
-    def looks(self, memory: Memory) -> bool:
+    def looks(self, phase: PhaseSignal | None, memory: Memory) -> bool:
         """Whether the pictures of now are encoded before the decision."""
         ...
 
@@ -61,7 +61,7 @@ class TwoToOne:
         """The source alone."""
         return (self.source,)
 
-    def looks(self, memory: Memory) -> bool:  # noqa: ARG002 (the protocol's)
+    def looks(self, phase: PhaseSignal | None, memory: Memory) -> bool:  # noqa: ARG002 (the protocol's)
         """As published."""
         return True
 
@@ -104,20 +104,17 @@ class CalibratedChunkSkip:
     n_unseen: int = 0  # … that rest on one look; 0: every one looks
     gripper_margin_steps: int = GRIPPER_MARGIN_STEPS
     audited_share: float = AUDITED_SHARE
+    passes_gripper: bool = False  # behind a look a guess may move the gripper; False: such a round is full
 
-    def looks(self, memory: Memory) -> bool:
-        """Once so many rounds in a row have not."""
-        return memory.rounds.n_unseen >= self.n_unseen
+    def looks(self, phase: PhaseSignal | None, memory: Memory) -> bool:
+        """Once so many rounds in a row have not, and where the gripper moves if a skip may pass that."""
+        if memory.rounds.n_unseen >= self.n_unseen:
+            return True
+        return self.passes_gripper and self._is_gripper_near(phase, memory)
 
     def ruled_out(self, phase: PhaseSignal | None, memory: Memory) -> Reason | None:
-        """A gripper that has just moved, or soon does by the rest of the last chunk; enough skips in a row.
-
-        The rest is the tail's guess, known before anybody is asked.
-        """
-        if phase is not None and phase.gripper.changed_within(self.gripper_margin_steps):
-            return Reason.GRIPPER
-        moves_in = memory.rounds.gripper_in_steps if TAIL in self.scouts else None
-        if moves_in is not None and moves_in < self.n_actions + GRIPPER_AHEAD_STEPS:
+        """A gripper that has just moved, or soon does by the rest of the last chunk; enough skips in a row."""
+        if not self.passes_gripper and self._is_gripper_near(phase, memory):
             return Reason.GRIPPER
         return Reason.ENOUGH_SKIPS if memory.n_skips >= self.n_skips else None
 
@@ -127,16 +124,27 @@ class CalibratedChunkSkip:
         ruled_out = self.ruled_out(phase, memory)
         if ruled_out is not None or guess is None:
             return Route(RouteKind.FULL, ruled_out or Reason.NO_GUESS)
-        age_steps = 0 if self.looks(memory) else memory.rounds.unseen_steps
+        looks = self.looks(phase, memory)
+        age_steps = 0 if looks else memory.rounds.unseen_steps
         score = self.score(chunk_features(guess, drafts, phase, age_steps, self.n_actions))
-        n_seen = self.n_actions + GRIPPER_AHEAD_STEPS
-        if not all(leaves_gripper(draft, phase, n_seen) for draft in drafts if draft.source in self.scouts):
+        n_seen, heard = self.n_actions + GRIPPER_AHEAD_STEPS, (d for d in drafts if d.source in self.scouts)
+        if not (self.passes_gripper and looks) and not all(leaves_gripper(draft, phase, n_seen) for draft in heard):
             return Route(RouteKind.FULL, Reason.GRIPPER, score=score)
         if score < self.threshold or score == 0.0:  # 0 is a feature that is missing, whatever the threshold
             return Route(RouteKind.FULL, Reason.UNSURE, score=score)
         if is_audited(zlib.crc32(guess.chunks.tobytes()), self.audited_share):
             return Route(RouteKind.FULL, Reason.AUDIT, chunk=guess, score=score)
         return Route(RouteKind.SKIP, Reason.TOLERANT, chunk=guess, score=score)
+
+    def _is_gripper_near(self, phase: PhaseSignal | None, memory: Memory) -> bool:
+        """Just behind a gripper command, or before one in the rest of the last chunk.
+
+        That rest is the tail's guess, known before anybody is asked.
+        """
+        if phase is not None and phase.gripper.changed_within(self.gripper_margin_steps):
+            return True
+        moves_in = memory.rounds.gripper_in_steps if TAIL in self.scouts else None
+        return moves_in is not None and moves_in < self.n_actions + GRIPPER_AHEAD_STEPS
 
 
 def guess_of(source: str, drafts: Sequence[ChunkDraft]) -> ChunkDraft | None:

@@ -101,7 +101,7 @@ class Rounds(Watching):
             return Plan(())
         if self.skip is None or self.skip.ruled_out(phase, memory) is not None:
             return Plan((), drafters=self.sources)
-        looks = self.skip.looks(memory)
+        looks = self.skip.looks(phase, memory)
         asked = self.skip.scouts if looks else ()  # behind a look everybody is asked anew
         return Plan(self.skip.scouts, tuple(s for s in self.sources if s not in asked), looks=looks)
 
