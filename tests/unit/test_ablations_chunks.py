@@ -79,8 +79,10 @@ def differing(mine: dict[str, Any], other: dict[str, Any]) -> set[str]:
     return found - {"proposers.tail"}
 
 
-SKIP = {"is.skip", *(f"skip.{name}" for name in ("score", "threshold", "source", "scouts", "n_actions", "n_skips",
-                                                 "gripper_margin_steps", "audited_share", "n_unseen", "passes_gripper"))}  # fmt: skip
+SKIP = {"is.skip", *(f"skip.{name}" for name in (
+    "score", "threshold", "source", "scouts", "n_actions", "n_skips", "gripper_margin_steps", "audited_share",
+    "n_unseen", "passes_gripper",
+))}  # fmt: skip
 VERIFIES = {*SKIP, "router.sources", "fallbacks.max_age_steps"}  # where the parent skips, and asks for no check
 # ablation -> what differs from its parent on a suite and with a calibration that have the part, and nothing else
 DIFFERS: dict[str, set[str]] = {

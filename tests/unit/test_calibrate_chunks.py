@@ -118,7 +118,7 @@ def test_a_round_is_skipped_where_nothing_speaks_against_it() -> None:
     assert decided(rule, drafts(), Memory()) == ("full", "no prefix yet")
 
 
-def test_a_gripper_move_counts_up_to_four_actions_behind_those_that_would_be_executed() -> None:
+def test_a_gripper_move_counts_up_to_eight_actions_behind_those_that_would_be_executed() -> None:
     rule = router(n_actions=2)
     found = [replace(draft, chunks=np.tile(draft.chunks[:, :1], (1, 16, 1))) for draft in drafts()]
     for who in found:

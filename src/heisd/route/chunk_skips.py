@@ -21,7 +21,7 @@ from heisd.route.calibrated import AUDITED_SHARE, GRIPPER_MARGIN_STEPS, SkipScor
 from heisd.types import ChunkDraft
 
 TAIL = "tail"  # the scout that guesses the rest of the last chunk
-GRIPPER_AHEAD_STEPS = 4  # behind what would be executed: where a grasp comes next, the last few millimetres matter
+GRIPPER_AHEAD_STEPS = 8  # behind what would be executed: where a grasp comes next, the last few millimetres matter
 
 
 class SkipRule(Protocol):
