@@ -36,7 +36,7 @@ from heisd.presets.skippers import CHUNKS
 from heisd.propose.chunks import ShiftedTail
 from heisd.route.base import Memory, Plan, RoundMemory
 from heisd.route.calibrated import FEATURES, SkipScore
-from heisd.route.chunk_skips import GRIPPER_AHEAD_STEPS, CalibratedChunkSkip
+from heisd.route.chunk_skips import CalibratedChunkSkip
 from heisd.route.chunks import Fallbacks, Rounds
 from heisd.telemetry import MemorySink
 from heisd.types import ChunkDraft, RoundRecord, StepRecord
@@ -118,31 +118,19 @@ def test_a_round_is_skipped_where_nothing_speaks_against_it() -> None:
     assert decided(rule, drafts(), Memory()) == ("full", "no prefix yet")
 
 
-def test_a_gripper_move_counts_up_to_eight_actions_behind_those_that_would_be_executed() -> None:
-    rule = router(n_actions=2)
-    found = [replace(draft, chunks=np.tile(draft.chunks[:, :1], (1, 16, 1))) for draft in drafts()]
-    for who in found:
-        for i, expected in ((2 + GRIPPER_AHEAD_STEPS - 1, "full"), (2 + GRIPPER_AHEAD_STEPS, "skip")):
-            closing = [replace(draft, chunks=draft.chunks.copy()) for draft in found]
-            next(draft for draft in closing if draft.source == who.source).chunks[0, i:, 6] = 1.0
-            assert decided(rule, closing)[0] == expected, (who.source, i)
-
-
 def test_a_gripper_move_in_the_rest_of_the_last_chunk_is_full_before_anybody_is_asked() -> None:
-    rule = router(n_actions=2)
-    for steps, expected in ((0, "full"), (1 + GRIPPER_AHEAD_STEPS, "full"), (2 + GRIPPER_AHEAD_STEPS, "skip")):
-        memory = replace(PREFIXED, rounds=replace(PREFIXED.rounds, gripper_in_steps=steps))
-        assert decided(rule, drafts(), memory)[0] == expected
-        assert (rule.plan(FREE, memory) == Plan(())) is (expected == "full")
-    alone = router(n_actions=2, scouts=("draft_head",))  # nobody who guesses the rest: it is not asked for
-    memory = replace(PREFIXED, rounds=replace(PREFIXED.rounds, gripper_in_steps=0))
-    assert alone.plan(FREE, memory).scouts == ("draft_head",)
+    moving = replace(PREFIXED, rounds=replace(PREFIXED.rounds, rest_moves_gripper=True))
+    assert router().plan(FREE, moving) == Plan(())
+    assert decided(router(), drafts(), moving) == ("full", "gripper event near")
+    alone = router(scouts=("draft_head",))  # nobody who guesses the rest: it does not count
+    assert alone.plan(FREE, moving).scouts == ("draft_head",)
+    assert decided(alone, drafts(), moving)[0] == "skip"
 
 
 def test_a_rule_that_passes_the_gripper_looks_there_and_skips_by_its_score() -> None:
-    rule = router(n_actions=2, n_unseen=2, passes_gripper=True)
+    rule = router(n_unseen=2, passes_gripper=True)
     moved = fakes.phase(gripper=GripperState(False, 3, 0.04, 0.0, False))
-    coming = replace(PREFIXED, rounds=replace(PREFIXED.rounds, gripper_in_steps=1))
+    coming = replace(PREFIXED, rounds=replace(PREFIXED.rounds, rest_moves_gripper=True))
     for memory, phase in ((coming, FREE), (PREFIXED, moved)):
         assert rule.plan(phase, memory) == Plan(("draft_head", "tail"), looks=True)
         assert decided(rule, drafts(gripper=1.0), memory, phase)[0] == "skip"

@@ -26,7 +26,7 @@ from heisd.sim.splits import EpisodeStart
 from heisd.train import draft_head_data as data
 from heisd.train.config import DraftHeadRecipe, FlowRecipe, TrainConfig
 from heisd.train.data import Samples
-from heisd.train.draft_head import DraftHeadTrainer, distil, prefix_weights, run
+from heisd.train.draft_head import DraftHeadTrainer, distil, prefix_weights
 from heisd.train.flow_data import FlowSamples
 from heisd.types import Observation
 
@@ -154,19 +154,3 @@ def test_no_policy_learns_from_a_policys_own_episodes(
     monkeypatch.setattr(demo_fakes, "SPEC", replace(demo_fakes.SPEC, settings={"unaided": True}))
     with pytest.raises(BadInput, match="an expert's: collect without --unaided"):
         load([demo_fakes.make_dataset(tmp_path)])
-
-
-def test_a_device_that_is_not_there_is_refused_before_anything_is_read(tmp_path: Path) -> None:
-    recipe = TINY.model_copy(update={"device": "abacus"})
-    with pytest.raises(BadInput, match=r"device 'abacus' cannot be used .*; try cpu or cuda"):
-        run([tmp_path / "none"], str(tmp_path / "none"), tmp_path / "out", recipe)
-    assert not (tmp_path / "out").exists()
-
-
-def test_lesson_and_head_lie_on_the_recipes_device(demos: Demos, policy: FlowPolicy, tmp_path: Path) -> None:
-    """Shown on one that computes nothing."""
-    lesson, elsewhere = data.teach(demos, policy, TINY, tmp_path), TINY.model_copy(update={"device": "meta"})
-    trainer = DraftHeadTrainer(elsewhere, lesson, policy, tmp_path, "")
-    tensors = [getattr(trainer.lesson, name) for name in data._NAMES]
-    tensors += [*trainer.head.parameters(), *trainer.ema.values()]
-    assert {tensor.device.type for tensor in tensors} == {"meta"}

@@ -28,7 +28,7 @@ from heisd.presets.skippers import CHUNKS, MEMORY, Skipper
 from heisd.propose.base import History, Stateless, check_chunk_draft, past_actions
 from heisd.propose.panel import Panel
 from heisd.route.calibrated import GRIPPER_MARGIN_STEPS
-from heisd.route.chunk_skips import GRIPPER_AHEAD_STEPS, chunk_features, guess_of, leaves_gripper
+from heisd.route.chunk_skips import chunk_features, guess_of, leaves_gripper
 from heisd.route.motion import read_motion
 from heisd.sim.dataset import flatten_proprio
 from heisd.telemetry import Sink
@@ -208,10 +208,10 @@ class ChunkWitness:
         if guess is None:
             return None
         features = chunk_features(guess, mine, phase, age_steps, n)
-        is_near, n_looked_at = phase.gripper.changed_within(GRIPPER_MARGIN_STEPS), n + GRIPPER_AHEAD_STEPS
+        is_near = phase.gripper.changed_within(GRIPPER_MARGIN_STEPS)
         return {
             "features": {name: float(value) if np.isfinite(value) else None for name, value in features.items()},
-            "is_gripper_near": is_near or not all(leaves_gripper(draft, phase, n_looked_at) for draft in mine),
+            "is_gripper_near": is_near or not all(leaves_gripper(draft, phase) for draft in mine),
         }
 
 

@@ -52,7 +52,7 @@ class ChunkAnswer:
     taken: Action
     route: Route = IN_HAND
     round: RoundRecord | None = None
-    gripper_in_steps: int | None = None  # behind that round
+    rest_moves_gripper: bool = False  # what that round leaves of it does
 
     def action(self) -> Action:
         """What is executed."""
@@ -70,7 +70,7 @@ class ChunkAnswer:
             tokens,
             n_forwards=self.round.n_prefills,
             round=self.round,
-            gripper_in_steps=self.gripper_in_steps,
+            rest_moves_gripper=self.rest_moves_gripper,
         )
 
     def record(
@@ -237,7 +237,7 @@ class ChunkInference(Generic[ChunkContextT, PrefixT]):
         self._prefix_age_steps += n
         self._overlap = Overlap.of(came, self._delay_steps) if self._delay_steps else None
         self.panel.observe(came)
-        return ChunkAnswer(self._queue.popleft(), route, came.record, _gripper_in_steps(came.chunk, n))
+        return ChunkAnswer(self._queue.popleft(), route, came.record, _rest_moves_gripper(came.chunk, n))
 
     def _noise(self, shape: tuple[int, ...]) -> FloatArray:
         assert self._rng is not None
@@ -247,10 +247,10 @@ class ChunkInference(Generic[ChunkContextT, PrefixT]):
         return check_chunk_draft(draft, self._codec, self._target.horizon)
 
 
-def _gripper_in_steps(chunk: FloatArray, n_executed: int) -> int | None:
-    """How many actions behind the executed ones the (H, A) chunk moves the gripper; None where it leaves it."""
-    closes = (chunk[n_executed - 1 :, GRIPPER] >= 0.0).tolist()
-    return closes.index(not closes[0]) - 1 if (not closes[0]) in closes else None
+def _rest_moves_gripper(chunk: FloatArray, n_executed: int) -> bool:
+    """Whether the (H, A) chunk moves the gripper behind its executed actions."""
+    closes = chunk[n_executed - 1 :, GRIPPER] >= 0.0
+    return bool((closes != closes[0]).any())
 
 
 def _seed(now: Proprioception) -> int:

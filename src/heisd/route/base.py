@@ -110,7 +110,7 @@ class RoundMemory:
     unseen_steps: int = 0  # control steps since the last pictures encoded
     is_due: bool = False  # the last round asked for a full one
     n_actions: int = 1  # control steps that the last round's actions took
-    gripper_in_steps: int | None = None  # until the rest of the last chunk moves the gripper; None: it does not
+    rest_moves_gripper: bool = False  # what is left of the last chunk does
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ class Outcome:
     drafters: tuple[str, ...] = ()  # asked for the first check alone, behind the decision
     round: RoundRecord | None = None  # of a chunk policy
     looked: bool = True  # its pictures were encoded
-    gripper_in_steps: int | None = None  # of a chunk: until what is left of it moves the gripper; None: it does not
+    rest_moves_gripper: bool = False  # what a round leaves of its chunk does
 
     @property
     def deviation_bins(self) -> list[int]:

@@ -21,7 +21,6 @@ from heisd.route.calibrated import AUDITED_SHARE, GRIPPER_MARGIN_STEPS, SkipScor
 from heisd.types import ChunkDraft
 
 TAIL = "tail"  # the scout that guesses the rest of the last chunk
-GRIPPER_AHEAD_STEPS = 8  # behind what would be executed: where a grasp comes next, the last few millimetres matter
 
 
 class SkipRule(Protocol):
@@ -127,8 +126,8 @@ class CalibratedChunkSkip:
         looks = self.looks(phase, memory)
         age_steps = 0 if looks else memory.rounds.unseen_steps
         score = self.score(chunk_features(guess, drafts, phase, age_steps, self.n_actions))
-        n_seen, heard = self.n_actions + GRIPPER_AHEAD_STEPS, (d for d in drafts if d.source in self.scouts)
-        if not (self.passes_gripper and looks) and not all(leaves_gripper(draft, phase, n_seen) for draft in heard):
+        heard = (draft for draft in drafts if draft.source in self.scouts)
+        if not (self.passes_gripper and looks) and not all(leaves_gripper(draft, phase) for draft in heard):
             return Route(RouteKind.FULL, Reason.GRIPPER, score=score)
         if score < self.threshold or score == 0.0:  # 0 is a feature that is missing, whatever the threshold
             return Route(RouteKind.FULL, Reason.UNSURE, score=score)
@@ -143,8 +142,7 @@ class CalibratedChunkSkip:
         """
         if phase is not None and phase.gripper.changed_within(self.gripper_margin_steps):
             return True
-        moves_in = memory.rounds.gripper_in_steps if TAIL in self.scouts else None
-        return moves_in is not None and moves_in < self.n_actions + GRIPPER_AHEAD_STEPS
+        return TAIL in self.scouts and memory.rounds.rest_moves_gripper
 
 
 def guess_of(source: str, drafts: Sequence[ChunkDraft]) -> ChunkDraft | None:
@@ -152,12 +150,13 @@ def guess_of(source: str, drafts: Sequence[ChunkDraft]) -> ChunkDraft | None:
     return next((draft for draft in drafts if draft.source == source), None)
 
 
-def leaves_gripper(draft: ChunkDraft, phase: PhaseSignal, n_actions: int | None = None) -> bool:
-    """Whether the first ``n_actions`` (None: all) of a proposer's best guess keep the gripper as it was commanded last.
+def leaves_gripper(draft: ChunkDraft, phase: PhaseSignal) -> bool:
+    """Whether a proposer's best guess keeps the gripper as it was commanded last; not if nobody knows how that was.
 
-    Not if nobody knows how that was.
+    The whole horizon counts, not what would be executed alone: where a grasp or a release comes next, the last few
+    millimetres matter.
     """
-    closes = draft.chunks[0, :n_actions, GRIPPER] >= 0.0
+    closes = draft.chunks[0, :, GRIPPER] >= 0.0
     return bool(closes.tolist() == [phase.gripper.is_commanded_closed] * len(closes))
 
 

@@ -123,7 +123,11 @@ class Rounds(Watching):
         if came.n_prefills:
             n = came.n_actions
             rounds = RoundMemory(
-                has_prefix=True, age_steps=n, unseen_steps=n, n_actions=n, gripper_in_steps=outcome.gripper_in_steps
+                has_prefix=True,
+                age_steps=n,
+                unseen_steps=n,
+                n_actions=n,
+                rest_moves_gripper=outcome.rest_moves_gripper,
             )
         else:
             rounds = replace(
@@ -134,7 +138,7 @@ class Rounds(Watching):
                 unseen_steps=came.n_actions + (0 if outcome.looked else rounds.unseen_steps),
                 is_due=came.stop == StopReason.GRIPPER,
                 n_actions=came.n_actions,
-                gripper_in_steps=outcome.gripper_in_steps,
+                rest_moves_gripper=outcome.rest_moves_gripper,
             )
         return replace(counted(self.noted(memory, outcome), outcome), rounds=rounds)
 

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from heisd.bench.weights import require_policy
 from heisd.config import EvalConfig
-from heisd.errors import BadArtifact, BadInput
+from heisd.errors import BadInput
 from heisd.policies.bundle import find_policy
+from heisd.policies.flow.policy import FlowPolicy
 from heisd.policies.identity import describe_weights
 from heisd.policies.manifest import sha256_of
+from heisd.policies.target import OpenVLAPolicy
 from heisd.sim.splits import Split
 from heisd.train import checkpoint
 from heisd.train.config import CloningConfig
@@ -27,6 +30,7 @@ log = logging.getLogger(__name__)
 EVENT_SCALE_M = 0.1  # unit of the auxiliary target
 CHECKPOINT = "checkpoint.safetensors"
 RecipeT = TypeVar("RecipeT", bound=CloningConfig)
+PolicyT = TypeVar("PolicyT", OpenVLAPolicy, FlowPolicy)
 
 
 class EventHead(nn.Module):
@@ -62,14 +66,9 @@ class CloningTrainer(Loop[RecipeT], Generic[RecipeT]):
         checkpoint.load_average(path, self.learner)
         self.begin_here(sha256_of(path))
 
-    @torch.no_grad()
     def begin_as(self, model: nn.Module, origin: str) -> None:
-        """Start from a policy's weights; the auxiliary head, which no policy carries, starts afresh."""
-        theirs = dict(model.named_parameters())
-        for name, p in self.learner["policy"].named_parameters():  # type: ignore[index]
-            if name not in theirs or theirs[name].shape != p.shape:
-                raise BadArtifact(f"the policy has no weights for {name} of shape {tuple(p.shape)}")
-            p.copy_(theirs[name])
+        """Start from the weights of a policy of this shape; the auxiliary head, which no policy has, starts afresh."""
+        self.learner.get_submodule("policy").load_state_dict(model.state_dict())
         self.begin_here(origin)
 
     def begin_here(self, origin: str) -> None:
@@ -94,19 +93,33 @@ class CloningTrainer(Loop[RecipeT], Generic[RecipeT]):
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Generic[PolicyT]):
     """What ``--from`` names: a finished run, or a policy by name or directory."""
 
-    policy: Path  # directory of the bundle
-    checkpoint: Path | None  # of the run; None: the bundle's weights are what there is
+    base: PolicyT
+    sha256: str  # of its weights
+    checkpoint: Path | None  # of the run; None: the policy's weights are what there is
 
 
-def find_origin(name: str) -> Origin:
-    """The run or policy called ``name``; UnknownName or BadArtifact where there is neither."""
+def open_origin(
+    name: str | None, load: Callable[[Path], PolicyT], format_name: str, instead: str, *, is_blind: bool
+) -> Origin[PolicyT] | None:
+    """Load the run or policy called ``name``, of ``format_name``; None where none is named.
+
+    Raises BadInput for another kind of policy (``instead`` says what to do with it), or one that sees where the recipe
+    is blind or the reverse; UnknownName or BadArtifact where there is none.
+    """
+    if name is None:
+        return None
     run = Path(name)
-    if (run / "policy").exists():
-        return Origin(find_policy(run / "policy"), run / CHECKPOINT)
-    return Origin(find_policy(name), None)
+    is_run = (run / "policy").exists()
+    directory = find_policy(run / "policy" if is_run else name)
+    require_policy(directory, format_name, "--from", instead)
+    base = load(directory)
+    if is_blind is bool(base.config.cameras):
+        found = "seeing" if is_blind else "blind"
+        raise BadInput(f"{name} holds a {found} policy; the recipe asks for the other kind")
+    return Origin(base, describe_weights(directory)["sha256"], run / CHECKPOINT if is_run else None)
 
 
 def open_run(out: Path, *, resume: bool) -> Path:
@@ -118,33 +131,25 @@ def open_run(out: Path, *, resume: bool) -> Path:
     return file
 
 
-def require_same_eyes(origin: str, *, recipe_is_blind: bool, policy_is_blind: bool) -> None:
-    """BadInput for a blind recipe that would go on with a seeing policy, and the reverse."""
-    if recipe_is_blind is not policy_is_blind:
-        found = "blind" if policy_is_blind else "seeing"
-        raise BadInput(f"{origin} holds a {found} policy; the recipe asks for the other kind")
-
-
 def run_to_end(
     make: Callable[[], CloningTrainer[Any]],
     out: Path,
     *,
-    origin: Origin | None,
-    base: nn.Module | None,
+    origin: Origin[Any] | None,
     resume: bool,
     command: str,
 ) -> Path:
     """Make the trainer, train (or continue), validate and export to ``out/policy``; returns that directory.
 
-    ``origin`` is what a run starts with whose weights are not fresh; ``base`` its network where there is no checkpoint.
-    Raises BadInput when ``out`` holds another run, BadArtifact when ``origin`` has no weights that fit.
+    ``origin`` is what the first weights are taken from. Raises BadInput when ``out`` holds another run, BadArtifact
+    when ``origin`` has no weights that fit.
     """
     file = open_run(out, resume=resume)
     trainer = make()
     if origin is not None and origin.checkpoint is not None:
         trainer.begin_with(origin.checkpoint)
-    elif origin is not None and base is not None:
-        trainer.begin_as(base, describe_weights(origin.policy)["sha256"])
+    elif origin is not None:
+        trainer.begin_as(origin.base.model, origin.sha256)
     trainer.go_on(file)
     progress = Progress(trainer.config)
     fit(trainer, progress, lambda: progress.validation(trainer.step, validate(trainer, command)))

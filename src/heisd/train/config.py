@@ -95,7 +95,6 @@ class DraftHeadRecipe(LoopConfig):
     tail_weight: float = Field(default=0.1, ge=0.0, le=1.0)  # of the actions behind them
     older_share: float = Field(default=0.5, ge=0.0, le=1.0)  # of the samples whose pictures are of an earlier frame
     max_age_steps: int = Field(default=32, ge=1)  # … up to so many control steps earlier; all else is of now
-    device: str = "cpu"  # of teacher and head, as torch names it
 
 
 RecipeT = TypeVar("RecipeT", bound=BaseModel)

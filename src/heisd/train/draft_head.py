@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from heisd.bench.weights import require_policy
 from heisd.codec import GRIPPER
-from heisd.errors import BadInput
 from heisd.policies.bundle import find_policy
 from heisd.policies.config import ConvTowerConfig
 from heisd.policies.drafter_bundle import save_drafter
@@ -48,9 +47,8 @@ class DraftHeadTrainer(Loop[DraftHeadRecipe]):
         torch.manual_seed(recipe.seed)
         self.head = DraftHead(DraftHeadConfig.of(policy.config))
         self.head.begin_as(policy.model)
-        self.head.to(recipe.device)
         super().__init__(recipe, self.head, out, f"{fingerprint} {policy.policy_hash}")
-        self.lesson, self._executed = lesson.to(recipe.device), policy.config.sampling.executed
+        self.lesson, self._executed = lesson, policy.config.sampling.executed
         self._train, self._measure = split(lesson, recipe)
 
     def next_loss(self, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
@@ -68,7 +66,7 @@ class DraftHeadTrainer(Loop[DraftHeadRecipe]):
         """Of these frames, with the first ``m`` actions weighing most, by pictures ``age_steps`` (B,) older."""
         embeddings, is_visible, state, wanted = self.lesson.rows(index, age_steps)
         made = self.head(embeddings, is_visible, state)
-        weights = prefix_weights(wanted.shape[1], m, self.config.decay, self.config.tail_weight).to(made.device)
+        weights = prefix_weights(wanted.shape[1], m, self.config.decay, self.config.tail_weight)
         per_action = F.smooth_l1_loss(made, wanted, reduction="none").mean(-1)
         total = (per_action * weights).sum(-1).mean()
         gap = (made - wanted)[..., :GRIPPER].detach().square().mean(-1).sqrt()[:, : self._executed]
@@ -114,7 +112,6 @@ def run(
     for bad weights, DatasetError and LeakError for the data.
     """
     torch.set_num_threads(recipe.threads)
-    require_device(recipe.device)
     directory = find_policy(weights)
     instead = f"train a drafter: heisd train drafter --weights {directory} --rollouts DIR --out DIR"
     require_policy(directory, FLOW_FORMAT, "a draft head", instead)
@@ -136,7 +133,7 @@ def distil(
     with trainer.averaged_weights():
         save_drafter(
             out / "drafter",
-            trainer.head.cpu(),
+            trainer.head,
             policy=describe_weights(directory),
             command=command,
             seed=recipe.seed,
@@ -144,14 +141,6 @@ def distil(
             scores=scores,
         )
     return {"drafter": str(out / "drafter"), "scores": scores}
-
-
-def require_device(name: str) -> None:
-    """Raises BadInput for a device that torch does not know or does not find here."""
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        raise BadInput(f"device {name!r} cannot be used ({str(error).splitlines()[0]}); try cpu or cuda") from error
 
 
 def _picture_size_px(policy: FlowPolicy) -> int:

@@ -49,22 +49,17 @@ class Lesson:
     def __len__(self) -> int:
         return len(self.chunk)
 
-    def to(self, device: str) -> "Lesson":
-        """The same on another device."""
-        return Lesson(**{name: getattr(self, name).to(device) for name in _NAMES})
-
     def rows(self, index: IntArray, age_steps: IntArray | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Embeddings (B, P, d), which of their positions exist (B, P), states and chunks of these frames.
 
         Embeddings are those of the last frame of the same episode that is at least ``age_steps`` (B,) control steps
         older, or of its first one; None: the frame's own.
         """
-        device = self.chunk.device
-        i = torch.from_numpy(index).to(device)
-        seen = i if age_steps is None else self._older(i, torch.from_numpy(age_steps).to(device))
+        i = torch.from_numpy(index)
+        seen = i if age_steps is None else self._older(i, torch.from_numpy(age_steps))
         n_prefix = self.n_prefix[seen]
         P = int(n_prefix.max())
-        is_visible = torch.arange(P, device=device) < n_prefix[:, None]
+        is_visible = torch.arange(P) < n_prefix[:, None]
         return self.embeddings[seen, :P].float(), is_visible, self.state[i], self.chunk[i]
 
     def _older(self, i: Tensor, age_steps: Tensor) -> Tensor:
@@ -93,16 +88,14 @@ def teach(demos: Demos, policy: FlowPolicy, recipe: DraftHeadRecipe, out: Path) 
     if _identity_in(path) == identity:
         found = load_file(path)
         return Lesson(**{name: found[name] for name in _NAMES})
-    policy.model.to(recipe.device)
-    lesson = ask_teacher(demos, policy, chosen_frames(demos, recipe.max_frames), recipe.teacher_steps, recipe.device)
-    policy.model.cpu()
+    lesson = ask_teacher(demos, policy, chosen_frames(demos, recipe.max_frames), recipe.teacher_steps)
     tensors = {name: getattr(lesson, name).contiguous() for name in _NAMES}
     write_atomic(path, safetensors_bytes(tensors, metadata={"identity": identity}))
     return lesson
 
 
 @torch.inference_mode()
-def ask_teacher(demos: Demos, policy: FlowPolicy, frames: IntArray, n_steps: int, device: str = "cpu") -> Lesson:
+def ask_teacher(demos: Demos, policy: FlowPolicy, frames: IntArray, n_steps: int) -> Lesson:
     """Prefix embeddings, states and zero-noise chunks of ``frames``, many at a time, in the network's training form."""
     ids = [policy.tokenizer.encode(text) for text in demos.instructions]
     n_patches = policy.max_prefix - policy.config.max_text_tokens
@@ -114,9 +107,9 @@ def ask_teacher(demos: Demos, policy: FlowPolicy, frames: IntArray, n_steps: int
     chunks = torch.empty(len(frames), policy.horizon, policy.config.action_size)
     for number, begin in enumerate(range(0, len(frames), _BATCH)):
         rows = slice(begin, begin + _BATCH)
-        x, is_visible = _prefixes(demos, policy, frames[rows], ids, device)
+        x, is_visible = _prefixes(demos, policy, frames[rows], ids)
         embeddings[rows, : x.shape[1]] = x.half()
-        chunks[rows] = _zero_noise_chunks(policy, x, is_visible, state[rows].to(device), n_steps)
+        chunks[rows] = _zero_noise_chunks(policy, x, is_visible, state[rows], n_steps)
         if number % _LOG_EVERY == 0:
             log.info("teacher: %d of %d frames", begin, len(frames))
     return Lesson(
@@ -124,17 +117,14 @@ def ask_teacher(demos: Demos, policy: FlowPolicy, frames: IntArray, n_steps: int
     )
 
 
-def _prefixes(
-    demos: Demos, policy: FlowPolicy, frames: IntArray, ids: list[list[int]], device: str
-) -> tuple[Tensor, Tensor]:
+def _prefixes(demos: Demos, policy: FlowPolicy, frames: IntArray, ids: list[list[int]]) -> tuple[Tensor, Tensor]:
     stack = ImageStack(policy.config)
     pictures = [stack(dict(zip(demos.cameras, demos.images[i], strict=True))) for i in frames]
     prompts = [ids[e] for e in demos.episode[frames]]
     padded = torch.zeros(len(prompts), max(map(len, prompts)), dtype=torch.int64)
     for row, tokens in zip(padded, prompts, strict=True):
         row[: len(tokens)] = torch.tensor(tokens)
-    n_text = torch.tensor([len(p) for p in prompts])
-    return policy.model.prefix(torch.stack(pictures).to(device), padded.to(device), n_text.to(device))
+    return policy.model.prefix(torch.stack(pictures), padded, torch.tensor([len(p) for p in prompts]))
 
 
 def _zero_noise_chunks(
@@ -142,10 +132,10 @@ def _zero_noise_chunks(
 ) -> Tensor:
     model, times = policy.model, euler_times(n_steps)
     condition = model.condition(model.prefix_keys_values(embeddings, is_visible), is_visible, state)
-    start = embeddings.new_zeros(len(embeddings), 1, policy.horizon, policy.config.action_size)
+    start = torch.zeros(len(embeddings), 1, policy.horizon, policy.config.action_size)
 
     def velocity(x: Tensor, i: int) -> Tensor:
-        return model.velocity(condition, x, torch.full(x.shape[:2], times[i], device=x.device))
+        return model.velocity(condition, x, torch.full(x.shape[:2], times[i]))
 
     return integrate(velocity, start, n_steps)[:, 0]
 

@@ -18,7 +18,7 @@ from heisd.policies.flow.schedule import euler_times, integrate, noised
 from heisd.policies.identity import describe_weights
 from heisd.policies.manifest import FLOW_FORMAT, FORMAT
 from heisd.train.borrow import borrow
-from heisd.train.cloning import CloningTrainer, find_origin, require_same_eyes, run_to_end
+from heisd.train.cloning import CloningTrainer, open_origin, run_to_end
 from heisd.train.config import FlowRecipe
 from heisd.train.flow_data import FlowBatch, FlowSamples
 
@@ -128,12 +128,9 @@ def run(
     """
     if eyes is not None:
         require_policy(find_policy(eyes), FORMAT, "--eyes", "go on with it: --from RUN, the directory of its run")
-    found = None if origin is None else find_origin(origin)
-    if found is not None:
-        require_policy(found.policy, FLOW_FORMAT, "--from", "begin with its towers: --eyes POLICY")
-    base = None if found is None else load_flow(found.policy)
-    if base is not None and origin is not None:
-        require_same_eyes(origin, recipe_is_blind=config.blind, policy_is_blind=not base.config.cameras)
+    instead = "begin with its towers: --eyes POLICY"
+    found = open_origin(origin, load_flow, FLOW_FORMAT, instead, is_blind=config.blind)
+    base = None if found is None else found.base
     torch.set_num_threads(config.threads)
 
     def make() -> FlowTrainer:
@@ -143,5 +140,4 @@ def run(
             trainer.begin_here(describe_weights(find_policy(eyes))["sha256"])
         return trainer
 
-    model = None if base is None else base.model
-    return run_to_end(make, out, origin=found, base=model, resume=resume, command=command)
+    return run_to_end(make, out, origin=found, resume=resume, command=command)

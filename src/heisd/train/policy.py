@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from heisd.bench.weights import require_policy
 from heisd.policies.bundle import load_policy, save_policy
 from heisd.policies.manifest import FORMAT
 from heisd.policies.openvla import OpenVLA
 from heisd.train.augment import bin_smoothing
-from heisd.train.cloning import CloningTrainer, find_origin, require_same_eyes, run_to_end
+from heisd.train.cloning import CloningTrainer, open_origin, run_to_end
 from heisd.train.config import TrainConfig
 from heisd.train.data import Batch, Samples
 
@@ -108,16 +107,12 @@ def run(
     Raises BadInput when ``out`` holds another run or ``origin`` another kind of policy, UnknownName or BadArtifact when
     ``origin`` holds none, DatasetError and LeakError for the data.
     """
-    found = None if origin is None else find_origin(origin)
-    if found is not None:
-        require_policy(found.policy, FORMAT, "--from", "go on with it by heisd train flow")
-    base = None if found is None else load_policy(found.policy)
-    if base is not None and origin is not None:
-        require_same_eyes(origin, recipe_is_blind=config.blind, policy_is_blind=not base.config.cameras)
+    instead = "go on with it by heisd train flow"
+    found = open_origin(origin, load_policy, FORMAT, instead, is_blind=config.blind)
+    base = None if found is None else found.base
     torch.set_num_threads(config.threads)
 
     def make() -> Trainer:
         return Trainer(config, Samples.load(data, config, base), out)
 
-    model = None if base is None else base.model
-    return run_to_end(make, out, origin=found, base=model, resume=resume, command=command)
+    return run_to_end(make, out, origin=found, resume=resume, command=command)
