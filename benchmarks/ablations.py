@@ -56,7 +56,8 @@ FLOW_QUESTIONS: Mapping[str, tuple[str, ...]] = {
         "flow_hybrid_all_drafts", "flow_hybrid_no_skip",
     ),
     "skips": (
-        "flow_hybrid_no_skip", "flow_hybrid_2to1", "flow_hybrid_looking", "flow_hybrid_blind", "flow_hybrid",
+        "flow_hybrid_no_skip", "flow_hybrid_2to1", "flow_hybrid_through", "flow_hybrid_looking", "flow_hybrid_blind",
+        "flow_hybrid",
     ),
     "cheaper than speculation": ("full_longer", "tail_2to1", "flash_retrieval", "flash", "flow_hybrid"),
 }  # fmt: skip
