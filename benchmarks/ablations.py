@@ -59,7 +59,8 @@ FLOW_QUESTIONS: Mapping[str, tuple[str, ...]] = {
         "flow_hybrid_no_skip", "flow_hybrid_2to1", "flow_hybrid_through", "flow_hybrid_looking", "flow_hybrid_blind",
         "flow_hybrid",
     ),
-    "cheaper than speculation": ("full_longer", "tail_2to1", "flash_retrieval", "flash", "flow_hybrid"),
+    "how far a denoised chunk is executed": ("flow_hybrid_even", "full_calm", "flow_hybrid"),
+    "cheaper than speculation": ("full_calm", "full_longer", "tail_2to1", "flash_retrieval", "flash", "flow_hybrid"),
 }  # fmt: skip
 # Where a suite's published setting is what the ablation sets, it is its parent, and not played.
 PARENT_WHERE: Mapping[str, Callable[[SuiteSetting], bool]] = {

@@ -194,7 +194,7 @@ def _rungs_table(name: str, rungs: Sequence[dict[str, Any]]) -> Any:
         table.add_column(column, justify="right")
     for rung in rungs:
         table.add_row(
-            str(rung["n_skips"]),
+            f"{rung['n_skips']}, calm" if rung.get("calm") else str(rung["n_skips"]),
             f"{rung['threshold']:g}",
             f"{rung['pc_success']:.1f} %",
             f"{rung['pc_success_baseline']:.1f} %",
@@ -219,6 +219,7 @@ def _verdict(name: str, setting: dict[str, Any]) -> str:
         return f"{name}: never skips, no setting kept the success of plain decoding"
     high = evidence["chosen"]["bad_skips_per_episode_high95"]
     return (
-        f"{name}: at most {setting['n_skips']} skips in a row from a score of {setting['threshold']:g} on; "
+        f"{name}: at most {setting['n_skips']} skips in a row from a score of {setting['threshold']:g} on"
+        f"{', calm chunks executed further' if setting.get('calm') else ''}; "
         f"fewer than {high:.2f} bad skips per episode (95 %)"
     )

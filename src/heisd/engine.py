@@ -181,8 +181,9 @@ class ChunkEngine(ControlLoop, Generic[ChunkContextT, PrefixT]):
 
     ``rule`` judges drafts; ``router`` decides whether a round skips, verifies or denoises. With ``delay_steps`` of d
     the next round begins while d actions are in hand, and keeps them (RTC, arXiv 2506.07339); 0 is the plain loop.
-    Raises BadInput for more executed actions than a chunk has, for a delay that :func:`require_delay` refuses or the
-    target cannot in-paint, and for more noise levels than fit in one forward of it.
+    ``calm_executed`` actions are executed of a denoised chunk that leaves the gripper alone; None: as many as of any.
+    Raises BadInput for more executed actions than a chunk has, calm or not, for a delay that :func:`require_delay`
+    refuses or the target cannot in-paint, and for more noise levels than fit in one forward of it.
     """
 
     def __init__(
@@ -194,14 +195,19 @@ class ChunkEngine(ControlLoop, Generic[ChunkContextT, PrefixT]):
         rule: ChunkRule | None = None,
         router: Router | None = None,
         delay_steps: int = 0,
+        calm_executed: int | None = None,
         sink: Sink | None = None,
         clock: Clock | None = None,
     ) -> None:
-        if sampling.executed > target.horizon:
-            raise BadInput(
-                f"a chunk of this policy has {target.horizon} actions; {sampling.executed} cannot be executed"
-            )
+        most = max(sampling.executed, calm_executed or 0)
+        if most > target.horizon:
+            raise BadInput(f"a chunk of this policy has {target.horizon} actions; {most} cannot be executed")
         require_delay(delay_steps, sampling.executed, target.horizon)
+        if calm_executed is not None and not sampling.executed <= calm_executed <= target.horizon - delay_steps:
+            raise BadInput(
+                f"{calm_executed} actions of a calm chunk are executed; it is {sampling.executed}, as of any, to "
+                f"{target.horizon - delay_steps}, the chunk's {target.horizon} less a delay of {delay_steps}"
+            )
         if delay_steps and not isinstance(target, Inpaints):
             raise BadInput(f"{type(target).__name__} has no inpaint(), which chunks that come late need; use no delay")
         if rule is not None and len(rule.levels) > target.max_chunks:
@@ -211,7 +217,13 @@ class ChunkEngine(ControlLoop, Generic[ChunkContextT, PrefixT]):
         self.target = target
         clock = Clock() if clock is None else clock
         inference = ChunkInference(
-            target, proposers or {}, clock, sampling=sampling, rule=rule, delay_steps=delay_steps
+            target,
+            proposers or {},
+            clock,
+            sampling=sampling,
+            rule=rule,
+            delay_steps=delay_steps,
+            calm_executed=calm_executed,
         )
         super().__init__(target, inference, target.codec, Full() if router is None else router, sink, clock)
 

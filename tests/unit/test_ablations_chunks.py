@@ -18,7 +18,9 @@ from heisd.route.calibrated import SkipScore
 from heisd.types import ChunkDraft
 from heisd.watch import Watch
 
-SETTING = SkipSetting(score=SkipScore(("agreement_bins",), (1.0,), (1.0,), (-1.0,), 0.0), threshold=0.9, n_skips=3)
+SETTING = SkipSetting(
+    score=SkipScore(("agreement_bins",), (1.0,), (1.0,), (-1.0,), 0.0), threshold=0.9, n_skips=3, calm=True
+)
 CALIBRATION = SimpleNamespace(
     skips={"flow_hybrid": SETTING}, acceptance=Acceptance(residual=0.75), watch=Watch(), code_ranges=lambda: LIBERO
 )
@@ -66,7 +68,11 @@ def parts(name: str, suite: str = "libero_goal", *, has_calibration: bool = True
     }  # fmt: skip
     found |= {f"is.{group}": type(part) for group, part in grouped.items()}
     found |= {f"proposers.{each}": proposer for each, proposer in inference.panel._proposers.items()}
-    return found | {"sampling": inference._sampling, "delay_steps": inference._delay_steps}
+    return found | {
+        "sampling": inference._sampling,
+        "delay_steps": inference._delay_steps,
+        "calm_executed": inference._calm_executed,
+    }
 
 
 def differing(mine: dict[str, Any], other: dict[str, Any]) -> set[str]:
@@ -100,6 +106,7 @@ DIFFERS: dict[str, set[str]] = {
     "flash_period_4": {"fallbacks.period"},
     "flash_no_period": {"fallbacks.period"},
     "flow_hybrid_through": {"skip.passes_gripper", "fallbacks.gripper_margin_steps"},
+    "flow_hybrid_even": {"router.calm_executed", "calm_executed"},
     "flow_hybrid_looking": {"skip.n_unseen"},
     "flow_hybrid_blind": {"skip.n_unseen"},
     "flow_hybrid_no_similarity": {"fallbacks.min_similarity"},
@@ -128,7 +135,7 @@ def test_an_ablation_is_its_parent_but_for_the_part_it_names(name: str) -> None:
     # Without a calibration nothing is skipped, so what takes skips away takes nothing but the choice of who drafts.
     bare = differing(parts(name, suite, has_calibration=False), parts(parent, suite, has_calibration=False))
     kept = DIFFERS[name] - SKIP - {"fallbacks.max_age_steps"}
-    if name in ("flow_hybrid_no_skip", "flow_hybrid_through"):
+    if name in ("flow_hybrid_no_skip", "flow_hybrid_through", "flow_hybrid_even"):
         kept = set()
     assert bare == (SKIP if name == "flow_hybrid_2to1" else kept)
 

@@ -118,6 +118,15 @@ def test_a_round_is_skipped_where_nothing_speaks_against_it() -> None:
     assert decided(rule, drafts(), Memory()) == ("full", "no prefix yet")
 
 
+def test_the_tail_is_compared_as_far_as_it_knows() -> None:
+    """Behind the end of the last chunk its guess is its last action again, which the score must not weigh."""
+    found = drafts()
+    found[1].chunks[0, 1:, :6] = 1.0  # the tail knows one action
+    longer = replace(PREFIXED, rounds=replace(PREFIXED.rounds, n_actions=HORIZON - 1))
+    assert decided(router(), found) == ("full", "score below threshold")
+    assert decided(router(), found, longer) == ("skip", "tolerant motion")
+
+
 def test_a_gripper_move_in_the_rest_of_the_last_chunk_is_full_before_anybody_is_asked() -> None:
     moving = replace(PREFIXED, rounds=replace(PREFIXED.rounds, rest_moves_gripper=True))
     assert router().plan(FREE, moving) == Plan(())

@@ -1,5 +1,8 @@
 """Rounds of a chunk policy: receding horizon, accounting, rejection within the call, noise that repeats."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import pytest
 from fake_chunks import HORIZON, FakeChunkPolicy, Scripted, chunk, observations
@@ -16,7 +19,10 @@ from heisd.policies.flow.naive import NaiveFlow
 from heisd.propose.base import ChunkProposer
 from heisd.route.base import Always, Memory, Reason, Route, RouteKind
 from heisd.route.chunks import Fallbacks, Rounds
+from heisd.route.fixed import Full
 from heisd.telemetry import MemorySink
+from heisd.types import ChunkDraft
+from heisd.watch import Alarm
 
 SAMPLING = SamplingConfig(euler_steps=3, executed=4)
 RULE = EndpointTest.uniform((0.1, 0.05), 0.15)
@@ -53,6 +59,67 @@ def test_a_chunk_is_executed_until_the_next_round() -> None:
     assert first.round is not None
     assert (first.round.n_actions, first.round.n_prefills, first.round.n_expert_passes) == (4, 1, 3)
     assert not first.round.is_rejected
+
+
+class Gripping(FakeChunkPolicy):
+    """Moves the gripper at the end of some chunks: 1 of its third, and at the beginning of its fourth."""
+
+    def denoise(self, prefix: int, context: Any, noise: np.ndarray, n_steps: int) -> np.ndarray:
+        found = super().denoise(prefix, context, noise, n_steps)
+        if self.n_full == 3:
+            found[-1, 6] = 1.0
+        if self.n_full == 4:
+            found[:, 6] = 1.0
+        return found
+
+
+@dataclass(frozen=True)
+class Said(Full):
+    """Always the same route."""
+
+    route: Route
+
+    def decide(self, *_: Any) -> Route:
+        return self.route
+
+
+def executed(loop: ChunkEngine, n: int) -> list[int]:
+    for seen in observations(n):
+        loop.act(seen)
+    return [record.round.n_actions for record in loop.sink.records if record.round is not None]
+
+
+def calm_loop(router: Any = None, **options: Any) -> ChunkEngine:
+    return ChunkEngine(Gripping(), sampling=SAMPLING, calm_executed=5, router=router, sink=MemorySink(), **options)
+
+
+def test_a_chunk_that_leaves_the_gripper_alone_is_executed_further() -> None:
+    assert executed(ChunkEngine(Gripping(), sampling=SAMPLING, sink=MemorySink()), 20) == [4] * 5
+    # The third moves it behind what is executed, the fourth with its first action; the fifth opens it again.
+    loop = calm_loop()
+    assert executed(loop, 24) == [5, 5, 4, 4, 4, 5]
+    loop.reset()  # the gripper that was last is forgotten: chunks are calm by themselves
+    loop.sink.records.clear()
+    assert executed(loop, 6) == [5, 5]
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_a_round_that_is_full_for_something_uneasy_goes_no_further(reason: Reason) -> None:
+    n = 4 if reason in {*(Reason(alarm.value) for alarm in Alarm), Reason.GRIPPER, Reason.SCENE} else 5
+    assert executed(calm_loop(Said(Route(RouteKind.FULL, reason))), 6)[0] == n
+
+
+def test_skips_and_accepted_drafts_go_as_far_as_ever() -> None:
+    skip = Route(RouteKind.SKIP, Reason.TOLERANT, chunk=ChunkDraft(chunk(0.5)[None], "p", (0.0,)))
+    assert executed(calm_loop(Said(skip)), 12) == [4, 4, 4]
+    drafted = {"p0": Scripted(chunk(0.5))}
+    assert executed(calm_loop(Always(), rule=RULE, proposers=drafted), 13) == [5, 4, 4]
+
+
+@pytest.mark.parametrize(("calm", "delay", "said"), [(3, 0, "4, as of any"), (6, 1, "less a delay of 1"), (7, 0, "7")])
+def test_calm_chunks_of_no_length_that_can_be_are_refused(calm: int, delay: int, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        ChunkEngine(FakeChunkPolicy(), sampling=SAMPLING, calm_executed=calm, delay_steps=delay)
 
 
 def test_a_latency_profile_prices_what_the_loop_says_of_its_rounds() -> None:

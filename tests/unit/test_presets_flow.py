@@ -65,7 +65,7 @@ def one_episode(rng: np.random.Generator, n_steps: int) -> list[Observation]:
 
 
 def test_every_flow_preset_that_has_what_it_needs_acts(home: Path, rng: np.random.Generator) -> None:
-    plain = ["full", "full_naive", "full_longer", "flash", "flash_retrieval", "tail_2to1", "flow_hybrid"]
+    plain = ["full", "full_naive", "full_calm", "full_longer", "flash", "flash_retrieval", "tail_2to1", "flow_hybrid"]
     assert [*plain, "full_rtc", "flash_rtc", "flow_hybrid_rtc"] == FLOW_METHODS
     seen = one_episode(rng, 10)
     config = BenchConfig(("full", "full_naive", "flash", "flow_hybrid"), steps=10, warmup=0)
@@ -102,7 +102,7 @@ def test_a_picture_is_drawn_before_the_engine_begins_its_step_if_it_will_look(
 
 def test_every_ablation_and_control_acts_by_the_proposers_it_declares(home: Path, rng: np.random.Generator) -> None:
     seen, mine = one_episode(rng, 10), assets(home)
-    for name in ["full_longer", "tail_2to1", *FLOW_ABLATIONS]:
+    for name in ["full_calm", "full_longer", "tail_2to1", *FLOW_ABLATIONS]:
         if "store" in PRESETS[name].needs:
             continue  # those are played in test_flow_commands
         require(home / "flow", "libero_goal", [name])

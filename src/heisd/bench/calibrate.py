@@ -172,7 +172,7 @@ def _try_rung(
 ) -> Sequence[EpisodeRecord]:
     """Play a preset with one candidate's file. The file says nothing but the setting: its hash decides a resumption."""
     setting = fitted.skips[preset].model_copy(
-        update={"n_skips": rung.n_skips, "threshold": rung.threshold, "evidence": {}}
+        update={"n_skips": rung.n_skips, "threshold": rung.threshold, "calm": rung.calm, "evidence": {}}
     )
     path = plan.out / "ladder" / f"{preset}-{number}.json"
     bare = {"skips": {preset: setting}, "evidence": {}, "provenance": {}, "command": ""}
@@ -189,6 +189,7 @@ def _settled(setting: SkipSetting, choice: Choice, reached: float) -> SkipSettin
         update={
             "n_skips": 0 if choice.rung is None else choice.rung.n_skips,
             "threshold": setting.threshold if choice.rung is None else choice.rung.threshold,
+            "calm": choice.rung is not None and choice.rung.calm,
             "evidence": {
                 **setting.evidence,
                 "reached_share": reached,

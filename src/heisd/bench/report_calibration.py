@@ -88,6 +88,8 @@ def _block(suite: str, method: str, setting: "SkipSetting") -> str:
     evidence = setting.evidence
     rows = [row for row in _curve(evidence) if row.get("n")]
     limits = f"Skips from a score of {setting.threshold:g} on, at most {setting.n_skips} in a row."
+    if setting.calm:
+        limits += " Denoised chunks that leave the gripper alone are executed further than others."
     if not setting.n_skips:
         tried = "no trial on the ladder was good enough" if evidence.get("rungs") else "its score was never high enough"
         limits = f"Never skips: {tried}."

@@ -7,6 +7,7 @@
     skip       a draft's actions are taken unchecked
 
 The control steps in between take the next action of the chunk in hand and cost next to nothing (receding horizon).
+A denoised chunk that leaves the gripper alone may be executed further than others (``calm_executed``).
 With a delay a round begins while that many actions are in hand, and its chunk begins with them (real-time chunking,
 :mod:`heisd.inference.overlap`): the robot executes them while the round is computed.
 FLASH (arXiv 2605.13778) runs a rejected round's full one at the next call, on the same picture, and encodes it again.
@@ -27,7 +28,7 @@ from heisd.policies.config import SamplingConfig
 from heisd.policies.protocol import ChunkContextT, ChunkPolicy, Inpaints, PrefixT
 from heisd.propose.base import ChunkProposer, History, check_chunk_draft
 from heisd.propose.panel import Panel
-from heisd.route.base import Outcome, Plan, Reason, Route, RouteKind
+from heisd.route.base import UNEASY, Outcome, Plan, Reason, Route, RouteKind
 from heisd.telemetry import Clock
 from heisd.types import (
     Action,
@@ -96,6 +97,8 @@ class ChunkInference(Generic[ChunkContextT, PrefixT]):
 
     ``rule`` verifies drafts; without one every round that may not skip is a full one. With ``delay_steps`` above 0 that
     many actions of a chunk are left in hand when the next round begins, and a target that :class:`Inpaints` is needed.
+    ``calm_executed`` actions are executed of a denoised chunk that leaves the gripper alone from end to end, unless
+    something about the scene or the gripper made the round a full one; None: as many as of any.
     """
 
     def __init__(
@@ -107,9 +110,11 @@ class ChunkInference(Generic[ChunkContextT, PrefixT]):
         sampling: SamplingConfig,
         rule: ChunkRule | None,
         delay_steps: int = 0,
+        calm_executed: int | None = None,
     ) -> None:
         self._target, self._codec, self._clock = target, target.codec, clock
         self._sampling, self._rule, self._delay_steps = sampling, rule, delay_steps
+        self._calm_executed = sampling.executed if calm_executed is None else calm_executed
         self._executable = sampling.executed + delay_steps  # leading actions of a chunk that may be executed
         self.panel: Panel[ChunkDraft] = Panel(proposers, self._checked)
         self.reset()
@@ -120,7 +125,7 @@ class ChunkInference(Generic[ChunkContextT, PrefixT]):
         self._overlap: Overlap | None = None  # with the last chunk; None without a delay
         self._prefix: PrefixT | None = None
         self._prefix_age_steps = 0
-        self._last_gripper = 0.0  # normalised, of the action executed last (FLASH begins with 0)
+        self._last_gripper: float | None = None  # normalised, of the action executed last
         self._rng: np.random.Generator | None = None
 
     @property
@@ -157,7 +162,7 @@ class ChunkInference(Generic[ChunkContextT, PrefixT]):
             if drafts:
                 verdict, n_chunks = self._verify(context, self._prefix, drafts)
         if verdict is None:
-            return self._audited(self._full(context, RoundRecord(self._sampling.executed)), route.chunk)
+            return self._audited(self._full(context, RoundRecord(self._sampling.executed), route), route.chunk)
         n = max(verdict.n_accepted - self._delay_steps, 0)  # no more than what is in hand anyway is nothing
         record = RoundRecord(
             n_actions=n,
@@ -169,7 +174,7 @@ class ChunkInference(Generic[ChunkContextT, PrefixT]):
             source=verdict.source,
             prefix_age_steps=self._prefix_age_steps,
         )
-        return Round(verdict.chunk, TokenOrigin.RELAXED, record) if n else self._full(context, record)
+        return Round(verdict.chunk, TokenOrigin.RELAXED, record) if n else self._full(context, record, route)
 
     def _verify(
         self, context: ChunkContextT, prefix: PrefixT, drafts: Sequence[ChunkDraft]
@@ -187,17 +192,18 @@ class ChunkInference(Generic[ChunkContextT, PrefixT]):
             shape = chunks.shape[1:] if rule.shares_noise else (len(rule.levels), *chunks.shape[1:])
             found = self._target.endpoints(prefix, context, chunks, self._noise(shape), rule.levels)
         with self._clock("accept"):
-            verdict = rule.judge(chunks, sources, found, self._executable, self._last_gripper)
+            before = self._last_gripper or 0.0  # FLASH begins with 0
+            verdict = rule.judge(chunks, sources, found, self._executable, before)
         return verdict, len(chunks) * len(rule.levels)
 
-    def _full(self, context: ChunkContextT, record: RoundRecord) -> Round:
+    def _full(self, context: ChunkContextT, record: RoundRecord, route: Route) -> Round:
         with self._clock("prefill"):
             self._prefix = self._target.prefill(context)
             self._prefix_age_steps = 0
         noise = self._noise((self._target.horizon, self._codec.length)) * np.float32(self._sampling.noise_scale)
         chunk = self._denoised(self._prefix, context, noise)
         n_passes = record.n_expert_passes + self._sampling.euler_steps
-        record = replace(record, n_actions=self._sampling.executed, n_prefills=1, n_expert_passes=n_passes)
+        record = replace(record, n_actions=self._reach(chunk, route), n_prefills=1, n_expert_passes=n_passes)
         return Round(chunk, TokenOrigin.DECODED, record)
 
     def _audited(self, came: Round, draft: ChunkDraft | None) -> Round:
@@ -225,6 +231,14 @@ class ChunkInference(Generic[ChunkContextT, PrefixT]):
     def _skipped(self, draft: ChunkDraft) -> Round:
         record = RoundRecord(self._sampling.executed, source=draft.source, prefix_age_steps=self._prefix_age_steps)
         return Round(self._as_executed(draft.chunks[0]), TokenOrigin.SKIPPED, record)
+
+    def _reach(self, chunk: FloatArray, route: Route) -> int:
+        """How many actions of a denoised chunk are executed: more where nothing is about to happen."""
+        if route.reason in UNEASY:
+            return self._sampling.executed
+        before = chunk[:1, GRIPPER] if self._last_gripper is None else np.array([self._last_gripper])
+        closes = np.concatenate([before, chunk[:, GRIPPER]]) >= 0.0
+        return self._calm_executed if (closes == closes[0]).all() else self._sampling.executed
 
     def _take(self, came: Round, route: Route) -> ChunkAnswer:
         """Un-normalise what will be executed; the first action in hand is this step's."""

@@ -56,6 +56,7 @@ PRESETS: dict[str, Preset] = {
     "hold_calibrated": Preset("heisd.presets.ours:hold", ("parallel", "calibration")),
     "full": Preset("heisd.presets.flow:full", is_plain=True, policy=FLOW_FORMAT),
     "full_naive": Preset("heisd.presets.flow:full_naive", is_plain=True, policy=FLOW_FORMAT),
+    "full_calm": Preset("heisd.presets.flow:full_calm", is_plain=True, policy=FLOW_FORMAT),
     "full_longer": Preset("heisd.presets.flow:full_longer", is_plain=True, policy=FLOW_FORMAT),
     "flash": Preset("heisd.presets.flash:flash", ("draft_head",), policy=FLOW_FORMAT),
     "flash_retrieval": Preset("heisd.presets.flash:flash_retrieval", ("store",), policy=FLOW_FORMAT),
@@ -131,6 +132,7 @@ ABLATIONS: dict[str, Preset] = (
         "flash_period_4": _ablation("flash", "periodic", "every fifth round is full at the latest", period=4),
         "flash_no_period": _ablation("flash", "periodic", "no round is full for the count alone", period=0),
         "flow_hybrid_through": _ablation("flow_hybrid", "through_gripper", "a skip that looks may move the gripper"),
+        "flow_hybrid_even": _ablation("flow_hybrid", "evenly", "no chunk is executed further than any other"),
         "flow_hybrid_looking": _ablation("flow_hybrid", "seeing", "every skip looks", n_unseen=0),
         "flow_hybrid_blind": _ablation("flow_hybrid", "seeing", "no skip looks", n_unseen=NEVER_LOOKS),
         "flow_hybrid_no_similarity": _ablation(

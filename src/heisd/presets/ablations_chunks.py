@@ -68,6 +68,12 @@ def seeing(assets: FlowAssets, sink: Sink | None = None, *, n_unseen: int) -> Ch
     return flash.engine(assets, rule, router, sink)
 
 
+def evenly(assets: FlowAssets, sink: Sink | None = None) -> ChunkEngine[Any, Any]:
+    """``flow_hybrid`` that executes no denoised chunk further than any other; itself without a calibration."""
+    router, rule = flash.hybrid_parts(assets)
+    return flash.engine(assets, rule, replace(router, calm_executed=None), sink)
+
+
 def through_gripper(assets: FlowAssets, sink: Sink | None = None) -> ChunkEngine[Any, Any]:
     """``flow_hybrid`` that, behind a look, skips rounds in which the gripper moves, too; itself if uncalibrated."""
     router, rule = flash.hybrid_parts(assets)

@@ -8,7 +8,7 @@ from heisd.accept_chunk import EndpointTest
 from heisd.engine import ChunkEngine
 from heisd.kinematics import MotionRanges, with_heisd_code_bounds
 from heisd.kinematics.defaults import LIBERO
-from heisd.presets.flow_assets import FlowAssets
+from heisd.presets.flow_assets import FlowAssets, calm_executed
 from heisd.presets.skippers import CHUNKS
 from heisd.route.chunk_skips import CalibratedChunkSkip, TwoToOne
 from heisd.route.chunks import Fallbacks, Rounds
@@ -125,17 +125,18 @@ def _calibrated(router: Rounds, assets: FlowAssets, delay_steps: int) -> tuple[R
     calibration, skipper = assets.calibration(), CHUNKS.skippers["flow_hybrid"]
     setting, skip = calibration.skips.get("flow_hybrid"), None
     if setting is not None and setting.n_skips:
-        n_actions = assets.sampling.executed + delay_steps
         skip = CalibratedChunkSkip(
             setting.score,
             setting.threshold,
             skipper.source,
             skipper.scouts,
-            n_actions,
+            assets.sampling.executed + delay_steps,
             setting.n_skips,
             skipper.n_unseen,
         )
-        router = replace(router, fallbacks=replace(router.fallbacks, max_age_steps=math.inf))  # the prefix is not read
+        fallbacks = replace(router.fallbacks, max_age_steps=math.inf)  # the prefix is not read
+        calm = calm_executed(assets.sampling.executed, assets.target.horizon, delay_steps)
+        router = replace(router, fallbacks=fallbacks, calm_executed=calm if setting.calm else None)
     residual = HYBRID_RESIDUAL if calibration.acceptance is None else calibration.acceptance.residual
     # Either skipped or verified: with checks behind skips less was skipped and more lost (docs/flow.md, Calibration).
     sources = router.sources if residual and skip is None else ()
@@ -155,6 +156,7 @@ def engine(
         rule=rule,
         router=router,
         delay_steps=assets.delay(is_delayed),
+        calm_executed=router.calm_executed,
         sink=sink,
     )
 

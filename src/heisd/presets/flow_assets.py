@@ -55,6 +55,11 @@ class FlowAssets(Beside):
         return self._draft_head
 
 
+def calm_executed(executed: int, horizon: int, delay_steps: int = 0) -> int:
+    """Of a chunk that leaves the gripper alone half as many actions again are executed, as far as there are any."""
+    return max(executed, min(executed * 3 // 2, MAX_EXECUTED, horizon - delay_steps))
+
+
 def chosen_sampling(
     bundled: SamplingConfig, horizon: int, euler_steps: int | None = None, executed: int | None = None
 ) -> SamplingConfig:

@@ -244,4 +244,5 @@ def refused(outcome: Outcome) -> bool:
 
 
 WITHDRAWALS = frozenset(Reason(alarm.value) for alarm in Alarm)  # reasons for which no step may be skipped for a while
+UNEASY = WITHDRAWALS | {Reason.GRIPPER, Reason.SCENE}  # … and for which no chunk is executed further than usual
 MOTION_TOKENS = 6  # position and rotation; the gripper comes behind them

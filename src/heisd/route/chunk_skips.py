@@ -125,7 +125,8 @@ class CalibratedChunkSkip:
             return Route(RouteKind.FULL, ruled_out or Reason.NO_GUESS)
         looks = self.looks(phase, memory)
         age_steps = 0 if looks else memory.rounds.unseen_steps
-        score = self.score(chunk_features(guess, drafts, phase, age_steps, self.n_actions))
+        n_known = min(self.n_actions, known_of_tail(guess, memory.rounds.n_actions))
+        score = self.score(chunk_features(guess, drafts, phase, age_steps, n_known))
         heard = (draft for draft in drafts if draft.source in self.scouts)
         if not (self.passes_gripper and looks) and not all(leaves_gripper(draft, phase) for draft in heard):
             return Route(RouteKind.FULL, Reason.GRIPPER, score=score)
@@ -158,6 +159,14 @@ def leaves_gripper(draft: ChunkDraft, phase: PhaseSignal) -> bool:
     """
     closes = draft.chunks[0, :, GRIPPER] >= 0.0
     return bool(closes.tolist() == [phase.gripper.is_commanded_closed] * len(closes))
+
+
+def known_of_tail(guess: ChunkDraft, n_executed: int) -> int:
+    """How many actions the rest of the last chunk has, of which so many were executed: 1 or more.
+
+    Behind them the tail's guess repeats its last action, which is no opinion about what comes next.
+    """
+    return max(len(guess.chunks[0]) - n_executed, 1)
 
 
 def chunk_features(

@@ -71,6 +71,7 @@ class Rounds(Watching):
     """Verify what ``sources`` draft, unless a fallback asks for a full round, or an alarm of the watch holds.
 
     ``skip`` may execute a guess unverified where no fallback speaks; a skip counts as a round without a full one.
+    ``calm_executed`` is what the engine is told to execute of a denoised chunk that leaves the gripper alone.
     """
 
     sources: tuple[str, ...]
@@ -78,6 +79,7 @@ class Rounds(Watching):
     ranges: MotionRanges  # of the readings: fused motion, gripper events
     skip: SkipRule | None = None  # None: nothing goes unverified
     watch: Watch | None = None  # what withdraws speculation and skips, and for how long; None: nothing does
+    calm_executed: int | None = None  # None: as much as of any
 
     @property
     def asked(self) -> tuple[str, ...]:
