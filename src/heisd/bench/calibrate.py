@@ -140,6 +140,7 @@ def run_ladder(plan: CalibrationPlan, target: Target, place: Path, play: Play) -
         choice = climb(
             preset, plan.family.skippers[preset].source, partial(_decode_plainly, plan, play),
             partial(_try_rung, plan, fitted, preset, play), ladder=rungs, plain=plan.family.baseline,
+            further=plan.family is CHUNKS,
         )  # fmt: skip
         chosen[preset] = _settled(setting, choice, reached)
     is_same = before is not None and before.motion_code == fitted.motion_code  # the scores' F is then the same too

@@ -5,7 +5,7 @@ among many. What is bounded beside it is the number of bad skips per episode, fr
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from heisd.bench.results import EpisodeRecord
@@ -35,9 +35,8 @@ class Rung:
 # Most steps that may be skipped at all score above 0.9, and there the score keeps its word best: first more of them in
 # a row, only then lower scores.
 LADDER: tuple[Rung, ...] = tuple(Rung(*values) for values in ((1, 0.9), (2, 0.9), (4, 0.9), (6, 0.8)))
-# Of rounds: a chunk is harder to foretell than an action, so scores are lower; an episode has some fifteen of them. Who
-# has climbed that far, and so lost nothing to guesses, may try to go further on what was denoised as well.
-CHUNK_LADDER: tuple[Rung, ...] = (Rung(2, 0.9), Rung(3, 0.8), Rung(6, 0.7), Rung(12, 0.5), Rung(12, 0.5, calm=True))
+# Of rounds: a chunk is harder to foretell than an action, so scores are lower; an episode has some fifteen of them.
+CHUNK_LADDER: tuple[Rung, ...] = (Rung(2, 0.9), Rung(3, 0.8), Rung(6, 0.7), Rung(12, 0.5))
 
 FIRST, SECOND = 1, 2  # looks at a rung, each on starts of its own
 Baseline = Callable[[int], Sequence[EpisodeRecord]]  # look -> plain decoding's episodes on its starts
@@ -59,7 +58,7 @@ class Choice:
 
 def climb(
     preset: str, source: str, baseline: Baseline, trial: Trial,
-    *, ladder: Sequence[Rung] = LADDER, plain: str = BASELINE,
+    *, ladder: Sequence[Rung] = LADDER, plain: str = BASELINE, further: bool = False,
 ) -> Choice:  # fmt: skip
     """Try one rung after the other until paired success is more than half a point below plain decoding's.
 
@@ -73,19 +72,26 @@ def climb(
         trial: plays a rung on them.
         ladder: strict to loose.
         plain: method of the baseline's records.
+        further: whether the last setting that passed is tried once more, with calm chunks executed further.
     """
     kept: Rung | None = None
     rows: list[dict[str, Any]] = []
-    for number, rung in enumerate(ladder, 1):
+
+    def passes(number: int, rung: Rung) -> bool:
         theirs, mine = list(baseline(FIRST)), list(trial(number, rung, FIRST))
         row = judge(preset, source, rung, theirs, mine, plain=plain)
         if -NEAR_MISS_POINTS <= row["difference_points"] < -MAX_LOSS_POINTS:
             theirs, mine = [*theirs, *baseline(SECOND)], [*mine, *trial(number, rung, SECOND)]
             row = judge(preset, source, rung, theirs, mine, plain=plain)
         rows.append(row)
-        if not row["passes"]:
+        return bool(row["passes"])
+
+    for number, rung in enumerate(ladder, 1):
+        if not passes(number, rung):
             break
         kept = rung
+    if further and kept is not None and passes(len(ladder) + 1, calm := replace(kept, calm=True)):
+        kept = calm
     return Choice(kept, rows)
 
 
