@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 from calibrate_fakes import N_TASKS, SUITE, TARGET, FakePlay, record, speculation
@@ -81,6 +81,28 @@ def test_nothing_passes_and_everything_passes():
     assert (choice.rung, choice.kept, len(tried)) == (None, None, 1)
     trial, _ = trials([0] * 7)
     assert climb("hybrid", "parallel", plain, trial).rung == LADDER[-1]
+
+
+@pytest.mark.parametrize(("n_lost", "n_steps", "is_calm"), [(0, 2, True), (50, 2, False), (0, 0, None)])
+def test_the_last_that_passed_is_tried_once_more_with_calm_chunks_executed_further(n_lost, n_steps, is_calm):
+    """Behind the failure that ended the climb, or its end; not where nothing passed."""
+    losses = [*[0] * n_steps, 50, n_lost]  # of the rungs that pass, of one that does not, of the calm one
+    tried = []
+
+    def trial(number, rung, look):
+        tried.append((number, rung.calm))
+        lost = losses[len(tried) - 1]
+        return [record(HYBRID, f"toy/{look}/{i}", success=i >= lost) for i in range(200)]
+
+    choice = climb("hybrid", "parallel", plain, trial, further=True)
+    if is_calm is None:
+        assert (choice.rung, tried) == (None, [(1, False)])
+        return
+    assert tried == [(1, False), (2, False), (3, False), (len(LADDER) + 1, True)]
+    assert choice.rung == replace(LADDER[1], calm=is_calm)
+    assert choice.kept is choice.rungs[3 if is_calm else 1]
+    assert [row.get("calm") for row in choice.rungs] == [None, None, None, True]
+    assert climb("hybrid", "parallel", plain, trials([0] * 9)[0]).rung == LADDER[-1]
 
 
 def test_success_is_compared_in_pairs():
