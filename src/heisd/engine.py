@@ -182,8 +182,9 @@ class ChunkEngine(ControlLoop, Generic[ChunkContextT, PrefixT]):
     ``rule`` judges drafts; ``router`` decides whether a round skips, verifies or denoises. With ``delay_steps`` of d
     the next round begins while d actions are in hand, and keeps them (RTC, arXiv 2506.07339); 0 is the plain loop.
     ``calm_executed`` actions are executed of a denoised chunk that leaves the gripper alone; None: as many as of any.
-    Raises BadInput for more executed actions than a chunk has, calm or not, for a delay that :func:`require_delay`
-    refuses or the target cannot in-paint, and for more noise levels than fit in one forward of it.
+    Raises BadInput for more executed actions than a chunk has, for a delay that :func:`require_delay` refuses or the
+    target cannot in-paint, for calm ones that are fewer than the others or more than the delay leaves, and for more
+    noise levels than fit in one forward of the target.
     """
 
     def __init__(
@@ -199,9 +200,10 @@ class ChunkEngine(ControlLoop, Generic[ChunkContextT, PrefixT]):
         sink: Sink | None = None,
         clock: Clock | None = None,
     ) -> None:
-        most = max(sampling.executed, calm_executed or 0)
-        if most > target.horizon:
-            raise BadInput(f"a chunk of this policy has {target.horizon} actions; {most} cannot be executed")
+        if sampling.executed > target.horizon:
+            raise BadInput(
+                f"a chunk of this policy has {target.horizon} actions; {sampling.executed} cannot be executed"
+            )
         require_delay(delay_steps, sampling.executed, target.horizon)
         if calm_executed is not None and not sampling.executed <= calm_executed <= target.horizon - delay_steps:
             raise BadInput(

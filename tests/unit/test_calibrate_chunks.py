@@ -504,6 +504,25 @@ def test_all_stages_give_a_file_with_acceptance_and_skips(tmp_path: Path, policy
     assert candidate.acceptance == made.acceptance
 
 
+@pytest.mark.parametrize(("n_lost", "is_calm"), [(0, True), (3, False)])
+def test_the_setting_that_stands_is_tried_with_calm_chunks_and_the_file_says_what_came_of_it(
+    tmp_path: Path, policy: Path, n_lost: int, is_calm: bool
+) -> None:
+    plan = CalibrationPlan(SUITE, tmp_path / "runs", ("flow_hybrid",), n_observed=16, n_trials=10)
+    calm = f"flow_hybrid-{len(CHUNK_LADDER) + 1}"
+    place, play = tmp_path / "c.json", FakeChunkPlay({"flow_hybrid-3-shipped": 3, f"{calm}-shipped": n_lost})
+    run(plan, STAGES, policy=policy, place=place, target=TARGET, play=play)
+    played = {out.name: Calibration.load(Path(str(config.calibration)), TARGET.sha256).skip_setting("flow_hybrid")
+              for out, config, _ in play.asked if out.name.startswith("flow_hybrid-")}  # fmt: skip
+    assert {name: each.calm for name, each in played.items()} == {
+        f"flow_hybrid-{n}-{condition}": n > len(CHUNK_LADDER)
+        for n in (1, 2, 3, len(CHUNK_LADDER) + 1) for condition in ("shipped", "jitter")
+    }  # fmt: skip
+    setting = Calibration.load(place, TARGET.sha256).skip_setting("flow_hybrid")
+    assert (setting.n_skips, setting.calm) == (CHUNK_LADDER[1].n_skips, is_calm)
+    assert [row["passes"] for row in setting.evidence["rungs"]] == [True, True, False, is_calm]
+
+
 def test_the_command_prints_what_verification_lets_pass(
     tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,7 +62,7 @@ def test_a_chunk_is_executed_until_the_next_round() -> None:
 
 
 class Gripping(FakeChunkPolicy):
-    """Moves the gripper at the end of some chunks: 1 of its third, and at the beginning of its fourth."""
+    """Closes the gripper with its third chunk's last action, and all along its fourth."""
 
     def denoise(self, prefix: int, context: Any, noise: np.ndarray, n_steps: int) -> np.ndarray:
         found = super().denoise(prefix, context, noise, n_steps)
@@ -101,6 +101,14 @@ def test_a_chunk_that_leaves_the_gripper_alone_is_executed_further() -> None:
     loop.reset()  # the gripper that was last is forgotten: chunks are calm by themselves
     loop.sink.records.clear()
     assert executed(loop, 6) == [5, 5]
+
+
+def test_with_a_delay_as_much_of_a_calm_chunk_is_left_in_hand_as_of_any() -> None:
+    loop = calm_loop(delay_steps=1)
+    actions = [loop.act(seen) for seen in observations(11)]
+    rounds = [(i, r.round.n_actions, r.round.n_frozen) for i, r in enumerate(loop.sink.records) if r.round is not None]
+    assert rounds == [(0, 5, 0), (5, 5, 1), (10, 4, 1)]
+    np.testing.assert_array_equal(actions[5].values, actions[4].values)  # still the first chunk's
 
 
 @pytest.mark.parametrize("reason", Reason)

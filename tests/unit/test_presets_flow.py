@@ -29,7 +29,7 @@ from heisd.presets import ABLATIONS, PRESETS, builder
 from heisd.presets.assets import require
 from heisd.presets.calibration import Acceptance, Calibration, SkipSetting
 from heisd.presets.flash import STRICTEST, SUITES, suite_setting
-from heisd.presets.flow_assets import FlowAssets, chosen_sampling
+from heisd.presets.flow_assets import FlowAssets, calm_executed, chosen_sampling
 from heisd.route.calibrated import SkipScore
 from heisd.sim.rendering import LatePictures
 from heisd.telemetry import MemorySink
@@ -128,6 +128,25 @@ def test_the_cheapest_acceleration_executes_more_of_every_chunk(home: Path, rng:
     assert mine.sampling.executed == 4
     mine.target = flows.policy(horizon=16, vision=ConvTowerConfig(image_size=32, channels=(8, 16, 24), groups=4))
     assert rounds("full_longer", mine) == [0, 12]
+    assert builder("full_calm")(mine)._inference._calm_executed == 6
+
+
+@pytest.mark.parametrize(
+    ("executed", "horizon", "delay_steps", "calm"),
+    [(8, 16, 0, 12), (8, 16, 6, 10), (8, 9, 0, 9), (8, 8, 0, 8), (6, 50, 0, 9), (12, 50, 0, 12), (8, 16, 8, 8)],
+)
+def test_half_as_much_again_of_a_calm_chunk(executed: int, horizon: int, delay_steps: int, calm: int) -> None:
+    assert calm_executed(executed, horizon, delay_steps) == calm
+
+
+@pytest.mark.parametrize("calm", [True, False])
+def test_calm_chunks_are_executed_further_where_the_calibration_says_so(home: Path, tmp_path: Path, calm: bool) -> None:
+    score = SkipScore(("agreement_bins",), (1.0,), (1.0,), (-1.0,), 0.0)
+    setting = SkipSetting(score=score, threshold=0.9, n_skips=2, calm=calm)
+    bare, path = assets(home), calibrated(home, tmp_path, skips={"flow_hybrid": setting})
+    mine = FlowAssets(bare.target, home / "flow", "libero_goal", calibration=path)
+    assert builder("flow_hybrid")(mine)._inference._calm_executed == (6 if calm else 4)
+    assert builder("flow_hybrid")(bare)._inference._calm_executed == 4
 
 
 def test_naive_inference_gives_fulls_actions_at_the_same_number_of_steps(home: Path, rng: np.random.Generator) -> None:

@@ -207,7 +207,7 @@ class ChunkWitness:
         guess = guess_of(skipper.source, mine)
         if guess is None:
             return None
-        features = chunk_features(guess, mine, phase, age_steps, n)
+        features = chunk_features(guess, mine, phase, age_steps, n, n)
         is_near = phase.gripper.changed_within(GRIPPER_MARGIN_STEPS)
         return {
             "features": {name: float(value) if np.isfinite(value) else None for name, value in features.items()},

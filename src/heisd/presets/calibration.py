@@ -28,9 +28,7 @@ class SkipSetting(Frozen):
     score: SkipScore
     threshold: float = Field(ge=0)
     n_skips: int = Field(ge=0)
-    calm: bool = (
-        False  # of a chunk policy: denoised chunks that leave the gripper alone are executed further than others
-    )
+    calm: bool = False  # denoised chunks that leave the gripper alone are executed further than others
     min_similarity: float | None = None  # None: the preset has no memory to ask
     evidence: dict[str, Any] = Field(default_factory=dict)  # curve, AUC, rungs and their bound on bad skips
 

@@ -77,7 +77,8 @@ def flow_hybrid(assets: FlowAssets, sink: Sink | None = None, *, is_delayed: boo
     """One rule for all suites, for the draft head's chunks.
 
     With a calibration that skips: the draft head's chunk, unverified, wherever its score and the guards allow, two
-    rounds in a row on the same look and the third on a new one; else a full round. Without: one level with a bound on
+    rounds in a row on the same look and the third on a new one; else a full round, and more of its chunk if the
+    calibration says so and the gripper is left alone. Without: one level with a bound on
     the velocity's residual, behind a prefix of three rounds at most. Full rounds after gripper commands, when a
     camera's picture is unlike the prefix's, and while an alarm of the watch holds. The bound, what may be skipped and
     the watch's limits are the suite's calibration's; without one a first guess, nothing, and what is unmistakable.

@@ -125,8 +125,8 @@ class CalibratedChunkSkip:
             return Route(RouteKind.FULL, ruled_out or Reason.NO_GUESS)
         looks = self.looks(phase, memory)
         age_steps = 0 if looks else memory.rounds.unseen_steps
-        n_known = min(self.n_actions, known_of_tail(guess, memory.rounds.n_actions))
-        score = self.score(chunk_features(guess, drafts, phase, age_steps, n_known))
+        features = chunk_features(guess, drafts, phase, age_steps, self.n_actions, memory.rounds.n_actions)
+        score = self.score(features)
         heard = (draft for draft in drafts if draft.source in self.scouts)
         if not (self.passes_gripper and looks) and not all(leaves_gripper(draft, phase) for draft in heard):
             return Route(RouteKind.FULL, Reason.GRIPPER, score=score)
@@ -161,25 +161,20 @@ def leaves_gripper(draft: ChunkDraft, phase: PhaseSignal) -> bool:
     return bool(closes.tolist() == [phase.gripper.is_commanded_closed] * len(closes))
 
 
-def known_of_tail(guess: ChunkDraft, n_executed: int) -> int:
-    """How many actions the rest of the last chunk has, of which so many were executed: 1 or more.
-
-    Behind them the tail's guess repeats its last action, which is no opinion about what comes next.
-    """
-    return max(len(guess.chunks[0]) - n_executed, 1)
-
-
 def chunk_features(
-    guess: ChunkDraft, drafts: Sequence[ChunkDraft], phase: PhaseSignal, age_steps: int, n_actions: int
+    guess: ChunkDraft, drafts: Sequence[ChunkDraft], phase: PhaseSignal, age_steps: int, n_actions: int, n_executed: int
 ) -> Mapping[str, float]:
-    """What the score may weigh, as far as the first ``n_actions`` go.
+    """What the score may weigh, as far as the first ``n_actions`` go, and the rest of the last chunk.
 
+    Of that ``n_executed`` actions were executed. Where its rest ends, the tail's guess repeats the last action, which
+    is no opinion about what comes next.
     ``agreement_bins`` is how far the guess leads from any other proposer's best, per action
     (:func:`heisd.accept_chunk.path_bins`); ``age_steps`` is that of the pictures that it rests on; the rest is
     kinematics and what proposers know (``similarity``).
     """
-    mine = guess.chunks[0, :n_actions]
-    others = [draft.chunks[0, :n_actions] for draft in drafts if draft is not guess]
+    n = min(n_actions, max(guess.chunks.shape[1] - n_executed, 1))
+    mine = guess.chunks[0, :n]
+    others = [draft.chunks[0, :n] for draft in drafts if draft is not guess]
     apart = [float(path_bins(mine, other)[-1]) for other in others]
     return {
         **{name: value for draft in drafts for name, value in draft.evidence.items()},
