@@ -153,8 +153,7 @@ def costs_of(methods: Mapping[str, Any], name: str) -> ChunkCosts:
     """What a preset's rounds take, by a bench of it and of ``full``."""
     if name in OWN_STAGES:
         return ChunkCosts.of_bench(methods[name])
-    verifies = "verify" in methods[name]["stages"]  # one whose calibration accepts nothing asks nobody
-    return ChunkCosts.of_bench(methods["full"], methods[name] if verifies else None)
+    return ChunkCosts.of_bench(methods["full"], methods[name])
 
 
 def parts(groups: Sequence[Group]) -> list[Part]:
