@@ -146,6 +146,16 @@ def test_drafting_is_shared_out_over_the_rounds_that_draft() -> None:
     assert ChunkCosts.of_bench(full, skipping).draft_ms == pytest.approx(10 / 8)
 
 
+def test_a_preset_that_only_skips_drafts_in_every_round() -> None:
+    step = {"act": {"mean": 0.25, "n": 40}, "record": {"mean": 0.125, "n": 40}}
+    full = {"stages": {name: {"mean": 1.0, "n": 10} for name in ("encode", "prefill", "denoise", "route")} | step}
+    asked = {"encode": {"mean": 1.0, "n": 10}, "route": {"mean": 0.5, "n": 10}, "propose": {"mean": 2.0, "n": 5}}
+    costs = ChunkCosts.of_bench(full, {"stages": asked | step})
+    assert (costs.draft_ms, costs.verify_ms) == (0.0, 0.0)
+    assert costs.of(RoundKind.FULL) == 3.0 + 1.0 + 0.5 + 0.375  # full, its part of the drafting, route, act
+    assert costs.of(RoundKind.SKIP, looked_share=0.5) == 0.5 + 1.0 + 0.5 + 0.375
+
+
 def test_actions_that_an_episodes_end_has_cut_off_are_not_counted() -> None:
     counts = RoundCounts()
     for record, ms in [*STEPS[:2], step(7, 10.0, RoundRecord(4, n_prefills=1, n_expert_passes=3))]:

@@ -269,6 +269,9 @@ def test_a_measured_profile_of_a_chunk_policy() -> None:
     methods["flash"] = ROUNDS_RESULT["methods"]["flash"]  # type: ignore[index]
     with pytest.raises(BadInput, match="no latency for lookup"):
         measured_profile({**ROUNDS_RESULT, "methods": methods}, "laptop").require_priced(["flash", "flash_retrieval"])
+    unverified = {name: row for name, row in methods["flash"]["stages"].items() if name != "verify"}
+    with pytest.raises(BadArtifact, match="flash verified nothing"):
+        measured_profile({**ROUNDS_RESULT, "methods": {**methods, "flash": {"stages": unverified}}}, "laptop")
     del methods["flash"]
     alone = measured_profile({**ROUNDS_RESULT, "methods": methods}, "laptop")
     assert alone.plain_ms == 14.0

@@ -47,8 +47,9 @@ class ChunkCosts:
     def of_bench(cls, full: Mapping[str, Any], speculative: Mapping[str, Any] | None = None) -> "ChunkCosts":
         """From methods' blocks of ``heisd bench --json``, whose stages count the steps on which they ran.
 
-        ``speculative`` is of a method that drafts where it verifies or skips. Its full rounds ask nobody, so its
-        drafting is shared out over its verifications and skips. Raises BadArtifact for blocks without these stages.
+        ``speculative`` is of a method that drafts. One that verifies asks nobody in its full rounds, so its drafting is
+        shared out over its verifications and skips. One that only skips asks before it knows whether it may, so there
+        drafting is a part of every round. Raises BadArtifact for blocks without these stages.
         """
         try:
             encode_ms, prefill_ms, denoise_ms = (full["stages"][name]["mean"] for name in FULL_STAGES)
@@ -58,15 +59,16 @@ class ChunkCosts:
             )  # fmt: skip
             if speculative is None:
                 return costs
-            stages = {name: speculative["stages"][name] for name in ("propose", "verify", "accept")}
-            n_drafted = stages["verify"]["n"] + _n_skips(speculative)
+            stages = speculative["stages"]
+            costs = replace(costs, overhead_ms=_routing_ms(stages), in_hand_ms=_acting_ms(stages))
+            drafting_ms = stages["propose"]["mean"] * stages["propose"]["n"]
+            if "verify" not in stages:
+                return replace(costs, overhead_ms=costs.overhead_ms + drafting_ms / stages["encode"]["n"])
             return replace(
                 costs,
-                draft_ms=stages["propose"]["mean"] * stages["propose"]["n"] / n_drafted,
+                draft_ms=drafting_ms / (stages["verify"]["n"] + _n_skips(speculative)),
                 verify_ms=stages["verify"]["mean"],
                 accept_ms=stages["accept"]["mean"],
-                overhead_ms=_routing_ms(speculative["stages"]),
-                in_hand_ms=_acting_ms(speculative["stages"]),
             )
         except (KeyError, TypeError, ZeroDivisionError) as error:
             raise BadArtifact(

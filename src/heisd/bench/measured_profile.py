@@ -50,6 +50,8 @@ def _chunk_stages(methods: Mapping[str, Any]) -> dict[str, float]:
     costs = ChunkCosts.of_bench(methods["full"], methods.get("flash"))
     stages = {"encode": costs.encode_ms, "prefill": costs.prefill_ms, "denoise": costs.denoise_ms}
     if "flash" in methods:
+        if not costs.verify_ms:
+            raise BadArtifact("flash verified nothing in these steps; ask for more of them (--steps)")
         stages |= {"draft": costs.draft_ms, "verify": costs.verify_ms}
     if "full_rtc" in methods:
         inpaint = methods["full_rtc"]["stages"].get("inpaint")  # none at a delay of 0
